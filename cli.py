@@ -499,8 +499,8 @@ def evaluate() -> None:
 def perplexity(model: Path, data: Place, values: Values) -> None:
     """Measure the perplexity on a split. Each value states its distribution and its normaliser.
 
-    Each sentence is scored alone, after <bos>. A student trained with --context document reads several consecutive
-    sentences of a document at once.
+    Each sentence is scored alone, after <bos>. Only a student trained with --context document is measured otherwise: it
+    reads several consecutive sentences of a document at once.
 
     \b
     Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev
@@ -650,8 +650,8 @@ def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
 def parses(teacher: Path, trees: Path, values: Values) -> None:
     """Parse the text of a treebank by beam search, and compare the brackets with the treebank's brackets.
 
-    TREES is the STEM of STEM.mrg and STEM.txt. The scores under evalb follow the conventions of EVALB. Compare these
-    scores with published ones.
+    TREES is the STEM of STEM.mrg and STEM.txt. The scores under evalb follow the conventions of EVALB. Only these can
+    be compared with published scores.
 
     \b
     Example: python cli.py evaluate parses runs/teacher trees/dev --trees-out parsed/dev
@@ -716,7 +716,8 @@ def compare(runs: tuple[Path, ...], values: Values) -> None:
     The groups are compared on every benchmark that all runs were evaluated on. For each group the command prints the
     mean over seeds. For each pair of groups it prints the difference on the same items, the interval of this
     difference, the p-value, the p-value corrected for the number of tests, and the interval over seeds. It calls one
-    group better only if the corrected test and the interval over seeds agree.
+    group better only if the corrected test and the interval over seeds agree. If a group has a single seed, there is no
+    such interval, and the test alone decides.
 
     \b
     Example: python cli.py compare runs/baseline-seed* runs/distilled-seed*
@@ -765,8 +766,8 @@ def inspect(path: Place) -> None:
 def verify(path: Place, values: Values) -> None:
     """Check every byte of a dataset or dump against its digests; with --recompute, check a dump against its teacher.
 
-    On the device model and with the library versions that made the dump, recomputed bytes must be equal. Otherwise,
-    values are compared.
+    The recomputed bytes must be equal if the kind of CPU or GPU and the library versions are those that made the dump.
+    If they are others, values are compared instead, because rounding may differ.
 
     \b
     Example: python cli.py verify dump

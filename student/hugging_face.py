@@ -64,7 +64,7 @@ class OpenedStudent:
     context: Context
     """What the model reads before a sentence of a split: nothing, or the earlier sentences of its document."""
     trained_context: str
-    """What the model read there in training; ``not known`` if a folder does not record it."""
+    """The context in training. If a folder does not record it: ``not known``, and then ``context`` is ``sentence``."""
     num_trained_positions: int | None
     """The number of position embeddings that were trained; None if it is not known. Log-probabilities at later
     positions are meaningless."""

@@ -116,7 +116,7 @@ class StudentTrainConfig(TrainConfig):
     """Temperature of the soft targets. The dump must have been made for it."""
     divergence: Divergence = "kl"
     """Divergence from the soft targets. kl: KL(teacher || student). reverse-kl: KL(student || teacher). js:
-    Jensen-Shannon. reverse-kl and js need a dump of the top k."""
+    Jensen-Shannon. reverse-kl and js need a dump of the k most probable tokens; a dump with draws will not do."""
     targets: Literal["dump", "shuffled", "none"] = "dump"
     """Soft targets of a position. dump: the position's own distribution. shuffled: the distribution of a random
     position, as a control; every batch reads from the whole dump. none: no soft targets, as without a dump."""
@@ -128,7 +128,7 @@ class StudentTrainConfig(TrainConfig):
     first positions and count the lost ones. Word counts include the lost words."""
     tail: Tail = "bucket"
     """Treatment of the mass outside the top k. bucket: one outcome of its own. renormalise and drop ignore the mass and
-    are for comparison only. A dump with draws needs the default."""
+    are for comparison only. A dump with draws (dump-teacher --selection sampled or stratified) needs the default."""
     compile: bool = False
     """Compile the Transformer (torch.compile). Compiling needs a C++ compiler on CPUs and Triton on GPUs. It changes
     the random numbers of dropout."""

@@ -6,14 +6,16 @@ that crosses a shard boundary is computed completely for both shards. So the byt
 world size, order or interruptions. Each process claims the next free shard, so a slow process does not delay the
 others.
 
-A cross-fitted dump has a model for each fold. The sentences of a shard are computed fold by fold, in the order of the
-corpus within a fold, and each batch belongs to one fold.
+A cross-fitted dump has one model for each fold, which is a part of the split's sentences. The model of a fold was not
+trained on the fold, and it computes only the sentences of the fold. The sentences of a shard are computed fold by fold,
+in the order of the corpus within a fold, and each batch belongs to one fold.
 
 While the model computes a batch, one thread prepares the next batches, and another encodes and writes the previous
-shard. Together they hold in memory: two shards of rows, one row for each position (26 MB each at k = 64 and 65,536
-positions, with int32 ids); the ids of one shard in the token type of the dump, and one encoded array of that shard (8
-MB each); two batches; and a few arrays as large as the logits of ``LOGIT_ROWS`` rows. A cross-fitted dump needs one
-more copy of the rows of a shard. None of this grows with the corpus.
+shard. The model and these threads together hold in memory: the rows of two shards, one row for each position (26 MB per
+shard at k = 64 and 65,536 positions, with int32 ids); the ids of one shard a second time, in the integer type in which
+the dump stores them, and one encoded array of that shard (8 MB each); two batches; and a few arrays as large as the
+logits of ``LOGIT_ROWS`` rows. A cross-fitted dump needs one more copy of the rows of a shard. None of this grows with
+the corpus.
 
 ``pipeline.dumping.reduction`` decides what is kept of each distribution.
 """
@@ -55,7 +57,7 @@ NO_TREES = {
     "none": "none: the words before alone",
     "exact": "none: exact sum over the grammar's trees",
 }
-"""``tree_source`` of the conditions other than ``tree``. These texts are stored in dumps."""
+"""What a dump records as ``tree_source``, by condition. With the condition ``tree`` it records the dataset's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ class DumpJob:
     teachers: Sequence[str]
     """Fingerprints of the models."""
     device: torch.device
-    """Where to compute. The dump records the device's model name, because another device may round differently."""
+    """Where to compute. The dump records which GPU or kind of CPU this is, because others may round differently."""
     search: Mapping[str, int | str] = field(default_factory=dict)
     """Further settings that the dump records: sizes of the beam search if the condition is ``beam``, or a library's
     version."""
@@ -261,7 +263,10 @@ class ShardRows:
         self._copied = torch.Event(device) if on_gpu else None
 
     def put(self, rows: np.ndarray, gold: np.ndarray, reduced: Reduced, num_effective: torch.Tensor | None) -> None:
-        """Store the rows with the indices ``rows`` within the shard. Only a beam search gives ``num_effective``."""
+        """Store the rows with the indices ``rows`` within the shard.
+
+        ``num_effective`` has the effective number of hypotheses of each row; None if no beam search was made.
+        """
         at = slice(self._num_put, self._num_put + len(gold))
         self._num_put = at.stop
         self._rows[at] = rows

@@ -13,9 +13,9 @@ For each word, this module fits a logistic curve f to points (x, y) of the model
 - Children: there is a point for each age. x is the age in months, and y is the share of children who know the word.
   Children know the word from the x where the curve is 0.5.
 
-A word is left out if one of its two curves cannot be fitted, or if a curve does not reach, between its first and its
-last point, the value that counts as knowing the word. The score is Pearson's correlation of the two values of x over
-the remaining words.
+A word is left out if one of its two curves cannot be fitted, or if the x from which the word is known is not between
+the first and the last point of the curve. The score is Pearson's correlation of the two values of x over the remaining
+words.
 
 This module follows BabyLM's pipeline of 2026 or, if asked, that of 2025. The 2026 pipeline does what is described
 above, and its score is 0 if p > 0.1. The 2025 pipeline has a point for each checkpoint and context. Its chance is
@@ -54,7 +54,8 @@ CHANCE_OF_2025: Final = math.log2(300_000)
 
 
 Surprisals = Mapping[int, Sequence[NDArray[np.float64]]]
-"""Words of training at a checkpoint → for each word of the task ``[contexts]`` in nats. Checkpoints ascend."""
+"""Number of words of training at each checkpoint, ascending → one array for each word of the task, ``[contexts]``: the
+surprisals in nats."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

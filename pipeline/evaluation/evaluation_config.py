@@ -16,7 +16,8 @@ class ModelConfig:
     """Which weights of a model to measure, and where to compute."""
 
     checkpoint: str = "best"
-    """Which checkpoint of the run: best (by loss on dev), last, or a word checkpoint such as words_1M."""
+    """Which checkpoint of the run: best (by loss on dev), last, or a word checkpoint such as words_1M (the weights
+    after training on 1M words)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute. auto: on a GPU if there is one."""
 
@@ -44,7 +45,7 @@ class MixtureConfig:
     """Measure on this many sentences, evenly spaced over the split. Without this option, measure on the whole split."""
     marginal: bool = True
     """For a teacher: measure without the trees, by beam search, and given the trees. With --no-marginal, measure only
-    given the trees: this takes seconds but proves nothing."""
+    given the trees: this takes seconds, but a gain proves nothing, because trees can reveal later words."""
 
     def __post_init__(self) -> None:
         if self.max_sentences is not None and self.max_sentences < 4:
@@ -57,7 +58,8 @@ class MinimalPairConfig:
 
     prefix: Literal["none", "space"] = "none"
     """What precedes each sentence: nothing, or a space as in lm-evaluation-harness's stock task. The space changes
-    nothing for new tokenizers of train-tokenizer. It is a token of its own in older and in some adopted tokenizers."""
+    nothing with a tokenizer that train-tokenizer makes now. With a tokenizer that an older version made, and with some
+    adopted tokenizers, the space is a token of its own."""
     eos: bool = False
     """Count <eos> as a token of the sentence. Other programs do not count <eos>."""
 
@@ -67,8 +69,8 @@ class BabylmConfig:
     """How ``evaluate babylm`` scores, and where it writes the predictions."""
 
     rules: Literal["2026", "2025"] = "2026"
-    """The year of BabyLM's pipeline. Its rules define the items of EWoK and entity tracking, and the answers in the
-    predictions."""
+    """The year of BabyLM's pipeline to follow. The two years differ in EWoK, entity tracking and the age of
+    acquisition, and in the answer that the predictions have for a tie."""
     out: Path | None = field(default=None, metadata={"writes": outputs.FOLDER})
     """Write the files of predictions below this folder, where BabyLM's collate_preds.py looks for them."""
     name: str = ""

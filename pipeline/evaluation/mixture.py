@@ -9,7 +9,7 @@ Only the log-probabilities of the gold tokens are needed.
 
 A gain with the teacher's distribution given the tree does not prove that the teacher knows more. The parser or
 annotator saw the whole sentence, so the trees can reveal later words (a leak), and no student sees a tree. The marginal
-by beam search has no leak.
+by beam search, a sum over trees that were found from the words so far, has no leak.
 """
 
 import math
@@ -59,7 +59,7 @@ class MixtureFigure:
     interval: Interval
     """95 % interval of ``gain_nats`` over sentences, by the bootstrap. λ stays as it was fitted."""
     gain_nats_without_eos: Number | None = None
-    """The mean of ``gain_nats`` over the tokens alone; None if all sentences are empty."""
+    """The same mean over positions, but without those of ``<eos>``; None if all sentences are empty."""
     student_nats: Number
     """Negative log-probability per position, the student alone."""
     teacher_nats: Number

@@ -7,8 +7,8 @@ has three columns separated by tabs, no header, and one word per line:
     sentence_number <TAB> start <TAB> stop
 
 The sentence number is the number of the line in the text, from 1. ``start`` and ``stop`` count characters from 0, as
-Python does, in the line as the text has it; ``stop`` is one past the last character. Words come in the order of the
-text. Every character of a line except spaces must be in one word, so that the surprisals of the words add up to the
+Python does, in the line as it is in the text file; ``stop`` is one past the last character. Words come in the order of
+the text. Every character of a line except spaces must be in one word, so that the surprisals of the words add up to the
 surprisal of the sentence. A word may contain a space.
 
 With and without a file of spans, the spaces between two words belong to the second word.
@@ -59,9 +59,9 @@ def around_added_tokens(
 ) -> tuple[list[Span], list[Span]]:
     """Return words and tokens such that no added token has parts of two words.
 
-    Somebody may have added tokens to a tokenizer without regard to words. Words that share an added token become one
-    word. If an added token includes the space after it, the space is taken out of the token's span. Otherwise the token
-    would touch the next word, which owns this space.
+    An added token is an entry that somebody added to a trained tokenizer, such as "New York". Words that share an added
+    token become one word. If an added token includes the space after it, the space is taken out of the token's span.
+    Otherwise the token would touch the next word, which owns this space.
 
     Args:
         text: A normalised text.

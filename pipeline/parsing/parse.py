@@ -54,7 +54,8 @@ from storage.files import beside, remove_partial_files, written_whole
 from storage.fingerprints import Json, sha256_file
 
 _TREES_DEPEND_ON: Final = ("language", "max_words", "doc_sentences", "shard_sentences")
-"""Options that must not change when an interrupted parse continues. Text, model and device must not change either."""
+"""Some of the options that must not change when an interrupted parse continues. ``_prepare`` adds the others, and text,
+model, versions and device."""
 
 
 def parse_texts(texts: Sequence[Path], out_stem: Path, config: ParseConfig) -> dict[str, Json] | None:
@@ -146,7 +147,7 @@ def _prepare(store: TextShards, texts: Sequence[Path], config: ParseConfig, devi
         "device": device_model(device),
         **{name: getattr(config, name) for name in _TREES_DEPEND_ON},
     }
-    _words_of_parser(config, str(depends_on["model"]))  # a damaged record is found before the work
+    _words_of_parser(config, str(depends_on["model"]))  # a damaged record of the parser's words is found now
     if (found := store.description()) is None:
         SentenceParser(config, device)  # a model that cannot be loaded fails here, before anything is kept
         store.clear()

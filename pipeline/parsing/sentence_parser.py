@@ -39,7 +39,8 @@ from storage.json_files import names_code
 torch_struct.TreeCRF.arg_constraints = {}
 
 _FAILURES = (ValueError, AssertionError, StopIteration, IndexError, RuntimeError, FloatingPointError)
-"""Errors for a sentence that benepar cannot read: too many subwords, no subword, too little memory, or no scores."""
+"""Errors for a sentence that benepar cannot read: too many subwords, no subword, too little memory, or scores that
+are NaN or infinite."""
 _SPELLINGS: Final[dict[str, str]] = SentenceWrapper.TEXT_NORMALIZATION_MAPPING
 
 
@@ -48,7 +49,8 @@ class Outcome:
     """The tree of a sentence, and the reason if the sentence has no parse."""
 
     tree: Tree
-    """The words together are the characters of the text, in order. The tree is flat if there is no parse."""
+    """Its words have all characters of the text except spaces, in order, with brackets escaped. Without a parse the
+    tree is flat."""
     reason: str | None = None
     """Why there is no parse, as a category to count. None if there is a parse, or if ``flat`` asks for flat trees."""
     detail: str = ""
@@ -240,6 +242,8 @@ def read_words(words: Iterable[str]) -> list[str]:
 
 def to_phrases(spans: Iterable[tuple[int, int, Sequence[str]]], num_words: int) -> tuple[Phrase, ...]:
     """Return the phrases of a normalised tree: TOP, and one phrase for each label.
+
+    Labels that only name the root, and the repetition of a label in a unary chain, give no phrase.
 
     Args:
         spans: For each constituent, in the order in which they open: its first word, one past its last word, and its

@@ -89,7 +89,7 @@ class TextShards:
         write_atomically(self.path / DESCRIPTION, (json.dumps(about, indent=1) + "\n").encode())
 
     def remove(self) -> None:
-        """Remove the folder, ``parse.json`` first. Without ``parse.json``, ``parse`` counts as finished."""
+        """Remove the folder, ``parse.json`` first, so that no remains are taken for an unfinished ``parse``."""
         (self.path / DESCRIPTION).unlink()
         shutil.rmtree(self.path)
 

@@ -35,7 +35,8 @@ from storage.files import beside, make_directory, write_atomically
 from storage.fingerprints import Json, sha256_file
 
 SUBBATCH_WORDS = 500
-"""Words, including padding, that benepar processes at once. On a CPU, a larger number is slower."""
+"""Words, including padding, that benepar scores at once. Training takes twice as many. On a CPU, a larger number is
+slower."""
 _MAX_PHRASES = 400
 """Largest number of phrases of a training tree. There is a limit because benepar reads a tree by recursion."""
 
@@ -169,9 +170,10 @@ def train_parser(
 
 
 def _record(path: Path, examples: Sequence[Example]) -> TrainingText:
-    """Return the record of a file of trees: the words of its text or, without a text, the leaves.
+    """Return the record of a file of trees for the word budget: the number of words in the text next to it.
 
-    Leaves are words, parts of words such as "n't", and punctuation, so they are more than the words of a text.
+    If there is no text next to the file, the leaves of the trees are counted. Leaves are words, parts of
+    words such as "n't", and punctuation, so they are more than the words of a text.
     """
     name = path.name.removesuffix(".gz").removesuffix(".mrg")
     for text in (path.with_name(name + end) for end in (".txt", ".txt.gz")):
@@ -188,7 +190,8 @@ def read_examples(path: Path, on_error: OnError, dropped: Counter[str], *, max_w
     """Yield the trees of a file, normalised. Trees that are left out are counted in ``dropped`` by reason.
 
     Raises:
-        InputError: If the file cannot be read. If ``on_error`` is "stop", also at the first malformed tree.
+        InputError: If the file cannot be read. If ``on_error`` is "stop", also at the first malformed tree. A tree
+            without words is no error, and is only counted.
     """
     for raw in read_plain_trees(path):
         try:

@@ -94,7 +94,7 @@ def _cells(figure: MixtureFigure, search: str = "") -> Cells:
 def _paradigm_blocks(
     runs: Sequence[RunRecord], found: Iterable[tuple[RunRecord, LoadedResult[MixtureFigures]]]
 ) -> list[Block]:
-    """Return a table of paradigms for each teacher and student whose minimal pairs are both among the runs."""
+    """Say for each teacher and student, if both are among the runs, which paradigms the teacher knows better."""
     by_weights: dict[str, list[PairResult]] = {}
     for run in runs:
         for result in run.results.pairs:

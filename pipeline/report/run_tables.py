@@ -51,10 +51,11 @@ _DISTRIBUTION_NOTES: Mapping[str, str] = {
 }
 """Explains each distribution that has a column."""
 _FIGURES_NOTE = (
-    "Nats above the floor are per position, and so is KL from truth: the mean divergence of the model from the exact "
-    "distributions of the grammar that wrote the text. Pairs right is the mean share over paradigms. Suites right is "
-    "the mean share over suites. Ties do not count as right. The small print gives the share of all pairs or "
-    "items together and its 95 % Wilson interval, which holds for this training only; another seed may differ by more."
+    "The floor is the perplexity of the grammar that wrote the text. Nats above the floor are per position, and so is "
+    "KL from truth: the mean divergence of the model from the exact distributions of this grammar. Pairs right is the "
+    "mean share over paradigms. Suites right is the mean share over suites. Ties do not count as right. The small "
+    "print gives the share of all pairs or items together and its 95 % Wilson interval, which holds for this training "
+    "only; another seed may differ by more."
 )
 
 

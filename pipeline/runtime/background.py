@@ -19,9 +19,10 @@ DEPTH = 2
 
 
 class ReadAhead(Generic[Item]):
-    """Iterate over ``items``. One thread, which ends with the ``with`` block, makes them a few ahead.
+    """Iterate over ``items``. One thread makes up to ``depth`` items before they are asked for.
 
-    If making an item raises an exception, the consumer gets the exception in place of that item.
+    The thread ends with the ``with`` block. If making an item raises an exception, the consumer gets the exception in
+    place of that item.
     """
 
     def __init__(self, items: Iterable[Item], *, depth: int = DEPTH) -> None:

@@ -24,7 +24,7 @@ def set_log_level(level: int) -> None:
 
 
 class _Visible(logging.Formatter):
-    """Write characters of a message that could steer the terminal as escapes. Our own messages are one line."""
+    r"""Replace characters that could steer the terminal by escapes such as ``\x1b``; in our messages, line ends too."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is logging's
         is_ours = record.name.partition(".")[0] in OUR_LOGGERS

@@ -1,13 +1,14 @@
 """Read positions of a complete dump: by sentence, by range, or any set of them, from mapped files.
 
-Opening checks the manifest, the metadata, the offsets and the size of every file. When a shard is mapped, the reader
-checks its index, and that its files are those that the manifest lists. When a row of a chunk is first read, the reader
-checks the chunk's checksums and values. To check everything beforehand, call `verify_dump`. The reader does not use
-zarr, because zarr takes about a millisecond per access, 200 times as long as the reader.
+Opening checks the manifest (which lists the digests of all other files), the metadata of the arrays, the offsets of the
+sentences and the size of every file. When a shard is mapped, the reader checks where its chunks begin, and that its
+files are those that the manifest lists. When a row of a chunk is first read, the reader checks the chunk's checksums
+and values. To check everything beforehand, call `verify_dump`. The reader does not use zarr, because zarr takes about a
+millisecond per access, 200 times as long as the reader.
 
-A reader holds no rows, except a few decoded chunks of a compact dump. It returns copies, and the mapped pages belong to
-the system's page cache, which all readers share and which the system shrinks when it needs memory. Threads may share a
-reader. A forked process can go on using it; a spawned process opens the dump again.
+A reader holds no rows, except a few decoded chunks if the dump was made with ``--profile compact``. It returns copies,
+and the mapped pages belong to the system's page cache, which all readers share and which the system shrinks when it
+needs memory. Threads may share a reader. A forked process can go on using it; a spawned process opens the dump again.
 """
 
 import functools
@@ -179,7 +180,7 @@ class DumpReader:
         return open_rows(self.folder, self.schema, self._shards, self._verified, self._check_store)
 
     def _check_store(self) -> None:
-        """Raise an error if another dump has replaced this one, because then no file of this dump is damaged."""
+        """Raise an error if another dump has replaced this one. Then no file is damaged, though it may seem so."""
         try:
             found = sha256_bytes(self.folder.read(MANIFEST))
         except OSError:  # the dump is gone, and the error of the caller says what is missing
@@ -246,7 +247,7 @@ def inspect_dump(location: Location) -> dict[str, Json]:
 
     Raises:
         StoreError: If there is no dump.
-        CorruptStoreError: If its manifest is damaged, or is not that of the metadata next to it.
+        CorruptStoreError: If its manifest is damaged, or does not fit the metadata next to it.
     """
     folder = as_folder(location)
     manifest = Manifest.read(folder)
@@ -267,7 +268,7 @@ def inspect_dump(location: Location) -> dict[str, Json]:
 
 
 def _verify_shard(folder: Folder, schema: DumpSchema, entry: ShardEntry) -> None:
-    """Check every byte and value of a shard. An object of an object store is read itself, not its local copy."""
+    """Check every byte and value of a shard. In an object store, the object is read, not its local copy."""
     files, names = {}, {}
     for spec in schema.stored_arrays:
         name, digest = spec.file(entry.shard), entry.files[spec.name]

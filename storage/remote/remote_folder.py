@@ -1,10 +1,10 @@
 """Read and write the files of one store in an object store. Files are read through a cache of local copies.
 
-A file is one object, written by one request, so there are no partial files: an object store shows an upload only when
-it is complete. An aborted upload may leave invisible parts, which cost money; a lifecycle rule of the bucket should
-remove them. The lease (the right to write, for a limited time) and the history are next to the store, like the lock of
-a local store. Reading copies whole files. Copying a shard for a single sentence is expensive, but training also reads
-the other sentences of the shard.
+A file is one object. There are no partial files, because an object store shows an upload only when it is complete. If
+the upload of a large file is aborted, parts of it may remain that are invisible but cost money; a lifecycle rule of the
+bucket should remove them. The lease (the right to write, for a limited time) and the history are next to the store,
+like the lock of a local store. Reading copies whole files. Copying a shard for a single sentence is expensive, but
+training also reads the other sentences of the shard.
 """
 
 import logging

@@ -1,7 +1,8 @@
 """Write, read and describe a dataset: the token ids and oracle actions of every split, and their tokenizer.
 
     DATASET/tokenizer.json
-    DATASET/words.json              the words that tokenizer, parser and models are trained on (``word_budget``)
+    DATASET/words.json              how many words train has, and how many words the tokenizer, and the parser or
+                                    teacher that made the trees, were trained on (``word_budget``)
     DATASET/dataset.zarr            attributes: labels, sha256 digests, and where the trees come from
     DATASET/dataset.zarr/SPLIT      tokens, offsets, actions, action_offsets, document_ids, num_words, num_bytes,
                                     documents (a table as UTF-8 bytes), folds (train only, if build-dataset had
@@ -214,7 +215,7 @@ def write_dataset(
         for name in splits:
             (folder / name).rename(store / name)
         fsync(store)
-        # Outside the store and its sha256, because the same arrays are the same dataset wherever they came from.
+        # words.json is not part of the sha256: the same arrays are the same dataset wherever they came from.
         if trained_on:
             write_atomically(folder / WORDS, (json.dumps(to_json(trained_on), indent=1) + "\n").encode())
         tokenizer.save(folder / "tokenizer.json")

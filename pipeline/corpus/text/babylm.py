@@ -3,9 +3,9 @@
 A source is a corpus of BabyLM, such as CHILDES, or one of two forms of other text, ``plain`` and ``sentences``. Rules
 remove what a file format or an editor added: tags, codes, entities, remarks, notes, spaces before punctuation marks.
 Rules do not change case and do not judge a sentence by its contents. They correct only one misread letter: an *l* that
-should be *I*. Rules drop a line without language. They note a reason for this and for each change, and ``cleaning``
-counts them. Successive lines of a file may come from different places of the original, because the releases were
-sampled in blocks of some thousand lines, and nothing marks where a block begins.
+should be *I*. Rules drop a line without language. They note a reason for each dropped line and for each change, and
+``cleaning`` counts the reasons. Successive lines of a file may come from different places of the original, because the
+releases were sampled in blocks of some thousand lines, and nothing marks where a block begins.
 """
 
 import html
@@ -147,9 +147,9 @@ def _as_said(correction: re.Match[str]) -> str:
 
 
 def switchboard(draft: Draft) -> None:
-    """Clean Switchboard: a speaker's letter and an utterance per line, with annotators' remarks after asterisks.
+    """Clean Switchboard: a speaker's letter and a turn per line, with annotators' remarks after asterisks.
 
-    The lines are turns that were joined from utterances, so speech can follow a remark.
+    A turn was joined from one or more utterances, so speech can follow a remark.
     """
     if speaker := _SPEAKER.match(draft.text):
         draft.speaker, draft.text = speaker[1], draft.text[speaker.end() :]

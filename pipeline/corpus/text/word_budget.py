@@ -68,7 +68,7 @@ class TrainingText:
 
     @classmethod
     def from_json(cls, value: Any, *, where: str) -> "TrainingText":  # noqa: ANN401 - parsed JSON
-        """Return the text that ``to_json`` gave.
+        """Return the object whose ``to_json`` gave ``value``.
 
         Raises:
             InputError: If a value is missing or has the wrong type.
@@ -171,7 +171,7 @@ def to_json(texts: Iterable[TrainingText]) -> list[Json]:
 
 
 def from_json(value: Any, *, of: str, name: str, where: str) -> list[TrainingText]:  # noqa: ANN401 - parsed JSON
-    """Return the record that ``to_json`` gave; one text whose words are not known if ``value`` is None.
+    """Return the record whose ``to_json`` gave ``value``; one text whose words are not known if ``value`` is None.
 
     Raises:
         InputError: If it is not a record.

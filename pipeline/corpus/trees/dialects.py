@@ -2,8 +2,8 @@
 
 A dialect is recognised by what the first trees of a file contain. For the historical corpora, the suffix ``.psd`` of
 the file is evidence too. docs/treebanks.md lists the dialects. This module leaves out what a tree has besides its
-words, and notes each kind, which the reader counts. If a file has leaves that are not words, in a form of no known
-dialect, it refuses the file.
+words, and notes in each tree what was left out; ``readers`` counts these notes. If a file has leaves that are not
+words, in a form of no known dialect, it refuses the file.
 """
 
 import re
@@ -71,12 +71,11 @@ class Dialect:
 def read_plain_trees(path: Path) -> Iterator[RawTree]:
     """Yield the trees of a file as ``read_raw_trees`` does, but parsed by the rules of the file's dialect.
 
-    A tree that cannot be parsed is yielded as it is. A tree without words has the fault ``ONLY_CODES``, and the mark
-    between the texts of a file has the fault ``END_OF_TEXT``.
+    A tree that cannot be parsed is yielded as it is. A tree without words has the fault ``ONLY_CODES``, or
+    ``UNCLEAR`` if its speech was not understood. The mark between the texts of a file has the fault ``END_OF_TEXT``.
 
     Raises:
-        InputError: As ``read_raw_trees``; and if nearly all words have another part, such as a lemma, in a form that
-            is not known.
+        InputError: As ``read_raw_trees`` and ``recognise``.
     """
     trees = read_raw_trees(path)
     first = list(islice(trees, _NUM_TREES))
@@ -89,7 +88,8 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
     """Return the dialect of a file by its first trees.
 
     Raises:
-        InputError: If the leaves of the file are not words, and their form is not known.
+        InputError: If most leaves are a word with another part, such as a lemma, in a form that is not known; or if
+            some leaves look like ``word-lemma`` and the others do not.
     """
     texts = [raw.text for raw in first if raw.text is not None]
     tokens = [leaf for text in texts for _, leaf in _TOKEN.findall(text) if leaf and not _TRACE.fullmatch(leaf)]
@@ -259,7 +259,11 @@ def _leaf_with_slash(found: re.Match[str]) -> str:
 
 
 def _without_lemma(leaf: str) -> str:
-    """Return the word of ``word-lemma``. With several hyphens, expect a lemma that begins as the word does."""
+    """Return the word of ``word-lemma``.
+
+    Of several hyphens, choose one that is followed by the first letter of the word, because a lemma often begins with
+    it: the middle hyphen if possible, or else the last.
+    """
     cuts = [i for i, character in enumerate(leaf) if character == "-" and 0 < i < len(leaf) - 1]
     likely = [i for i in cuts if leaf[0].casefold() == leaf[i + 1].casefold()] or cuts
     if not cuts:

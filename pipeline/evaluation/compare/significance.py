@@ -1,7 +1,7 @@
 """Test the differences between seed groups on the same items, and correct for the number of tests.
 
-A difference depends on the items and on the trainings. There is a test for each. A difference has to pass both, or only
-the first if a group has a single seed:
+The runs of a seed group are alike in everything but the seed. A difference depends on the items and on the trainings.
+There is a test for each. A difference has to pass both, or only the first if a group has a single seed:
 
     over items       The score is averaged over the seeds of each group. d_i is the difference of the two averages on
                      unit i (a paradigm, suite, item or sentence; see below). The mean of d_i gets a bootstrap interval
