@@ -17,10 +17,11 @@ tokens that the teacher's dump does not keep. This has four consequences:
 - For any other token, both p_d(v) and u_d lie between 0 and c_d. So the target differs from m(v) by at most the sum of
   w_d c_d over the dumps that do not keep the token.
 - The even spread moves at most r_d of the mass of teacher d. So the total variation distance between the target and m
-  is at most the sum of w_d r_d. Merging outcomes never increases this distance.
+  is at most the sum of w_d r_d. The loss merges all tokens outside a row's columns into one outcome. Such merging never
+  increases this distance.
 - If k_d = V in all dumps, nothing is estimated, and the student that minimises the KL has the distribution m.
 
-The result keeps all tokens that at least one dump keeps. Rows of a batch need equally many columns. If several dumps
+The result keeps all tokens that at least one dump keeps. Rows of a batch need equally many columns, W. If several dumps
 keep the same token in a row, the row has unused columns. These get other tokens of the vocabulary, with the estimates
 of these tokens. With an even spread this loses nothing. The mass of the tokens outside the W columns of a row is
 (V - W) times the sum of w_d u_d.
@@ -29,8 +30,8 @@ The result could instead keep only the tokens that all dumps keep, and then each
 one teacher finds probable and another does not keep would teach nothing. In all simulations of
 ``tests/student/test_mixed_targets.py`` the gradient would then be further from that of the whole distributions.
 
-Dumps with draws hold unbiased estimates of p_d. Their weighted sum is an unbiased estimate of m, but the bounds above
-do not hold for this sum.
+Dumps with draws (tokens drawn at random from p_d) hold unbiased estimates of p_d. Their weighted sum is an unbiased
+estimate of m, but the bounds above do not hold for this sum.
 
 Shape letters: R rows, k_d and W columns, V vocabulary.
 """

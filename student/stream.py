@@ -1,6 +1,7 @@
 """Make the student's batches: tokens from the dataset and, position by position, soft targets from dumps.
 
 ``pipeline.training.batching`` chooses the rows of each batch, and ``student.rows`` chooses the sentences of each row.
+A row is what the student reads as one sequence: one sentence, or consecutive sentences of a document.
 ``pipeline.runtime.background`` runs this module in a background thread.
 """
 

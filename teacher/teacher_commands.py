@@ -59,8 +59,9 @@ from teacher.train_teacher import described_model, load_teacher
 BATCH_TOKENS = 8192
 """Number of positions computed at a time if the trees are given."""
 MIXTURE_TOKENS = 1024
-"""Number of positions whose mixtures are computed at a time. A position has a state for each candidate. With the
-default beam and 256 dimensions, the states take 53 MB."""
+"""Number of positions computed at a time if a beam search gives the next-token distributions. Each distribution is then
+a mixture over the candidates, which are the best hypotheses at the position, and each candidate has a state. With the
+default beam and 256 dimensions, the states of these positions take 53 MB."""
 BLOCK_SENTENCES = 256
 """Number of sentences searched between two progress updates: four batches, which take seconds."""
 
@@ -370,7 +371,8 @@ def _log_probs_without_trees(
 
     The log-probabilities and the divergences from the truth are M rows of n + 1 values by name of the distribution, for
     M sentences of n tokens. Without a truth there are no divergences. If the search finds no complete hypothesis of a
-    sentence, the probability of its one parse replaces the sum over trees.
+    sentence, it closes the best incomplete one. The probability of this one parse then replaces the sum over trees in
+    the last value of the prefix distribution.
     """
     mixtures, found, divergences = BeamTeacher(model, beam), [], []
     for block, result in _search_blocks(model, beam, tokens, label="search", with_states=truth is not None):

@@ -74,7 +74,7 @@ class TeacherTask:
         return sentences
 
     def weights_metadata(self, epoch: int, num_batches: int) -> dict[str, str]:  # noqa: ARG002  the protocol's
-        """Return an empty mapping, because a teacher has no position embeddings to count."""
+        """Return an empty mapping. A student records how many position embeddings were trained; a teacher has none."""
         return {}
 
     def train_batches(self, epoch: int, first: int) -> Iterable[TreeBatch]:

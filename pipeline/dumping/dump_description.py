@@ -104,7 +104,13 @@ def dump_for_people(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def distribution_of(condition: str, fingerprints: Iterable[str]) -> str:
-    """Return the name of a dump's distributions from its condition and the names of its fingerprints."""
+    """Return the name of a dump's distributions, such as "given the tree".
+
+    Args:
+        condition: The condition of the dump.
+        fingerprints: The names of its fingerprints. They show whether the dump is cross-fitted: made by several
+            teachers, each for the part of the data that it was not trained on.
+    """
     return _DISTRIBUTIONS[condition] + cross_fitted(fingerprints)
 
 

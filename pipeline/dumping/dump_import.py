@@ -9,9 +9,9 @@ The files hold no more than this, so the dump has the temperature 1 alone, and s
 estimated:
 
 - ``tail`` is the log of 1 minus the sum of the k probabilities.
-- ``gold_logp`` of a gold token that is not among the k tokens is an even share of the tail: log(tail / (V - k)). A tail
-  below 1e-8 counts as 1e-8 for this. So the perplexity of the dump is an estimate. Training does not read
-  ``gold_logp``.
+- ``gold_logp`` of a gold token that is not among the k tokens is estimated: the mass of all other tokens, r, is divided
+  evenly among them, which gives log(r / (V - k)). An r below 1e-8 counts as 1e-8 here. So the perplexity of the dump is
+  an estimate. Training does not read ``gold_logp``.
 
 The condition of the dump is ``none``: its distributions depend on the previous words alone.
 """

@@ -2,7 +2,8 @@
 
 The folders and formats are those of the evaluation data of the BabyLM challenge:
 
-    blimp_*, supplement_*       two sentences. The supplement has a file hypernym.jsonl
+    blimp_*, supplement_*       two sentences. In the supplement, the name of a file without .jsonl is the name of the
+                                subset, such as hypernym
     ewok_*                      2025: two targets after one context. 2026: one target after two contexts. If the target
                                 is the same, its frequency cannot decide. So the 2026 rule is better
     entity_tracking*            a text with one right and several wrong endings. 2026 leaves out the items that have
@@ -10,8 +11,9 @@ The folders and formats are those of the evaluation data of the BabyLM challenge
     comps                       one property after two concepts
     wug_*                       two forms of an invented word, and how many of the people asked chose the first
 
-Only the ending is scored: the tokens that overlap with it, given everything before. Text is taken as it is, line breaks
-included, because BabyLM's evaluation pipeline does the same.
+In ewok, entity tracking and comps only the ending is scored: the tokens that overlap with it, given everything before.
+In the other tasks the whole text is scored. Text is taken as it is, line breaks included, because BabyLM's evaluation
+pipeline does the same.
 
 Sources: Warstadt et al. (2020), BLiMP; Ivanova et al. (2024), EWoK; Kim and Schuster (2023), entity tracking; Misra et
 al. (2023), COMPS; Weissweiler et al. (2023) and Hofmann et al. (2024), wug tests. The rules of scoring are those of the
@@ -27,7 +29,7 @@ from storage.errors import InputError
 from storage.json_files import read_json_lines
 
 Rules: TypeAlias = Literal["2026", "2025"]
-"""Which year's pipeline defines the items and their scoring."""
+"""The year of BabyLM's evaluation pipeline that defines the items and their scoring."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +54,7 @@ class Task:
     """A kind of task: where its predictions go, and how a line becomes an item."""
 
     name: str
-    """The name of the task in the paths of the pipeline."""
+    """The name of the task in the paths of BabyLM's evaluation pipeline."""
     read: Callable[[Mapping[str, Any], str, Rules], Choice | None]
     """Takes the JSON object of a line, the file name without suffix, and the rules. Returns None if the rules omit the
     item."""

@@ -68,7 +68,8 @@ class Result:
     """The content of a result file. ``figures`` and ``settings`` are not checked yet."""
 
     kind: str
-    """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses``, ``syntaxgym``, ``mixture`` or ``babylm``."""
+    """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses``, ``syntaxgym``, ``mixture`` or ``babylm``. A mixture
+    mixes the model's distributions with those of a teacher."""
     subject: str
     """Name of the data: of the split, of the folder of pairs or suites, or of the text; for parses, the trees' STEM."""
     figures: list[Any] | dict[str, Any]

@@ -4,9 +4,9 @@
 
 p is the exact distribution of the grammar (``pipeline.dumping.grammar_model``), and q_t is the distribution of the
 model at position t. The sum is over the whole vocabulary, in float64. KL_t is 0 only if the model's distribution is the
-true one. If q_t depends on the words alone, then the mean of KL_t is the number of nats per position that the model's
-cross-entropy lies above the floor in expectation. Unlike the difference of two perplexities, KL_t does not depend on
-which token came next, so its mean varies less from sample to sample.
+true one. If q_t depends on the words alone, then the mean of KL_t says how far the model's cross-entropy is expected to
+be above the floor, in nats per position. The floor is the cross-entropy of the grammar itself. Unlike the difference of
+two perplexities, KL_t does not depend on which token came next, so its mean varies less from sample to sample.
 """
 
 from pathlib import Path

@@ -39,7 +39,7 @@ _ROWS: Final = (
     ("tokens that cross a phrase boundary", "num_crossing_tokens", ",.0f"),
     ("phrases lost to these tokens", "num_lost_phrases", ",.0f"),
     ("sentences that are also in dev or test", "num_exact_duplicates", ",.0f"),
-    ("sentences that are nearly in dev or test", "num_near_duplicates", ",.0f"),
+    ("sentences that are nearly the same as one in dev or test", "num_near_duplicates", ",.0f"),
     ("sentences that are also in train", "num_in_train", ",.0f"),
 )
 

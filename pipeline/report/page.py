@@ -144,13 +144,17 @@ def _sections(
 
 
 def _comparisons(records: Sequence[RunRecord]) -> tuple[Comparisons | None, list[str]]:
-    """Return the comparisons of seed groups, or None and the reason why they cannot be compared."""
+    """Return the comparisons of seed groups (runs that differ only in the seed), and notes for the reader of the page.
+
+    If comparing fails, return None and a note with the reason. If there is nothing to compare, return None and no note.
+    """
     if max(sum(run.kind == kind for run in records) for kind in ("student", "teacher")) < 2:
         return None, []
     try:
         return compare_for_report(records), []
     except RnngDistillError as error:
-        # Two runs share a seed, or item rows are damaged or cover other items. The rest of the page is still useful.
+        # Two runs of a group have the same seed, or a run's item rows (one per scored sentence or pair) are damaged or
+        # are not about the same items as those of the other runs. The rest of the page is still useful.
         return None, [f"Groups of runs are not compared: {error}."]
 
 

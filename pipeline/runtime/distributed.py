@@ -250,8 +250,8 @@ def _deterministic() -> Iterator[None]:
     """Make torch use deterministic algorithms. An operation without a deterministic algorithm raises an error.
 
     Raises:
-        ConfigError: If the variable of cuBLAS has another value, or this process used a GPU before the variable was
-            set.
+        ConfigError: If ``CUBLAS_WORKSPACE_CONFIG`` has a value under which cuBLAS is not deterministic, or this process
+            used a GPU before the variable was set.
     """
     found = os.environ.get(_CUBLAS)
     if found not in {None, *_CUBLAS_REPEATING}:

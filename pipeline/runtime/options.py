@@ -9,7 +9,7 @@ torch.
 | ``int``, ``float``, ``str``, ``bool``, ``Literal[...]`` | one value; ``bool`` is a switch |
 | ``Path``, ``Path \\| str`` | a path; a path or a URL |
 | ``X \\| None`` | an X that may be left out |
-| ``tuple[int, ...]`` and other plain values | one comma-separated value |
+| ``tuple[int, ...]``, ``tuple[str, ...]`` and so on | one comma-separated value |
 | ``tuple[Path, ...]``, ``tuple[Path \\| str, ...]`` | an option that may be repeated |
 | a field without a default | a required option |
 | ``field(metadata={"aliases": ("--old",)})`` | a second spelling of the option |

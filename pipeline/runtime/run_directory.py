@@ -50,7 +50,8 @@ FREE: Final = ("device", "threads", "checkpoint_every", "compile", "peak_tflops"
 """Options that may change when a run is resumed. The number of processes may change too."""
 _RUN: Final = "run"
 _WEIGHTS: Final = "weights_sha256"
-"""Metadata of a weight file: the identity of its run, and the sha256 of the weights."""
+"""``_RUN`` and this are the keys of a weight file's metadata for the identity of its run and the sha256 of its weights.
+"""
 _METADATA: Final = "rnng-distill"
 """The key of a weight file's metadata under which we store ours as one JSON text, because safetensors would write
 several keys in random order."""
@@ -292,7 +293,10 @@ def checkpoint_names(run: Path) -> list[str]:
 
 
 def word_checkpoints(model: Path) -> dict[int, tuple[Path, Which]]:
-    """Return the word checkpoints of a run, or of EXPORTED/main, whose word checkpoints are EXPORTED/chck_1M and so on.
+    """Return the word checkpoints of a model: those that were saved after a certain number of words.
+
+    A run has its word checkpoints inside it. If the model is the exported folder EXPORTED/main, its word checkpoints
+    are the exported folders EXPORTED/chck_1M and so on.
 
     The result maps the number of words, in ascending order, to the model and the name of the checkpoint to open.
     """
@@ -317,7 +321,7 @@ def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, str] | Non
 
 
 def weights_of(run: RunInfo, metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return the metadata of a weight file of a run."""
+    """Return ``metadata`` with the identity of the run added, for a weight file of this run."""
     return {**metadata, _RUN: run.identity}
 
 
@@ -397,7 +401,10 @@ def _no_checkpoint(run: RunInfo, path: Path) -> RunError:
 
 
 def holds_weights(path: Path, model: nn.Module, metadata: Mapping[str, str]) -> bool:
-    """Return whether a file holds exactly the weights of ``model``, and no other values of ``metadata`` than these."""
+    """Return whether a file holds exactly the weights of ``model``, and its metadata do not contradict ``metadata``.
+
+    An entry of ``metadata`` that the file lacks is no contradiction.
+    """
     try:
         found, expected = safetensors.torch.load_file(path), model.state_dict()
         recorded = weights_metadata(path)

@@ -19,7 +19,8 @@ class ModelFiles:
     loaded: str | None
     """The sha256 of the weight file that was loaded. None if no weights were loaded."""
     tokenizer_sha256: str
-    """The sha256 of the tokenizer in this project's form. That of an exported folder is converted first."""
+    """The sha256 of the tokenizer in this project's form. The tokenizer of an exported folder is first converted to
+    this form."""
     which: Which = "best"
     """The name of the checkpoint, or ``exported``. The file name of a result contains it, except for these two:
     ``best`` and ``exported``."""

@@ -4,11 +4,11 @@ A row is one position: its k most probable tokens, the most probable one first. 
 which is how far the log-probability falls from the token before to this one. Code d means a gap of d/16 + (d/64)³ nats,
 and code 255 means a fall to probability 0. So decoded log-probabilities never rise, and a row keeps its order. Most
 codes are 0 or 1, which compress well. The encoder chooses each code from the sum of the gaps before it, so errors do
-not add up. The gaps of neighbouring codes differ by 1/16 nat, or a little more if the codes are large. The fall from
-the first token to any other is off by about half this difference at most.
+not add up. The gaps of neighbouring codes differ by 1/16 nat if the codes are small, and by up to 0.8 nat if they are
+large. The fall from the first token to any other is off by about half this difference at most.
 
-The first log-probability and the normalisers are not stored. They follow from the gaps and the tail, the log of the
-mass of all other tokens, since a distribution sums to 1 at every temperature,
+The first log-probability and the normalisers (``logz``, one for each temperature) are not stored. They follow from the
+gaps and the tail, the log of the mass of all other tokens, since a distribution sums to 1 at every temperature,
 
     p_T(ids[j]) = (1 - exp(tail_T)) exp(-fall[j] / T) / Σ_i exp(-fall[i] / T)        fall[j] = Σ_{i <= j} gap(gaps[i])
 
@@ -44,8 +44,8 @@ from storage.folder import Folder
 _Found = TypeVar("_Found")
 
 TO_ZERO = 255
-"""Code of a fall to probability 0. It is also the fill value of the Zarr array: the first code of a row is always 0, so
-a missing shard cannot look like rows."""
+"""Code of a fall to probability 0. It is also the fill value of the Zarr array, which a reader gets in place of a
+missing shard. The first code of a row is always 0, so fill values cannot be taken for rows."""
 
 _UNCHANGED = ("tokens", "ids", "gold_logp", "tail")
 """Arrays that equal those of an exact dump."""
@@ -70,8 +70,8 @@ def encode_rows(positions: Positions, temperatures: Sequence[float], *, where: s
         ``tokens``, ``ids``, ``gold_logp`` and ``tail`` unchanged; ``gaps`` ``[n, k]`` uint8, whose first column is 0.
 
     Raises:
-        StoreError: If a row and its tail do not sum to 1 at a declared temperature, or a tail alone is 1. Such a row
-            could not be rebuilt.
+        StoreError: If the probabilities of a row's tokens and of its tail do not sum to 1 at a declared temperature, or
+            the tail has the whole probability. Such a row could not be rebuilt.
     """
     gaps = np.empty(positions.logp.shape, np.uint8)
     for start in range(0, len(positions), _BLOCK):

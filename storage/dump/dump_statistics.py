@@ -50,7 +50,8 @@ class DumpSummary:
     size_bytes: int
     """Bytes of all files except the manifest and the companions (tokenizer and card)."""
     mean_kept_mass: float | None
-    """Mean of the summed probability of a position's top tokens. 0 if there are only draws; None without positions."""
+    """Mean of the summed probability of a position's top tokens. 0 if the dump has only draws (tokens drawn at random
+    from the distribution) and no top tokens; None without positions."""
     mean_kept_mass_without_eos: float | None
     """``mean_kept_mass`` without the positions of ``<eos>``; None if there are no other positions."""
     kept_mass_by_k: dict[int, float]
@@ -232,7 +233,7 @@ def _half_exponentials() -> NDArray[np.float32]:
 
 @cache
 def _half_entropies() -> NDArray[np.int32]:
-    """Return -p log p in units for every float16 log p, indexed by its bits; 0 for other float16."""
+    """Return -p log p in units for every float16 log p between -1,000 and 1, indexed by its bits; 0 for the others."""
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
     logs = np.where((halves > -1e3) & (halves < 1), halves, -1e3)
     terms: NDArray[np.int32] = np.rint(-logs * np.exp(logs) * ENTROPY_UNITS).astype(np.int32)

@@ -1,8 +1,9 @@
 """Read, write, list and remove whole objects below one URL, through fsspec. Objects are never appended to or renamed.
 
 An exception of fsspec or of a library under it becomes an error of one line with a remedy, or a `FileNotFoundError` if
-an object does not exist. The original exception is not chained, and its text is searched for secrets first, since a
-server or a library may put a secret into a message. Listings are never cached.
+an object does not exist. The one-line error quotes the text of the original exception with secrets replaced by ***,
+since a server or a library may put a secret into a message. For the same reason the original exception is not chained.
+Listings are never cached.
 
 If the library reports that a write succeeded, this module trusts it: object stores acknowledge whole objects only, the
 libraries send a checksum with each, and every byte of a dump is read back once before the dump is marked complete.

@@ -6,7 +6,8 @@ if the phrase covers every word that the token touches. So the tokens of a phras
 searches find the first and the last token. The tokens of a word become siblings; the tree has no node for the word.
 
 ``build-dataset`` stores the trees over tokens as actions. ``evaluate parses`` reads gold trees with this module and
-compares predicted trees with them. Both drop and count sentences whose text decoding does not restore.
+compares predicted trees with them. If the text that the tokens decode to differs from the text of the sentence, both
+drop and count the sentence.
 """
 
 import re

@@ -130,7 +130,10 @@ def _append(sentences: list[str], piece: str) -> None:
 
 
 def _bracketed(text: str) -> list[tuple[int, int]]:
-    """Return the positions of the outermost brackets, in order. A bracket that never closes is left out."""
+    """Return the positions of the outermost brackets, in order, without those that never close or close too late.
+
+    Brackets close too late if they are more than ``MAX_BRACKETED`` characters apart.
+    """
     spans: list[tuple[int, int]] = []
     opened: list[tuple[str, int]] = []
     for match in _BRACKET.finditer(text):
@@ -174,7 +177,8 @@ def _after_word(text: str, start: int, match: re.Match[str], last: str, word: st
         return not (word[0].isdigit() or (len(word) == 1 and word.isupper() and word not in "AI"))
     if low in _EITHER or _LETTERS.fullmatch(last):
         return word.lower() in _STARTERS and not _THREE_CAPITALS.match(text, match.end())
-    if _INITIAL.fullmatch(last) and last.isupper():  # an initial; but "and I. Then", "vitamin C. The"
+    # The letter is usually an initial. But in "and I. Then" or "vitamin C. The" it is not, and the sentence ends.
+    if _INITIAL.fullmatch(last) and last.isupper():
         is_name = word in ("A", "I") or (word in ("May", "Will") and last != "I")
         return match.start() - start > 2 and word.lower() in _STARTERS and not is_name
     is_first = match.start() - len(last) - start <= 1

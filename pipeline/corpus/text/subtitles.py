@@ -55,7 +55,8 @@ _CAPITALS = r"(?!P\.?S\b)[A-Z][A-Z.'\u2019-]+(?: (?:[A-Z.'\u2019&-]+|#?\d+)){0,4
 # may belong to the text.
 _NAME = re.compile(rf"(?m)^(?:(?:{_ROLES})(?: ?#?\d+)?|(?=[^a-z\n]*:(?:\s*$|.*[a-z])){_CAPITALS})\s*:(?:\s+|$)")
 _TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+[-\u2013\u2014]+\s*(?=[A-Z\"\u201c'\u2018\u00bf\d.])")
-# What remains when a NUL has replaced a description: the dash of an empty turn, a colon, a space before a mark.
+# What remains when a NUL has replaced a description: the dash of an empty turn, a colon, a space before
+# a punctuation mark.
 _EMPTY_TURN = re.compile(r"(?:^|(?<=\s))[-\u2013]+\s*\0(?:\s*\0)*\s*(?=[-\u2013]\s|$)")
 _COLON = re.compile(r"^([-\u2013\s]*\0)\s*:")
 _SPACE = re.compile(r"\s*\0\s*(?=[.,!?;])")
@@ -80,8 +81,8 @@ def clean_subtitle(draft: Draft) -> None:
     _cut_sounds(draft)
     if _LEADING_DASH.match(draft.text):
         draft.replace(_LEADING_DASH, "", "leading dash")
-        draft.replace(_TURN, "\n", "turns of a line apart")
-    draft.replace(_TURN_OF_NAME, "\n", "turns of a line apart")
+        draft.replace(_TURN, "\n", "turns of a line put on separate lines")
+    draft.replace(_TURN_OF_NAME, "\n", "turns of a line put on separate lines")
     draft.cut(_NAME, "speaker's name")
     draft.replace(_L_FOR_I, "I", "l read for I")
 

@@ -69,7 +69,7 @@ MB can hold one line of many GB."""
 
 
 class Line(NamedTuple):
-    """A line of a file."""
+    """A line of a text file, or a line of the text in a JSON object or in a row of a table (see ``file_forms``)."""
 
     number: int
     """Number in the file, from 1."""
@@ -80,7 +80,7 @@ class Line(NamedTuple):
     is_whole: bool = True
     """False if the line is longer than ``MAX_LINE_BYTES``. Then its text is empty."""
     fault: str = ""
-    """What is wrong with a JSON object or a row of a table that has no text to read. "" for all other lines."""
+    """If a JSON object or a row of a table has no text that can be read: what is wrong with it. Otherwise ""."""
     begins_document: bool = False
     """True for the first line of the text of a JSON object or of a row of a table."""
 

@@ -1,9 +1,9 @@
 """Cut a file into trees by counting brackets. Nothing is parsed yet. Memory does not grow with the file.
 
 A tree ends where its brackets close. So there may be several trees on one line, and a tree may go over several lines,
-whatever their indentation. If a tree stays open, the next bracket at the left margin begins the next tree. If brackets
-close too early, everything up to the next beginning of a tree is one broken piece. So no part of a broken tree becomes
-a tree.
+whatever their indentation. If a tree stays open, the next tree begins at the next bracket at the left margin that looks
+like the beginning of a tree. If brackets close too early, everything up to the next beginning of a tree is one broken
+piece. So no part of a broken tree becomes a tree.
 
 Some lines belong to a file but not to its trees: a licence, SGML tags, comments. This module leaves them out, and names
 their kinds in the next tree, so that readers can count them.
@@ -30,12 +30,12 @@ NOT_UTF8: Final = "not UTF-8"
 TOO_LONG: Final = "too long"
 END_OF_TEXT: Final = "mark of the end of a text"
 ONLY_CODES: Final = "only codes, ids or comments"
-UNCLEAR: Final = "speech that was not understood left out"
+UNCLEAR: Final = "speech left out because it was not understood"
 MASKED: Final = "masked text"
 ALWAYS_DROPPED: Final = frozenset(
     {"no words", "no text", "words are not those of the text", END_OF_TEXT, ONLY_CODES, UNCLEAR, MASKED}
 )
-"""Reasons for which a tree is dropped even if a malformed tree is an error."""
+"""Reasons for which a tree is dropped and counted even with ``--on-error stop``. These trees are not malformed."""
 LICENCE: Final = "lines of a licence"
 SGML: Final = "lines of SGML"
 COMMENT: Final = "lines of comments"
@@ -113,7 +113,7 @@ class _Shape:
         return text.lstrip()[:1] == "(" and _indentation(text) <= self.margin
 
     def begins_tree(self, text: str, first: str) -> bool:
-        """Return whether a line after closed brackets begins a tree. ``first`` is the first line of its block (`_cut`).
+        """Return whether a line after closed brackets begins a tree. ``first`` begins the block before it (`_cut`).
 
         If a tree ended too early, its remaining lines must not be taken for trees. If the trees have a root with a
         name, or the file has no indentation, only the label tells these lines from the beginning of a tree.
@@ -202,7 +202,8 @@ def _while_open(line: Line, lines: _Lines, shape: _Shape, never_closing: set[int
     """Return a line and the lines after it, until all brackets are closed.
 
     If they are never closed, put the lines back, add the number of the first line to ``never_closing``, and return no
-    line. Other lines of the piece that never close are then added too, so that each line is looked at only a few times.
+    line. Unless a line outside the tree interrupted it, also add the numbers of the other lines whose brackets never
+    close, so that each line is looked at only a few times.
     """
     found, depth, size = [(line, "")], _change_of_depth(line.text), len(line.text)
     while depth > 0:
@@ -223,7 +224,8 @@ def _while_open(line: Line, lines: _Lines, shape: _Shape, never_closing: set[int
 def _never_closing(lines: list[Line], shape: _Shape, *, is_all: bool) -> set[int]:
     """Return the numbers of the lines at the margin that open a bracket which none of ``lines`` closes.
 
-    If the file goes on after ``lines``, return only lines whose tree would be too long.
+    If the file goes on after ``lines``, a later line may close the bracket. Then return only lines that begin more than
+    ``MAX_TREE_CHARACTERS`` / 2 characters before the end of ``lines``.
     """
     depths = list(accumulate((_change_of_depth(line.text) for line in lines), initial=0))
     size = 0

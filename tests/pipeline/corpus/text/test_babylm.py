@@ -7,7 +7,7 @@ from pipeline.corpus.text.draft import Draft
 from pipeline.corpus.text.text_files import normalise_text
 
 SPACE, CONTRACTION = "space before punctuation", "space inside a contraction"
-SOUND, TURNS = "sound description inside a line", "turns of a line apart"
+SOUND, TURNS = "sound description inside a line", "turns of a line put on separate lines"
 SOUNDS = {
     "[ Ann ] It is late.": "It is late.",
     "No. [ Coughs ]": "No.",
