@@ -2,7 +2,7 @@
 
 The statistics come from the finished arrays, so they describe what models see. Lengths are in tokens, except in the
 histogram ``words``. For a control dataset, for example one with right-branching trees, the statistics describe the
-trees of the control and not those of the treebank. They are computed for 20,000 sentences at a time. Entry i of a
+trees of the control and not those of the treebank. The actions are read 20,000 sentences at a time. Entry i of a
 histogram counts the items of size i. Sizes above a limit are counted as the limit.
 """
 

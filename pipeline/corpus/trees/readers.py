@@ -298,7 +298,8 @@ def _normalised(given: Tree, *, has_text: bool) -> tuple[Tree, set[int]]:
 def _is_masked(words: Sequence[str]) -> bool:
     """Return whether the words of a sentence were replaced, as in GUM's texts from Reddit: by underscores, or similar.
 
-    Punctuation may be kept. A sentence with a blank to fill in is not masked: it has more words than blanks.
+    Punctuation may be kept. A sentence is masked if it has blanks and no words, or at least two blanks for each word.
+    Consecutive blanks count as one. So an ordinary sentence with a blank to fill in is not masked.
     """
     kinds = ["blank" if _MASK.fullmatch(word) else "word" for word in words if _MASK_OR_WORD.search(word)]
     num_blanks = sum(kind == "blank" for kind, _ in groupby(kinds))
