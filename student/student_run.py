@@ -51,7 +51,8 @@ def load_student(path: Path, device: torch.device, which: Which = "best") -> tup
 def num_trained_positions(run: RunInfo, which: Which) -> int | None:
     """Return how many position embeddings of a checkpoint have had a gradient. The others have their initial values.
 
-    Training writes the number into the checkpoint, because it depends on the rows that training had read by then.
+    A row of n positions, which is what the student reads at once, gives a gradient to the first n embeddings. So the
+    number depends on the longest row that training has read, and training writes it into each checkpoint.
 
     Returns:
         The number, or None if the checkpoint does not record it. Older versions of this project did not record it. Runs

@@ -2,8 +2,8 @@
 
 This is integer work in numpy, vectorised over all actions of a batch. Nothing loops over the nodes of a tree.
 
-**Strategies.** There are two strategies, with the same numbers for the actions. The actions of a sentence are
-``NT(TOP)``, those of its tree, SHIFT of ``<eos>``, REDUCE.
+**Strategies.** There are two strategies. Both use the same numbers for SHIFT, REDUCE and NT (``Derivation.action``).
+The actions of a sentence are ``NT(TOP)``, those of its tree, SHIFT of ``<eos>``, REDUCE.
 
 top-down   Constituents have labels. ``NT(X)`` opens a constituent; REDUCE composes all elements that are on the stack
            above the last open ``NT(X)`` (Dyer et al. 2016). The dataset holds these actions.
@@ -67,7 +67,10 @@ class Derivation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompositionLevel:
-    """The constituents of one height, most children first. Their values follow those of lower heights."""
+    """The constituents of one height, most children first.
+
+    The K constituents of a batch are numbered in this order, level after level, from the lowest height.
+    """
 
     labels: np.ndarray
     """int64 ``[m]``: the label of each constituent."""

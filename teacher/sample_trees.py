@@ -49,6 +49,8 @@ LINE_END = "line end inside the sentence"
 NOT_NORMALISED = "white space or characters that build-dataset would change"
 OTHER_TOKENS = "the tokenizer divides the text into other tokens"
 OTHER_TREE = "another tree: X over a single X, or an edge inside a character"
+"""The tree that is read back is not the one that was drawn. Either a drawn phrase had a phrase with the same label as
+its only child, or a phrase began or ended between two tokens of one character. Brackets cannot hold either."""
 
 
 def sample_trees(
@@ -111,16 +113,20 @@ def sample_trees(
 
 
 def _check_absent(out_stem: Path) -> None:
-    """Check that OUT has no files yet. Files that describe another OUT.txt would describe the sample wrongly."""
+    """Check that OUT has no files yet, also none that describe an earlier OUT.txt, such as OUT.docs.
+
+    ``build-dataset`` would take such a file for a description of the sample.
+    """
     for suffix in (".mrg", ".txt", *COMPANION_SUFFIXES):
         if (path := beside(out_stem, suffix)).exists():
             raise StoreError(f"{path}: already exists; remove it, or give another --out")
 
 
 def _load(path: Path, which: Which, where: torch.device, world: World) -> tuple[Rnng, RunInfo, str]:
-    """Return the teacher, its run, and the fingerprint of both, which is the same in all processes.
+    """Return the teacher, its run, and a fingerprint of its weights and sizes.
 
-    The run may still be training. So the fingerprint is taken before and after loading, and must not change.
+    The run may still be training. So the main process takes the fingerprint before loading, and every process compares
+    it with its own after loading.
     """
     run = open_run(path, "teacher")
 

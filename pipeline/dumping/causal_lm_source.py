@@ -121,7 +121,7 @@ class CausalLmSource:
             raise InputError(
                 f"{dataset.location}: sentence {sentence} of split {split} has {lengths[sentence]} positions, but "
                 f"{self.path} reads at most {most}. Build the dataset without longer sentences "
-                f"(here {np.count_nonzero(lengths > most)}), or give a model that reads more"
+                f"(this split has {np.count_nonzero(lengths > most)}), or give a model that reads more"
             )
 
     def load(self, dataset: Dataset, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002

@@ -1,8 +1,9 @@
-"""Check that runs that left out one fold each belong together, and put them in the order of the folds.
+"""Check that several runs, each trained without a different fold, belong together. Put them in the order of the folds.
 
-``build-dataset --folds`` divides the training sentences into folds. A dump of ``train`` from these runs is
-cross-fitted: the distributions of a sentence come from the run that left out the fold of the sentence, so they never
-come from a teacher that was trained on this sentence.
+``build-dataset --folds`` divides the training sentences into folds, and ``train-teacher --leave-out K`` trains on all
+folds except K. A dump of ``train`` from one run for each fold is cross-fitted: the distributions of a sentence come
+from the run that left out the fold of the sentence, so they never come from a teacher that was trained on this
+sentence.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,8 +37,8 @@ def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -
     training, such as the seed, may differ.
 
     Raises:
-        ConfigError: If one run alone left out a fold of the split, or several runs do not cover the folds or differ in
-            their sizes.
+        ConfigError: If only one run is given, and it left out a fold of the split. If several runs are given, and the
+            split has no folds, or not exactly one run left out each fold, or the runs differ in their sizes.
         FingerprintMismatchError: If one of several runs was trained on another dataset. Both values are shown.
         InputError: If the dataset has no such split.
     """

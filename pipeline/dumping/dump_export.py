@@ -3,8 +3,8 @@
     OUT/data/SPLIT-00000-of-00002.parquet, …       the rows, in the order of the split
     OUT/tokenizer.json, OUT/README.md              the tokenizer, and a card that names the columns
 
-``datasets.load_dataset("OUT")`` loads all three formats. k is the number of tokens that the dump keeps per position,
-and a sentence of n tokens has n + 1 positions.
+The columns have one of three formats, and ``datasets.load_dataset("OUT")`` loads each of them. k is the number of
+tokens that the dump keeps per position, and a sentence of n tokens has n + 1 positions.
 
 - ``datasets``: ``input_ids`` (``<bos>`` and the tokens), and the arrays of the dump under their names in
   docs/format.md, with n + 1 entries each. ``tail`` and ``logz`` have a column for each temperature. ``logp`` becomes

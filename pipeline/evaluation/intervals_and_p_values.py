@@ -23,8 +23,9 @@ LEVEL: Final = 0.95
 _BLOCK_DRAWS: Final = 1 << 22
 """Largest number of random numbers in memory at a time."""
 _NORMAL_FROM: Final = 5000
-"""Above this many differences a normal distribution may replace the random flips, because flips would be slow: 10,000
-flips of 20,000 differences draw 2e8 random numbers for each pair of seed groups."""
+"""Above this many differences, ``sign_flip_p_value`` may use a normal distribution instead of flipping signs at random,
+because random flips would be slow: 10,000 flips of 20,000 differences draw 2e8 random numbers for each pair of seed
+groups."""
 
 
 class Interval(NamedTuple):

@@ -10,8 +10,9 @@ Two conventions change accuracies, so every result names them (docs/decisions/00
     eos       whether <eos> counts. If it counts, the sum is the log-probability of the sentence. If not, the sum is the
               log-probability that a text begins with the sentence. lm-evaluation-harness and BabyLM's pipeline leave
               <eos> out
-    prefix    what the tokenizer gets before a sentence: nothing, or a space as in the harness's stock task. For new
-              tokenizers of train-tokenizer, both are the same (docs/decisions/0015)
+    prefix    what the tokenizer gets before a sentence: nothing, or a space as in the stock task of
+              lm-evaluation-harness. A tokenizer that this version of train-tokenizer makes gives the same tokens with
+              and without this space (docs/decisions/0015)
 
 A second accuracy, ``per_token``, compares means instead of sums: log p divided by the number of tokens in the sum, with
 ``<eos>`` if it counts. Means show which sentence is less surprising per token, so they do not favour the shorter
@@ -283,7 +284,7 @@ def evaluate_minimal_pairs(
 ) -> tuple[MinimalPairFigures, list[ScoredPair]]:
     """Score pairs, each distinct sentence once. Return the accuracies, and the two log-probabilities of each pair.
 
-    The accuracies come from the sums of log-probabilities; their attribute ``per_token`` has those from the means.
+    The figures compare sums of log-probabilities. Their attribute ``per_token`` has the figures that compare means.
 
     The scorer gives float32 log-probabilities. Their sums are float64.
 

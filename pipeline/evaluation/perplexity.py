@@ -37,13 +37,13 @@ IN_DOCUMENT: Final = "given the document before it"
 """The product of p(x | previous sentences) over the sentences x of a split, of a student that was trained with
 --context document. The previous sentences are those of the same document, as many as the student can read at once."""
 GIVEN_TREE: Final = "given the tree"
-"""The product of p(x_t | x_<t, y_<t, SHIFT), of a teacher: y are the actions that build the tree. A dump with the
-condition ``tree`` holds these factors."""
+"""The product of p(x_t | x_<t, y_<t, SHIFT), of a teacher: y are the actions that build the tree, and SHIFT is the
+action that generates the next token. A dump with the condition ``tree`` holds these factors."""
 JOINT: Final = "joint with the tree"
 """p(x, y), words and actions together, of a teacher."""
 MARGINAL: Final = "marginal by beam search"
 """p(x) of a teacher that gets no tree: the product of p(x_t | x_<t). Each factor is a weighted mean over the hypotheses
-for x_<t."""
+for x_<t: the unfinished trees that a beam search kept."""
 PREFIX: Final = "sum over trees by beam search"
 """The sum of p(x, y) over the hypotheses that the search kept, of a teacher. The sum is a lower bound of p(x), so the
 perplexity is an upper bound."""

@@ -65,7 +65,8 @@ COLUMNS: Final[Mapping[By, tuple[str, ...]]] = {
 it is numbered as if it were the next word and token."""
 LOG_FREQUENCY: Final = "log_frequency"
 """The column after ``COLUMNS["word"]``, if frequencies are given. Empty for ``<eos>`` and for words without a
-frequency. The columns of the input that ``item`` and ``region`` name come last, under these names."""
+frequency. The columns of the input that ``item`` and ``region`` name come last, and keep the names that they have in
+the input."""
 WordUnit = Literal["white space", "spans", "regions"]
 _WORD_UNITS: Final[Mapping[WordUnit, str]] = {
     "white space": "white-space-separated words",
@@ -143,9 +144,9 @@ def corrected_bits(stimulus: Stimulus, scores: TokenScores, begins: NDArray[np.b
 
     where p(B | ..) is the sum over B of the probabilities of the next token. The factor in the numerator is the
     probability that the word ends after t_k, and the divisor is the probability that the word before had ended.
-    ``<eos>`` is in B and has no end of its own: its probability is p(<eos> | before) / p(B | before). Between
-    neighbouring words these two cancel. So the sum over a sentence is -log2 p(sentence) + log2 p(B | <bos>), where the
-    last probability is almost 1.
+    ``<eos>`` is in B and has no end of its own: its probability is p(<eos> | before) / p(B | before). In the product
+    over a sentence, the factor of each word cancels with the divisor of the next word or ``<eos>``. So the sum of the
+    surprisals is -log2 p(sentence) + log2 p(B | <bos>), where the last probability is almost 1.
 
     Regions and spans may end where there is no space, as "dog" does in "dog.". At such a place nothing is corrected.
 

@@ -5,9 +5,9 @@
     an item is right            if every prediction about it is true
 
 A token belongs to the region that contains its characters. A space before these characters does not matter. A token
-with characters of two regions belongs to the region of its first character. Results have the number of such tokens.
-Tokenizers that keep words and punctuation apart make none. ``<eos>`` belongs to no region, so the sums over all regions
-add up to the surprisal of the sentence without ``<eos>``.
+with characters of two regions belongs to the region of its first character. Results have the number of tokens with
+characters of two regions; with a tokenizer that keeps words and punctuation apart, it is 0. ``<eos>`` belongs to no
+region, so the sums over all regions add up to the surprisal of the sentence without ``<eos>``.
 
 A prediction is a tie if its truth depends on a comparison of two values that are equal except for rounding. Ties are
 reported and are never right (``formulas``). An item is a tie if none of its predictions is false and at least one is a
@@ -285,11 +285,13 @@ def evaluate_suites(
 def regions_of_tokens(
     text: str, owners: NDArray[np.int64], spans: Sequence[Span]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return for n tokens int64 ``[n]``, the region of each token, and bool ``[n]``, whether it touches two regions.
+    """Return int64 ``[n]``, the region of each of n tokens, and bool ``[n]``, whether a token touches two regions.
+
+    Regions are given by their index in ``Condition.regions``, from 0, and not by their number in the suite.
 
     Args:
         text: A sentence of C characters.
-        owners: ``[C]``: the region of each character.
+        owners: ``[C]``: the region of each character, as from ``Condition.sentence``.
         spans: Characters that each token covers, including the space before a word.
     """
     regions, over_two = np.empty(len(spans), np.int64), np.zeros(len(spans), bool)

@@ -4,7 +4,8 @@ The log-probabilities come from the item rows that ``evaluate perplexity`` wrote
 is given the tree is almost certain of ``<eos>``, which would distort the agreement.
 
 Every plot names the teacher's distribution, because a teacher that is given the tree has information that no student
-has. In such a plot, a token far above the diagonal is one that the tree made easy to predict.
+has. In the plot of a teacher that is given the tree, a token far above the diagonal is one that the tree made easy to
+predict.
 
 A panel is SVG with one path for each level of counts, not one mark per token. So a panel takes some kilobytes, however
 many tokens it shows.
@@ -210,13 +211,13 @@ def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None
 
 
 def density_panel(name: str, title: str, across: NDArray[np.float64], up: NDArray[np.float64]) -> Markup:
-    """Draw how many tokens have each pair of surprisals, and the diagonal. Both are ``[N]`` in bits, not negative.
+    """Draw the diagonal, and how many of N tokens have each pair of surprisals.
 
     Args:
         name: Identifier of the panel's title element.
         title: Name of the model drawn upwards, shown above the panel.
-        across: Surprisals of the teacher.
-        up: Surprisals of the other model.
+        across: Surprisals of the teacher: ``[N]`` in bits, not negative.
+        up: Surprisals of the other model: ``[N]`` in bits, not negative.
     """
     edges = np.linspace(0, _MAX_BITS, _NUM_CELLS + 1)
     last = np.nextafter(_MAX_BITS, 0)

@@ -43,7 +43,7 @@ def visible_json(text: str) -> str:
 
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
-    # A byte of a name that is not UTF-8 is kept by Python as one of these surrogates.
+    # If a file name is not UTF-8, Python keeps each undecodable byte b as the surrogate U+DC00 + b.
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else found[0].encode("unicode_escape").decode()
 
 

@@ -62,9 +62,11 @@ class DumpSchema:
     k: int
     """Columns per position: the number of kept ids or, with draws, the largest number that can be kept."""
     num_top: int = 0
-    """Number of top tokens, which come first in a row: k for ``topk`` (0 then also means k), 0 for ``sampled``."""
+    """Number of most probable tokens, which come first in the row of a position. ``topk``: k, which also replaces a 0.
+    ``sampled``: 0. ``stratified``: above 0 and below k."""
     temperatures: tuple[float, ...]
-    """Declared temperatures, at which the tail and the normaliser are stored; the first is 1."""
+    """The temperatures T for which the arrays ``tail`` (log of the mass outside the top tokens) and ``logz`` (log of
+    the normaliser Σ p^(1/T)) have a column; the first is 1."""
     shard_positions: int = 65_536
     """Positions per shard: the unit of writing."""
     chunk_positions: int = 1_024
@@ -255,7 +257,7 @@ class DumpSchema:
         if self.profile != "compact" or self._count_problems():
             return []
         if self.selection != "topk":
-            return [f"profile compact with selection {self.selection}, not topk: draws interrupt the fall along a row"]
+            return [f"profile compact with selection {self.selection}, not topk: a compact dump cannot hold draws"]
         chunk_bytes = min(self.chunk_positions, self.shard_positions) * self.k * self.token_dtype.itemsize
         if chunk_bytes > MAX_CHUNK_BYTES:
             return [f"profile compact with chunks of {chunk_bytes} bytes, expected at most {MAX_CHUNK_BYTES}"]

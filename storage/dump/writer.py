@@ -207,8 +207,8 @@ def figures_of_shard(
 ) -> ShardFigures:
     """Return the sums and the histogram of a shard from its rows ``positions``.
 
-    If each row is a mixture, ``num_effective`` ``[n]`` holds the effective number of hypotheses in each. The result has
-    only their sum.
+    If the distribution of each row is a mixture over the hypotheses of a beam search, ``num_effective`` ``[n]`` holds
+    the effective number of hypotheses of each row. Of these numbers, the result has only the sum.
     """
     rows = schema.layout.rows_of(shard)
     sentences = sentences_of_range(offsets, rows)

@@ -51,8 +51,9 @@ def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = 
 
     Raises:
         InputError: If a file is missing or malformed; if trees and text do not pair; if a split is left without a
-            sentence; if dev or test has labels unseen in training and ``unseen_labels`` is "refuse"; if a share is
-            given and the documents are not known; or if there are too few documents and sentences for the folds.
+            sentence; if dev or test has labels unseen in training and ``unseen_labels`` is "refuse"; if dev or test
+            is to be a share of the training sentences (``--dev-share``, ``--test-share``) and the documents are not
+            known; or if there are too few documents and sentences for the folds.
         StoreError: If something exists at ``out``, or it cannot be written.
         WorkerError: If a worker process was killed.
     """
@@ -219,7 +220,11 @@ def _trained_on(
     text_sha256: str,
     statistics: Mapping[str, Any],
 ) -> list[TrainingText]:
-    """Return the text of the training split, and the texts that the tokenizer, parser and others learned from."""
+    """Return records of all texts behind the training split, for counting their words.
+
+    The first record describes the text of the split. The others describe the texts that models learned from: the
+    tokenizer, a parser that made the trees, and a teacher that the sentences were sampled from.
+    """
     files: dict[str, int | None] = {}
     others = list(read_record(config.tokenizer, RECORD_SUFFIX, of=TOKENIZER, sha256=tokenizer.sha256))
     for stem in train.stems:

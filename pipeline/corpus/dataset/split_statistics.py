@@ -2,7 +2,7 @@
 
 The statistics come from the finished arrays, so they describe what models see. Lengths are in tokens, except in the
 histogram ``words``. For a control dataset, for example one with right-branching trees, the statistics describe the
-trees of the control and not those of the treebank. They are computed for 20,000 sentences at a time. Entry i of a
+trees of the control and not those of the treebank. The actions are read 20,000 sentences at a time. Entry i of a
 histogram counts the items of size i. Sizes above a limit are counted as the limit.
 """
 
@@ -88,9 +88,9 @@ def _children(actions: NDArray[np.int16], depths: NDArray[np.int32]) -> tuple[ND
     """Return for each phrase except TOP, in any order, its number of children and whether its only child is a phrase.
 
     After NT(X), X itself is the innermost open phrase. After a SHIFT or REDUCE, the innermost open phrase is the parent
-    of the token or phrase that is now complete. A stable sort of the actions by depth puts the actions with one
-    innermost phrase next to each other: the NT of this phrase, then for each child the SHIFT or REDUCE that completes
-    the child.
+    of the token or phrase that is now complete. A stable sort of the actions by depth puts all actions after which the
+    same phrase is the innermost one next to each other: first the NT of this phrase, then for each child the SHIFT or
+    REDUCE that completes the child.
     """
     inside = np.flatnonzero(depths > 1)
     # numpy sorts 16-bit integers by radix sort, which is faster than its sort for wider integers.

@@ -43,8 +43,8 @@ MEANING = {
     "num_also_in_train": "number of sentences of the split that are also in train. They are kept, because the "
     "distribution would change without them",
     "text_sha256": "sha256 of the split's .txt file",
-    "rules_sha256": "sha256 of all rules with their probabilities. dump-teacher can write the probabilities of "
-    "these rules for the corpus. It refuses a corpus whose rules_sha256 is not that of its own rules",
+    "rules_sha256": "sha256 of all rules with their probabilities. dump-teacher can take the grammar as the teacher "
+    "of this corpus. It refuses a corpus whose rules_sha256 is not that of its own rules",
     "expected_length": "mean number of terminals of a sentence, computed from the rules",
     "spectral_radius": "spectral radius of the matrix of expected children. It is below 1, so sentences end with "
     "probability 1 and the probabilities of all sentences sum to 1",

@@ -3,7 +3,7 @@
 Every line of the input is counted as text, blank, header or dropped. A source is a kind of text with rules of its own,
 such as one part of BabyLM. Changes that these rules make are counted by reason, and examples of changes and dropped
 lines are written for people to read. Memory grows only with the number of documents and speakers: all their names are
-kept, to make new names of documents different and to count speakers.
+kept, so that no two documents get the same name and speakers can be counted.
 """
 
 import logging
@@ -64,8 +64,9 @@ def clean_texts(
 
     ``OUT.docs`` names the document of each sentence. ``OUT.documents.tsv`` has one row per document. ``OUT.speakers``
     has the speaker of each sentence or ``-``; it is written only if a source has speakers. ``OUT.dropped.tsv`` has
-    examples of what was dropped and repaired. The old files of OUT stay until all new files are on disk, and
-    ``OUT.txt`` is replaced last. So if ``OUT.txt`` exists after a kill, all files belong together.
+    examples of what was dropped and repaired. The new files are first written under temporary names. Then the old files
+    of OUT are removed, and the new files are renamed, ``OUT.txt`` last. So if ``OUT.txt`` exists after a kill, all
+    files belong together.
 
     Args:
         texts: Files, plain or gzipped, or folders: all files below a folder except hidden ones, ordered by name.
@@ -234,7 +235,10 @@ def _draft(text: str, source: Source) -> Draft:
 
 
 def _with_whole_notes(lines: Iterator[Line], record: CleaningRecord) -> Iterator[Line]:
-    """Join the lines of a note or caption in brackets that closes on a later line. Count the later ones as dropped."""
+    """Join the lines of a note or caption in brackets that closes on a later line.
+
+    The joined line takes the place of the first line. The other lines of the note are counted as dropped.
+    """
     while (line := next(lines, None)) is not None:
         text, later = line.text.rstrip(), list[Line]()
         reason = open_note(text)

@@ -3,8 +3,8 @@
 If a treebank has no text, the text is rebuilt from the words. An error names the first line of a broken tree. A broken
 tree keeps its place in the count, so the other trees stay aligned with their texts. If a broken tree swallows the next
 ones, the numbers of trees and lines differ, which is an error. Files are read once, or twice if the text has blank
-lines: then another pass counts trees and lines. Memory does not grow with the size of the files, except that
-``RunningText`` reads a text as a whole.
+lines: then another pass counts trees and lines. Memory does not grow with the size of the files, with one exception:
+``RunningText`` reads a raw file of the Penn Treebank, whose lines are not the sentences of the trees, as a whole.
 """
 
 import re
@@ -127,8 +127,9 @@ def read_sentences(
 
     Args:
         trees: Trees in brackets, plain or gzipped.
-        texts: One line for each tree. Blank lines are skipped if there are as many lines with text as trees. If
-            ``texts`` is None, the text is rebuilt from the words of each tree without markup.
+        texts: A file with one line for each tree, or a raw file of the Penn Treebank (``tree_texts``). Blank lines are
+            skipped if there are as many lines with text as trees. If ``texts`` is None, the text is rebuilt from the
+            words of each tree without markup.
         on_error: What to do at a malformed line.
         counts: Updated with each tree.
         read: Function that reads ``trees``.
@@ -297,7 +298,8 @@ def _normalised(given: Tree, *, has_text: bool) -> tuple[Tree, set[int]]:
 def _is_masked(words: Sequence[str]) -> bool:
     """Return whether the words of a sentence were replaced, as in GUM's texts from Reddit: by underscores, or similar.
 
-    Punctuation may be kept. A sentence with a blank to fill in is not masked: it has more words than blanks.
+    Punctuation may be kept. A sentence is masked if it has blanks and no words, or at least two blanks for each word.
+    Consecutive blanks count as one. So an ordinary sentence with a blank to fill in is not masked.
     """
     kinds = ["blank" if _MASK.fullmatch(word) else "word" for word in words if _MASK_OR_WORD.search(word)]
     num_blanks = sum(kind == "blank" for kind, _ in groupby(kinds))

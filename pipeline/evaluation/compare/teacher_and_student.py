@@ -3,8 +3,9 @@
 ``evaluate_mixture`` takes the log-probabilities that both models give to a split, fits their mixture
 (``evaluation.mixture``), and records it with the student's results. For minimal pairs nothing is scored:
 ``paradigms_of_both`` compares the results that both models already have. The command ``compare`` compares only models
-of one kind, because the probabilities of a teacher and of a student are of different distributions. Here the question
-is which of the two models knows a paradigm, whatever distribution each model decides by.
+of one kind, because the probabilities of a teacher and of a student are of different distributions. Here only the
+accuracies on minimal pairs are compared: how often each model finds the grammatical sentence more probable, under its
+own distribution.
 """
 
 from collections.abc import Mapping, Sequence
