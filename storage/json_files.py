@@ -2,7 +2,7 @@
 
 The caller of a function for JSON passes the type of the value: a dataclass, or a plain type such as ``dict[str, int]``.
 msgspec checks the whole value against the type. So a caller never sees a value of another type, NaN, an infinity, or an
-integer that does not fit in 64 bits. Keys for which the type has no field are ignored. Numbers keep their exact value.
+integer that does not fit in 64 bits. Keys for which the type has no field are ignored. Integers are never rounded.
 
 An error is one line: the file and line, the place in the value, what was found and expected, and a remedy. The caller
 chooses the class of the error. Files and lines have a maximum size, so that a huge file cannot fill the memory. A byte
@@ -38,8 +38,8 @@ Number: TypeAlias = Annotated[float, msgspec.Meta(gt=-(2.0**63), lt=2.0**63)]
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_INT_BITS = 63
 _LONG_INTEGER = re.compile(rb"[\s:,\[-][0-9]{19}")
-"""Only text that contains this can have an integer of more than 63 bits. Searching for 19 digits alone takes three
-times as long in a row of log-probabilities."""
+"""Only text that contains this can have an integer of more than 63 bits. Without the character
+in front, the search takes three times as long in a row of log-probabilities."""
 
 
 def read_bytes(

@@ -1,4 +1,4 @@
-"""Check that several runs, each trained without a different fold, belong together. Put them in the order of the folds.
+"""Check that runs, each of which left out another fold in training, belong together. Put them in order of the folds.
 
 ``build-dataset --folds`` divides the training sentences into folds, and ``train-teacher --leave-out K`` trains on all
 folds except K. A dump of ``train`` from one run for each fold is cross-fitted: the distributions of a sentence come
@@ -38,7 +38,7 @@ def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -
 
     Raises:
         ConfigError: If only one run is given, and it left out a fold of the split. If several runs are given, and the
-            split has no folds, or not exactly one run left out each fold, or the runs differ in their sizes.
+            split has no folds, a fold was left out by no run or by two, or the runs differ in their sizes.
         FingerprintMismatchError: If one of several runs was trained on another dataset. Both values are shown.
         InputError: If the dataset has no such split.
     """
@@ -53,9 +53,11 @@ def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -
             )
         return [*sources]
     if not num_folds:
-        remedy = "Build it with build-dataset --folds" if split == "train" else "No teacher is trained on it"
+        remedy = "Build it with build-dataset --folds, or"
+        if split != "train":
+            remedy = "No teacher is trained on this split, so it needs no folds:"
         raise ConfigError(
-            f"{dataset.location}: {len(runs)} runs were given, but split {split} has no folds. {remedy}, or give one "
+            f"{dataset.location}: {len(runs)} runs were given, but split {split} has no folds. {remedy} give one "
             "--teacher"
         )
     for run in runs:
@@ -70,7 +72,7 @@ def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -
         if (other := by_fold.setdefault(fold, source)) is not source:
             raise ConfigError(
                 f"{source.path} and {other.path}: both left out fold {fold}, expected one run for each of "
-                f"{num_folds} folds. Leave one of them out"
+                f"{num_folds} folds. Give only one of the two runs"
             )
     if missing := [str(fold) for fold in range(1, num_folds + 1) if fold not in by_fold]:
         raise ConfigError(

@@ -16,9 +16,9 @@ from pipeline.report.run_tables import trained_on
 from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, duration, percent, perplexity
 
 _FAR: Final = 4
-"""A floor, the perplexity of the grammar that wrote the text, is drawn if it is at most this many times as far from
-zero as the farthest end of an interval. A farther floor is not drawn but written as a number at the edge, so that the
-intervals stay visible."""
+"""The plot shows differences from the baseline. The floor's difference is drawn if it is at most this many times as
+large as the largest end of an interval. A larger one is written as a number at the edge, so that the intervals stay
+visible."""
 _ROW, _NARROW_ROW, _ABOVE, _FLOOR, _BELOW = 34, 70, 26, 20, 52
 """Heights in CSS pixels: a group on a wide page, a group on a narrow page, the space above the groups, the label of a
 floor, and the space below the groups."""

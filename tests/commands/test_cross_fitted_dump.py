@@ -186,7 +186,7 @@ def invoked(*arguments: object) -> str:
         (
             (1, 2, 3),
             ["--split", "dev"],
-            "3 runs were given, but split dev has no folds. No teacher is trained on it, or",
+            "3 runs were given, but split dev has no folds. No teacher is trained on this split, so",
         ),
     ],
 )

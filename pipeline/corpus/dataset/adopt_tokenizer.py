@@ -3,13 +3,13 @@
 Decoding the tokens of any text must restore the text. So the tokenizer must be byte-level, must not change a character
 (for example lowercase it, replace it by a similar one or leave it out), must add no token to a text, and must have
 entries for ``<bos>`` and ``<eos>``. It may put a space before a text that does not begin with one, as RoBERTa's does.
-This module tries the normalizer on every character of the first two planes of Unicode that normalised text can have, on
-every pair of ASCII characters, on runs of one character, and on texts with things that some normalizers replace. A
-normalizer whose regular expression matches none of these texts is not noticed here; ``build-dataset`` then drops and
-counts the sentences that decoding does not restore.
+This module tries the tokenizer's normalizer on every character of the first two planes of Unicode that can be in the
+texts of this project, on every pair of ASCII characters, on runs of one character, and on texts with things that some
+normalizers replace. A normalizer whose regular expression matches none of these texts is not noticed here;
+``build-dataset`` then drops and counts the sentences that decoding does not restore.
 
-The converted file records ``<bos>`` and ``<eos>`` in the template that its post-processor has for pairs of texts, so
-nothing is added to a single text.
+The converted file has to name its ``<bos>`` and ``<eos>``. It does so in the template for pairs of texts, which nothing
+here uses. So nothing is added to a text.
 
 The ids of a text do not change, with one exception. The tokenizers library searches a text for "added tokens" before
 anything else, so the string ``<|endoftext|>`` inside a text would become the token that ends a text. The conversion
@@ -294,7 +294,7 @@ def _problems_of_text(content: Mapping[str, Any], added: Mapping[str, int]) -> I
             return
         covered = {at for start, stop in spans for at in range(start, stop)}
         if len(covered) < len(text) - text.count(" ") or not all(start < stop for start, stop in spans):
-            yield f"its tokens do not record all characters that they cover, in {text!r}"
+            yield f"the positions of its tokens leave out characters of {text!r}"
             return
 
 

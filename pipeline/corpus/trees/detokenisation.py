@@ -73,7 +73,7 @@ PAIR_RULES: Final = (
     PairRule(r"(?i:du|in)/.*", r"(?i:n)/.*", "in/VBZ n/RB it/PRP ?/.", "innit?"),
     PairRule(r"(?i:n)/.*", r"(?i:no|it)/.*", "I/PRP du/VBP n/RB no/VB", "I dunno"),
     PairRule(r"(?i:['\u2019][dm]|\w+ld)/.*", r"a/(?!DT).*", "I/PRP would/MD a/VB gone/VBN", "I woulda gone"),
-    # Abbreviations that are never spaced, and degrees.
+    # Abbreviations that are never spaced, degrees of temperature, and generations of animals.
     PairRule(r"(?i:[ap]\.)/.*", r"(?i:m\.)/.*", "at/IN 5/CD a./NN m./NN today/NN", "at 5 a.m. today"),
     PairRule(r"(?i:[ab])\./.*", r"(?i:[cd])\.?/.*", "5000/CD b./NN c./NN on/IN", "5000 b.c. on"),
     PairRule(r"U\./.*", r"[SKN]\./.*", "the/DT U./NNP S./NNP army/NN", "the U.S. army"),
@@ -97,7 +97,7 @@ CONTEXT_RULES: Final = (
     ),
     ContextRule(rf"{_ANY} \S+/CD \S/HYPH to/\S+ {_NO_HYPHEN}", "before", "two/CD -/HYPH to/TO six/CD", "two- to six"),
     ContextRule(rf"{_NO_HYPHEN} \S+/CC \S/HYPH {_ANY} {_ANY}", "after", "A/NN and/CC -/HYPH B/NN", "A and -B"),
-    # A dash between days or hours of several words.
+    # A dash between dates or times that are written with several words keeps its spaces.
     ContextRule(
         rf",/, \S+/CD [\u2013-]/\S+ {_DATE} \S+/CD|{_DATE} \S+/CD [\u2013-]/\S+ (?:{_DATE} \S+/CD|\S+/CD {_DATE})",
         "neither",
@@ -312,8 +312,8 @@ def _retagged(words: Sequence[str], spelt: Sequence[str], tags: Sequence[str]) -
 
     Quotes that a treebank spells as `` `` `` or ``''`` show their side. Any other ``"`` may be on either side, and so
     may a ``'`` that is tagged as a quote. Such a quote opens if it is the first word and closes if it is the last word.
-    If the sentence has an even number of these quotes, the others open and close by turns. If the number is odd, each
-    of the others keeps its tag if that is the tag of an opening or closing quote, and opens or closes by turns if not.
+    The quotes in between open and close by turns. But if the sentence has an odd number of these quotes, first and last
+    included, a quote in between that is tagged as an opening or closing quote keeps this tag.
     """
     found = [word if word in (OPENING, CLOSING) else tag for word, tag in zip(words, tags, strict=True)]
     for quote in ('"', "'"):

@@ -51,8 +51,8 @@ class RunRecord:
     starts: Sequence[Row]
     """The ``start`` events of ``history.jsonl``, which name the machine of each start."""
     missing: Sequence[str]
-    """A sentence for each thing that is missing, repeated or damaged. If a command can make the thing, the sentence
-    names this command."""
+    """A message for each thing that the comparison can do without: a missing result, lost rows, a last line that was
+    cut off. If a command can make it, the message names the command."""
 
     @property
     def has_dump(self) -> bool:
@@ -130,7 +130,7 @@ def split_titles(keys: Sequence[SplitKey]) -> dict[SplitKey, str]:
 
 
 def value(row: Row, name: str) -> float | None:
-    """Return the number of this name in a row; None if it is missing or not finite. A run that diverged writes NaN."""
+    """Return the number of this name in a row; None if it is missing or not finite."""
     found = row.get(name)
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
@@ -139,7 +139,7 @@ def value(row: Row, name: str) -> float | None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Return a name for each path: its last parts. All names get the same number of parts, until all are different."""
+    """Return a name for each path: its last parts, as few as make all names different, the same number for each."""
     candidates = (["/".join(path.parts[-depth:]) for path in paths] for depth in count(1))
     return next(names for names in candidates if len(set(names)) == len(names))
 
