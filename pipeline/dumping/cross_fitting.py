@@ -53,9 +53,8 @@ def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -
             )
         return [*sources]
     if not num_folds:
-        remedy = "Build it with build-dataset --folds, or"
-        if split != "train":
-            remedy = "No teacher is trained on this split, so it needs no folds:"
+        no_training = "No teacher is trained on this split, so it needs no folds:"
+        remedy = "Build it with build-dataset --folds, or" if split == "train" else no_training
         raise ConfigError(
             f"{dataset.location}: {len(runs)} runs were given, but split {split} has no folds. {remedy} give one "
             "--teacher"
