@@ -30,6 +30,7 @@ Many sentences advance together, one action and one token at a time. ``stack_poo
 Shape letters: M sentences, P positions, B beam, D embedding size, V vocabulary, R rows, n hypotheses, A actions.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,7 +42,7 @@ from pipeline.corpus.trees.trees import TokenPhrase
 from pipeline.dumping.next_token import append_eos
 from pipeline.runtime.distributed import on_device
 from pipeline.training.batching import consecutive_batches
-from storage.ragged import Ragged
+from storage.ragged import Ragged, concatenated_ranges
 from teacher.hypotheses import History, Hypotheses, best_successors, log_sums, ranks, run_starts
 from teacher.rnng import Rnng
 from teacher.stack_pool import BOTTOM, StackPool
@@ -101,13 +102,17 @@ class BeamSearch:
     def search(self, tokens: Ragged, *, with_states: bool = False) -> BeamResult:
         """Search sentences, given without ``<eos>``.
 
-        Sentences of similar length are searched together. The batches depend on the lengths alone.
+        Sentences of similar length are searched together. Sentences of one batch that begin alike, such as minimal
+        pairs, are one search up to their first difference.
         """
         gold = append_eos(tokens, self.model.eos_id)
         found = _Found(self.model, self.config, gold, with_states=with_states)
-        by_length = np.argsort(-gold.lengths, kind="stable")
-        for first, stop in consecutive_batches(gold.lengths[by_length], self._batch_tokens, self._batch_sentences):
-            _Batch(self.model, self.config, gold, by_length[first:stop], found, self._max_nodes).search()
+        in_order = sorted(range(len(gold)), key=lambda i: gold[i].tobytes())
+        order = np.array(sorted(in_order, key=lambda i: -len(gold[i])), np.int64)
+        for first, stop in consecutive_batches(gold.lengths[order], self._batch_tokens, self._batch_sentences):
+            # The second sort puts sentences of unequal length that begin alike next to each other.
+            sentences = np.array(sorted(order[first:stop], key=lambda i: gold[i].tobytes()), np.int64)
+            _Batch(self.model, self.config, gold, sentences, found, self._max_nodes).search()
         return found.result()
 
 
@@ -209,39 +214,76 @@ def phrases_of(model: Rnng, actions: list[int]) -> list[TokenPhrase]:
     return [(0, 0, num_tokens), *sorted(phrases, key=lambda phrase: (phrase[1], -phrase[2]))]
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Position t of a batch. Sentences that are equal before t form a group, and those equal up to t form a branch.
+
+    Groups and branches are numbered from 0 in the order of the sentences. A sentence that ends at t shares its branch
+    only with sentences that are the same as a whole.
+    """
+
+    rows: np.ndarray
+    """int64 ``[m]``: the sentences of the batch that have a position t."""
+    branch_of_row: np.ndarray
+    """int64 ``[m]``."""
+    group: np.ndarray
+    """int64 ``[b]``: the group of each branch."""
+    token: np.ndarray
+    """int64 ``[b]``: the gold token of each branch."""
+    is_last: np.ndarray
+    """bool ``[b]``: whether the sentences of a branch end here."""
+
+
+def _steps(gold: Ragged) -> Iterator[_Step]:
+    """Yield all positions of a batch. Only neighbouring sentences share a group, so the batch should be in order."""
+    keys = np.full((len(gold), int(gold.lengths.max())), -2)
+    keys[np.arange(keys.shape[1]) < gold.lengths[:, None]] = gold.values
+    keys[np.arange(len(gold)), gold.lengths - 1] = -1  # the last <eos> differs from an <eos> in the text
+    differs = np.ones((len(gold), keys.shape[1] + 1), bool)
+    differs[1:, :-1] = keys[1:] != keys[:-1]
+    first_difference = differs.argmax(axis=1)  # from the sentence before
+    for t in range(keys.shape[1]):
+        rows = np.flatnonzero(gold.lengths > t)
+        group = np.cumsum(first_difference < t)[rows]
+        _, first, branch = np.unique(np.cumsum(first_difference <= t)[rows], return_index=True, return_inverse=True)
+        at = gold.offsets[rows[first]] + t
+        yield _Step(
+            rows=rows,
+            branch_of_row=branch,
+            group=np.unique(group, return_inverse=True)[1][first],
+            token=gold.values[at],
+            is_last=gold.lengths[rows[first]] == t + 1,
+        )
+
+
 class _Batch:
-    """Search some sentences, which are sorted longest first. All are at the same position at any time."""
+    """Search some sentences. All are at the same position at any time. Equal prefixes are searched once."""
 
     def __init__(
         self, model: Rnng, config: BeamConfig, gold: Ragged, sentences: np.ndarray, found: _Found, max_nodes: int
     ) -> None:
         self._model = model
         self._config = config
-        self._gold = gold
+        self._gold = gold.take(sentences)
         self._sentences = sentences
         self._begins = gold.offsets[sentences]
-        self._lengths = gold.lengths[sentences]
         self._found = found
         self._max_nodes = self._compact_above = max_nodes
-        self._pool = StackPool(model, np.unique(gold.take(sentences).values))
+        self._pool = StackPool(model, np.unique(self._gold.values))
         self._history = History()
+        self._ended: list[np.ndarray] = []
+        """The sentences of each branch that ended."""
 
     def search(self) -> None:
-        num_sentences = len(self._sentences)
-        at_bottom = np.full(num_sentences, BOTTOM)
-        hypotheses = Hypotheses(np.arange(num_sentences), np.zeros(num_sentences), at_bottom, at_bottom)
+        zero = np.zeros(1, np.int64)
+        hypotheses = Hypotheses(zero, np.zeros(1), np.full(1, BOTTOM), np.full(1, BOTTOM))
         self._unclosed = hypotheses.take(np.arange(0))
-        for t in range(int(self._lengths[0])):
-            candidates = self._candidates(hypotheses)
-            gold = self._gold.values[self._begins[candidates.sentence] + t]
-            scores = self._read(candidates, gold, t)
-            is_last = self._lengths[candidates.sentence] == t + 1
-            scores[is_last & ~self._pool.is_complete(candidates.node)] = -np.inf
-            self._found.prefix_log_probs[self._begins[: self._num_at(t)] + t] = log_sums(scores, candidates.sentence)
-            if is_last.any():
-                self._finish(hypotheses, candidates, scores, t)
-            if self._num_at(t + 1):
-                hypotheses = self._shift(candidates, scores, gold, t)
+        for t, step in enumerate(_steps(self._gold)):
+            extended = self._read(self._candidates(hypotheses), step, t)
+            if step.is_last.any():
+                self._finish(hypotheses, extended, step)
+            if not step.is_last.all():
+                hypotheses = self._shift(extended, step)
         self._record_parses(self._close(self._unclosed))
 
     def _candidates(self, hypotheses: Hypotheses) -> Hypotheses:
@@ -251,7 +293,7 @@ class _Batch:
         """
         beam, max_actions = self._config.beam, self._config.max_actions
         candidates = hypotheses.take(np.arange(0))
-        to_beat = np.full(int(hypotheses.sentence[-1]) + 1, -np.inf)
+        to_beat = np.full(int(hypotheses.group[-1]) + 1, -np.inf)
         for num_actions in range(max_actions + 1):
             totals = hypotheses.score[:, None] + self._pool.action_log_probs(hypotheses.node)
             if num_actions == max_actions:
@@ -261,9 +303,9 @@ class _Batch:
             if is_shift.any():
                 shifted = successors.take(np.flatnonzero(is_shift))
                 candidates = candidates.and_then(shifted).best(beam)
-                last = ranks(candidates.sentence) == beam - 1
-                to_beat[candidates.sentence[last]] = candidates.score[last]
-            executed = np.flatnonzero(~is_shift & (successors.score > to_beat[successors.sentence]))
+                last = ranks(candidates.group) == beam - 1
+                to_beat[candidates.group[last]] = candidates.score[last]
+            executed = np.flatnonzero(~is_shift & (successors.score > to_beat[successors.group]))
             if not len(executed):
                 break
             hypotheses = self._act(successors.take(executed), columns[executed])
@@ -272,81 +314,104 @@ class _Batch:
     def _act(self, hypotheses: Hypotheses, columns: np.ndarray) -> Hypotheses:
         actions = np.where(columns < FIRST_NT, columns, columns + 1)  # NT(TOP) has no column
         return Hypotheses(
-            hypotheses.sentence,
+            hypotheses.group,
             hypotheses.score,
             self._pool.act(hypotheses.node, columns),
             self._history.add(hypotheses.event, actions),
         )
 
-    def _read(self, candidates: Hypotheses, gold: np.ndarray, t: int) -> np.ndarray:
-        """Record the mixtures at position ``t``; return the scores with the gold tokens' log-probabilities added."""
-        sentence = candidates.sentence
-        log_weights = candidates.score - log_sums(candidates.score, sentence)[sentence]
+    def _read(self, candidates: Hypotheses, step: _Step, t: int) -> Hypotheses:
+        """Record the mixtures at position ``t``. Return the candidates of each branch.
+
+        Their scores include the gold token. Where a sentence ends, the score is -inf for candidates that are not
+        complete.
+        """
+        starts = run_starts(candidates.group)
+        counts = np.diff(starts, append=len(candidates))
+        log_weights = candidates.score - log_sums(candidates.score, candidates.group)[candidates.group]
         states = self._pool.token_states(candidates.node)
-        gold_log_probs, normalisers = self._vocabulary(states, gold)
-        starts = run_starts(sentence)
-        at = self._begins[sentence[starts]] + t
-        self._found.token_log_probs[at] = log_sums(log_weights + gold_log_probs, sentence)
+        normalisers = self._normalisers(states)
+
+        # A branch has the candidates of its group.
+        places = concatenated_ranges(starts[step.group], counts[step.group])
+        branch = np.repeat(np.arange(len(step.group)), counts[step.group])
+        log_probs = self._log_probs(states, normalisers, places, step.token[branch])
+        extended = replace(candidates.take(places), group=branch)
+        extended.score[:] += log_probs
+        extended.score[step.is_last[branch] & ~self._pool.is_complete(extended.node)] = -np.inf
+
+        at = self._begins[step.rows] + t
+        group = step.group[step.branch_of_row]
         entropies = -np.add.reduceat(np.exp(log_weights) * log_weights, starts)
-        self._found.num_effective[at] = np.exp(entropies)
+        self._found.token_log_probs[at] = log_sums(log_weights[places] + log_probs, branch)[step.branch_of_row]
+        self._found.prefix_log_probs[at] = log_sums(extended.score, branch)[step.branch_of_row]
+        self._found.num_effective[at] = np.exp(entropies)[group]
         if self._found.states is not None:
             device = states.device
             shift = on_device(log_weights, device) - normalisers.double()
             rows = torch.cat([states, shift.to(states.dtype)[:, None]], dim=1)
-            position = on_device(self._begins[sentence] + t, device)
-            self._found.candidates[position, on_device(ranks(sentence), device)] = rows
-        scores: np.ndarray = candidates.score + gold_log_probs
-        return scores
+            position = np.repeat(at, counts[group])
+            places = concatenated_ranges(starts[group], counts[group])
+            self._found.candidates[on_device(position, device), on_device(ranks(position), device)] = rows.index_select(
+                0, on_device(places, device)
+            )
+        return extended
 
-    def _vocabulary(self, states: Tensor, gold: np.ndarray) -> tuple[np.ndarray, Tensor]:
-        """Return the log-probabilities of the gold tokens, float64 ``[n]``, and the log normalisers ``[n]``."""
-        targets = on_device(gold, states.device)[:, None]
-        gold_logits, normalisers = [], []
-        for part, target in zip(states.split(_LOGIT_ROWS), targets.split(_LOGIT_ROWS), strict=True):
-            logits = self._model.logits(part)
-            gold_logits.append(logits.gather(1, target)[:, 0])
-            normalisers.append(logits.logsumexp(1))
-        normaliser = torch.cat(normalisers)
-        log_probs: np.ndarray = (torch.cat(gold_logits) - normaliser).double().cpu().numpy()
-        return log_probs, normaliser
+    def _normalisers(self, states: Tensor) -> Tensor:
+        """Return ``[n]``: log sum over the vocabulary of exp of the logits."""
+        return torch.cat([self._model.logits(part).logsumexp(1) for part in states.split(_LOGIT_ROWS)])
 
-    def _shift(self, candidates: Hypotheses, scores: np.ndarray, gold: np.ndarray, t: int) -> Hypotheses:
-        """Push the gold tokens onto the best candidates of unfinished sentences; return the hypotheses after ``t``."""
-        going_on = np.flatnonzero(candidates.sentence < self._num_at(t + 1))
-        going_on = going_on[np.lexsort((-scores[going_on], candidates.sentence[going_on]))]
-        going_on = going_on[ranks(candidates.sentence[going_on]) < self._config.word_beam]
-        before = candidates.take(going_on)
-        nodes = self._pool.shift(before.node, gold[going_on])
+    def _log_probs(self, states: Tensor, normalisers: Tensor, places: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Return float64 ``[n]``: the log-probability of each of n tokens in the state at its place."""
+        at, ids = on_device(places, states.device), on_device(tokens, states.device)
+        logits = (states.index_select(0, at) * self._model.token_embedding.index_select(0, ids)).sum(1)
+        logits += self._model.token_bias.index_select(0, ids)
+        log_probs = (logits - normalisers.index_select(0, at)).clamp_(max=0.0)  # rounding could give more than 0
+        found: np.ndarray = log_probs.double().cpu().numpy()
+        return found
+
+    def _shift(self, extended: Hypotheses, step: _Step) -> Hypotheses:
+        """Push the gold tokens onto the best candidates of unfinished branches; return the hypotheses after them."""
+        going_on = np.flatnonzero(~step.is_last[extended.group])
+        going_on = going_on[np.lexsort((-extended.score[going_on], extended.group[going_on]))]
+        best = extended.take(going_on[ranks(extended.group[going_on]) < self._config.word_beam])
+        nodes = self._pool.shift(best.node, step.token[best.group])
         if len(self._pool) > self._compact_above:
             kept = self._pool.compact(np.append(nodes, self._unclosed.node))
             nodes, self._unclosed = kept[: len(nodes)], replace(self._unclosed, node=kept[len(nodes) :])
             self._compact_above = max(self._max_nodes, 2 * len(self._pool))
-        events = self._history.add(before.event, np.full(len(before), SHIFT))
-        return Hypotheses(before.sentence, scores[going_on], nodes, events)
+        events = self._history.add(best.event, np.full(len(best), SHIFT))
+        return Hypotheses((np.cumsum(~step.is_last) - 1)[best.group], best.score, nodes, events)
 
-    def _finish(self, entered: Hypotheses, candidates: Hypotheses, scores: np.ndarray, t: int) -> None:
-        """Record the best parses of the sentences that end at position ``t``.
+    def _finish(self, entered: Hypotheses, extended: Hypotheses, step: _Step) -> None:
+        """Record the best parses of the sentences that end at this position.
 
         A sentence without a complete candidate is closed at the end of the search.
 
         Args:
             entered: The hypotheses before the position.
-            candidates: The candidates at the position.
-            scores: The candidates' scores with ``<eos>``; -inf for a candidate that is not complete.
-            t: The position.
+            extended: The candidates of each branch at the position.
+            step: The position.
         """
-        ending = np.arange(self._num_at(t + 1), self._num_at(t))
-        complete = np.flatnonzero((scores > -np.inf) & (candidates.sentence >= ending[0]))
-        self._record_parses(replace(candidates.take(complete), score=scores[complete]))
-        without = np.setdiff1d(ending, candidates.sentence[complete])
-        unclosed = entered.take(np.flatnonzero(np.isin(entered.sentence, without))).best(1)
-        self._unclosed = self._unclosed.and_then(unclosed)
+        ending = np.flatnonzero(step.is_last)
+        number = np.full(len(step.is_last), -1)  # of the branch, among all that ended
+        number[ending] = len(self._ended) + np.arange(len(ending))
+        self._ended += [self._sentences[step.rows[step.branch_of_row == branch]] for branch in ending]
+        complete = extended.take(np.flatnonzero(step.is_last[extended.group] & (extended.score > -np.inf)))
+        self._record_parses(replace(complete, group=number[complete.group]))
+        without = np.setdiff1d(ending, complete.group)
+        number_of_group = np.full(int(entered.group[-1]) + 1, -1)
+        number_of_group[step.group[without]] = number[without]
+        unclosed = entered.take(np.flatnonzero(number_of_group[entered.group] >= 0)).best(1)
+        self._unclosed = self._unclosed.and_then(replace(unclosed, group=number_of_group[unclosed.group]))
 
     def _record_parses(self, complete: Hypotheses) -> None:
         best = complete.best(1)
-        for sentence, score, event in zip(self._sentences[best.sentence], best.score, best.event, strict=True):
-            self._found.parse_log_probs[sentence] = score
-            self._found.actions[sentence] = [FIRST_NT, *self._history.actions(event), SHIFT, REDUCE]
+        for number, score, event in zip(best.group, best.score, best.event, strict=True):
+            actions = [FIRST_NT, *self._history.actions(event), SHIFT, REDUCE]
+            for sentence in self._ended[number]:
+                self._found.parse_log_probs[sentence] = score
+                self._found.actions[sentence] = actions
 
     def _close(self, hypotheses: Hypotheses) -> Hypotheses:
         """Close all constituents but TOP with REDUCEs, then add ``<eos>``; return the resulting hypotheses."""
@@ -356,11 +421,8 @@ class _Batch:
             reduced = self._act(hypotheses.take(still_open), np.full(len(still_open), REDUCE))
             hypotheses.node[still_open], hypotheses.event[still_open] = reduced.node, reduced.event
         if len(hypotheses):
+            states = self._pool.token_states(hypotheses.node)
             eos = np.full(len(hypotheses), self._model.eos_id)
             hypotheses.score[:] += self._pool.action_log_probs(hypotheses.node)[:, _SHIFT_COLUMN]
-            hypotheses.score[:] += self._vocabulary(self._pool.token_states(hypotheses.node), eos)[0]
+            hypotheses.score[:] += self._log_probs(states, self._normalisers(states), np.arange(len(eos)), eos)
         return hypotheses
-
-    def _num_at(self, t: int) -> int:
-        """Return how many sentences have a position ``t``. These come first, because sentences are sorted by length."""
-        return int((self._lengths > t).sum())
