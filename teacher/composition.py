@@ -22,6 +22,7 @@ from pipeline.runtime.distributed import on_device
 from teacher.levels import CompositionLevel
 from teacher.recurrence import (
     bilstm_composition,
+    level_indices,
     lstm_cell,
     product_weights,
     run_both_directions,
@@ -51,8 +52,16 @@ class Composition(nn.Module, ABC):
         """
 
     def composer(self) -> Callable[[Tensor, CompositionLevel], Tensor]:
-        """Return ``compose`` for many calls with the same weights. Results that all calls share are computed now."""
+        """Return a function for many calls with the same weights, which does the same as ``compose``.
+
+        It reads the results of ``as_children`` in place of the values, so that a child of several constituents is
+        prepared once. Results that all calls share are computed now.
+        """
         return self.compose
+
+    def as_children(self, values: Tensor) -> Tensor:
+        """Return ``[N, *]``: what the function of ``composer`` reads of children with values ``[N, C]``."""
+        return values
 
     def leaves(self, vectors: Tensor) -> Tensor:
         """Return the values ``[N, C]`` of tokens with vectors ``[N, D]``."""
@@ -116,20 +125,19 @@ class BiLstmComposition(Composition):
 
     def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
         """See ``Composition.compose``. Use this for inference only: it keeps nothing for a backward pass."""
-        return self._compose(self._label_states(), values, level)
+        return self.composer()(self.as_children(values), level)
 
     def composer(self) -> Callable[[Tensor, CompositionLevel], Tensor]:
         """See ``Composition.composer``. The states after each label are computed now."""
         return partial(self._compose, self._label_states())
 
-    def _compose(self, label_states: Tensor, values: Tensor, level: CompositionLevel) -> Tensor:
-        # Several hypotheses of a beam search can share a child. Each distinct child is multiplied by the weights once.
-        # numpy finds the distinct children, because `torch.unique` would make the host wait for a GPU.
-        distinct, places = np.unique(level.children, return_inverse=True)
-        gate_rows = (2 * places.reshape(2, -1) + np.array([[0], [1]])).reshape(-1)  # forward, then backward
-        labels, children, gather = (on_device(each, values.device) for each in (level.labels, distinct, gate_rows))
-        gates = self.input_products(values.index_select(0, children)).view(-1, 4 * self.dim)
-        rows = gates.index_select(0, gather).view(2, -1, 4 * self.dim)
+    def as_children(self, values: Tensor) -> Tensor:
+        """See ``Composition.as_children``. Returns ``[N, 8D]``, the products with the input weights."""
+        return self.input_products(values)
+
+    def _compose(self, label_states: Tensor, gates: Tensor, level: CompositionLevel) -> Tensor:
+        (labels,), (gather,) = level_indices([level], gates.device)
+        rows = gates.view(-1, 4 * self.dim).index_select(0, gather).view(2, -1, 4 * self.dim)
         hidden, cell = label_states.index_select(2, labels)
         ends = run_both_directions(rows, hidden, cell, self.recurrent_weight, level.step_sizes)
         return torch.tanh(self.output(ends))
