@@ -29,7 +29,7 @@ from torch import Tensor
 from pipeline.corpus.dataset.oracle import REDUCE
 from pipeline.runtime.distributed import on_device
 from teacher.levels import CompositionLevel
-from teacher.recurrence import lstm_cell
+from teacher.recurrence import lstm_step_
 from teacher.rnng import Rnng
 
 BOTTOM = 0
@@ -177,9 +177,12 @@ class StackPool:
         parents, inputs = self._on_device(below), None
         for number, layer in enumerate(self._layers):
             gates = self._items.take(self._on_device(items)) if inputs is None else layer.input(inputs)
-            if not at_bottom:
+            if at_bottom:
+                before = gates.new_zeros((1, gates.shape[1] // 4))
+            else:
                 gates += self._products[number].take(products)
-            inputs, cell = lstm_cell(gates, None if at_bottom else self._cell[number].take(parents))
+                before = self._cell[number].take(parents)
+            inputs, cell, _ = lstm_step_(gates, before)
             self._hidden[number].append(inputs)
             self._cell[number].append(cell)
         for column, values in (
