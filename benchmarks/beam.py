@@ -1,18 +1,36 @@
-"""Measure how fast the beam search is, on one thread: beam 10, word beam 5.
+"""Compare the beam search with the floor of its arithmetic, and with its code before a change. One process, one thread.
 
-    python -m benchmarks.beam [--quick] [--json FILE] [--data DATASET --teacher RUN [--split dev]]
+    python -m benchmarks.beam [--quick] [--json FILE] [--data DATASET --teacher RUN [--split dev]] [--before CHECKOUT]
 
 Without --data and --teacher, sentences are 5 to 39 random tokens, and a model of size 256 with a vocabulary of 12,000
 has random weights. This is slower than a trained model: all actions are about equally probable, so most positions end
 only at the limit on actions. With a trained model a position ends when its best candidates are found.
+
+Names end in the beam and the word beam, 50_10 or 10_5. A position is a token or ``<eos>``, which is not a token here.
+
+beam_floor_*       The operations of all matrix products, per second, as a share of the rate of a 2,048 x 2,048 float32
+                   product. Each round measures the search and the product. The log-sum-exps over the vocabulary and all
+                   other point-wise work do not count, so no program reaches this floor.
+vocabulary_share_* The operations of the products with the vocabulary, if no two sentences begin alike / all operations.
+before_ratio_*     Tokens per CPU second of this code / of the code in CHECKOUT, which is another checkout of this project. Each
+                   round runs both, each in a process of its own.
+before_largest_difference_*, before_mean_difference_*  How far the two are apart, in nats: the largest difference of a
+                   token's log-probability, and the difference of the means over all positions.
 """
 
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import interleaved, parser, report
+from benchmarks.common import ROOT, interleaved, parser, report
 from pipeline.corpus.dataset.dataset_store import load_dataset
 from storage.ragged import Ragged
 from teacher.beam import BeamSearch
@@ -24,6 +42,8 @@ VOCAB_SIZE = 12_000
 NUM_LABELS = 27
 """The number of labels in GUM."""
 EOS_ID = 1
+MATRIX = 2048
+BEAMS = ((50, 10), (10, 5))
 
 
 def main() -> None:
@@ -32,6 +52,8 @@ def main() -> None:
     options.add_argument("--data", type=Path, help="a dataset, with --teacher")
     options.add_argument("--teacher", type=Path, help="the run of a teacher of this dataset")
     options.add_argument("--split", default="dev")
+    options.add_argument("--before", type=Path, help="another checkout of this project")
+    options.add_argument("--search", nargs=3, metavar=("OUT", "BEAM", "WORD_BEAM"), help="only search, for --before")
     chosen = options.parse_args()
     torch.set_num_threads(1)
     num_sentences, rounds = (32, 1) if chosen.quick else (256, 3)
@@ -46,22 +68,66 @@ def main() -> None:
         generator = np.random.default_rng(1)
         lengths = generator.integers(5, 40, num_sentences)
         tokens = Ragged.from_lengths(generator.integers(2, VOCAB_SIZE, int(lengths.sum())), lengths)
-    report(measure(model, tokens, rounds=rounds), chosen)
+    if chosen.search:
+        out, beam, word_beam = chosen.search
+        search_once(model, tokens, BeamConfig(beam=int(beam), word_beam=int(word_beam)), Path(out))
+        return
+    figures: dict[str, float] = {"sentences": len(tokens), "tokens": len(tokens.values)}
+    for beam, word_beam in BEAMS:
+        found = measure(model, tokens, BeamConfig(beam=beam, word_beam=word_beam), rounds=rounds)
+        if chosen.before:
+            found |= compare(chosen.before, (beam, word_beam), rounds=rounds)
+        figures |= {f"{name}_{beam}_{word_beam}": value for name, value in found.items()}
+    report(figures, chosen)
 
 
-def measure(model: Rnng, tokens: Ragged, *, rounds: int) -> dict[str, float]:
-    """Return the figures, medians over rounds. ``<eos>`` does not count as a token."""
-    search = BeamSearch(model, BeamConfig(beam=10, word_beam=5))
-    found = search.search(tokens)
-    seconds = interleaved({"beam": lambda: search.search(tokens)}, rounds)["beam"]
+def measure(model: Rnng, tokens: Ragged, config: BeamConfig, *, rounds: int) -> dict[str, float]:
+    """Return the figures of this code, medians over rounds."""
+    search = BeamSearch(model, config)
+    with FlopCounterMode(display=False) as counter:
+        found = search.search(tokens)
+    flops = counter.get_total_flops()
+    square = torch.randn(MATRIX, MATRIX)
+    seconds = interleaved({"beam": lambda: search.search(tokens), "matrix": lambda: square @ square}, rounds)
+    shares = [flops / a * b / (2 * MATRIX**3) for a, b in zip(seconds["beam"], seconds["matrix"], strict=True)]
     ended = found.prefix_log_probs.values[found.prefix_log_probs.offsets[1:] - 1]
+    num_positions = len(found.token_log_probs.values)
     return {
-        "sentences": len(tokens),
-        "tokens": len(tokens.values),
-        "beam_tokens_per_s": len(tokens.values) / float(np.median(seconds)),
+        "beam_floor": statistics.median(shares),
+        "beam_tokens_per_s": len(tokens.values) / statistics.median(seconds["beam"]),
+        "mflop_per_position": 1e-6 * flops / num_positions,
+        "vocabulary_share": config.beam * 2 * model.token_embedding.numel() * num_positions / flops,
+        "matrix_gflops": 2e-9 * MATRIX**3 / statistics.median(seconds["matrix"]),
         "mean_num_effective": float(found.num_effective.values.mean()),
         "share_without_complete_candidate": float(np.isneginf(ended).mean()),
         "perplexity": float(np.exp(-found.token_log_probs.values.mean())),
+    }
+
+
+def search_once(model: Rnng, tokens: Ragged, config: BeamConfig, out: Path) -> None:
+    """Search once, and write the CPU seconds and the log-probabilities of all positions to a file."""
+    start = time.process_time()
+    found = BeamSearch(model, config).search(tokens)
+    np.savez(out, seconds=time.process_time() - start, log_probs=found.token_log_probs.values)
+
+
+def compare(checkout: Path, beams: tuple[int, int], *, rounds: int) -> dict[str, float]:
+    """Return the figures that compare this code with that of a checkout."""
+    typed = sys.argv[1:]
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            for name, root in (("after", ROOT), ("before", checkout)):
+                # This file runs in both cases, with the search of ``root``. -P: nothing comes from its own folder.
+                command = [sys.executable, "-P", __file__, *typed, "--search", f"{folder}/{name}.npz", *map(str, beams)]
+                subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}, check=True)
+            after, before = (dict(np.load(f"{folder}/{name}.npz")) for name in ("after", "before"))
+            ratios.append(float(before["seconds"] / after["seconds"]))
+    difference = after["log_probs"] - before["log_probs"]
+    return {
+        "before_ratio": statistics.median(ratios),
+        "before_largest_difference": float(np.abs(difference).max()),
+        "before_mean_difference": float(abs(difference.mean())),
     }
 
 

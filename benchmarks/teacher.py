@@ -34,7 +34,7 @@ from pipeline.dumping.next_token import LOGIT_ROWS
 from pipeline.training.batching import plan_epoch
 from teacher.levels import Schedule, TreeBatch
 from teacher.rnng import Rnng
-from teacher.teacher_config import TeacherConfig
+from teacher.teacher_config import BeamConfig, TeacherConfig
 from teacher.train_teacher import load_teacher
 
 VOCAB_SIZE = 12_000
@@ -161,7 +161,7 @@ def beam(model: Rnng, dataset: Dataset, *, num_sentences: int, rounds: int) -> d
     """Return the rate of beam search over evenly spaced sentences of dev, and figures of its results."""
     split = dataset.split("dev")
     rows = np.linspace(0, split.num_sentences - 1, min(num_sentences, split.num_sentences)).astype(np.int64)
-    found = beam_search.measure(model, split.tokens.take(rows), rounds=rounds)
+    found = beam_search.measure(model, split.tokens.take(rows), BeamConfig(beam=10, word_beam=5), rounds=rounds)
     return {name if name.startswith("beam_") else f"beam_{name}": value for name, value in found.items()}
 
 
