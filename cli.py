@@ -13,6 +13,11 @@ if os.path.basename(sys.argv[0]) in {"cli.py", "rnng-distill"}:  # noqa: PTH119 
     # traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+if "OMP_WAIT_POLICY" not in os.environ:
+    # Set this before torch is loaded. By default, a thread that waits for another one keeps its core busy for
+    # milliseconds, so that one busy neighbour would slow a training many times. benchmarks.busy compares the settings.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -12,7 +12,7 @@ beam_floor_*       The operations of all matrix products, per second, as a share
                    product. Each round measures the search and the product. The log-sum-exps over the vocabulary and all
                    other point-wise work do not count, so no program reaches this floor.
 vocabulary_share_* The operations of the products with the vocabulary, if no two sentences begin alike / all operations.
-before_ratio_*     Tokens per CPU second of this code / of the code in CHECKOUT, which is another checkout of this project. Each
+before_ratio_*     Tokens per CPU second of this code / of the code in CHECKOUT, another checkout of this project. Each
                    round runs both, each in a process of its own.
 before_largest_difference_*, before_mean_difference_*  How far the two are apart, in nats: the largest difference of a
                    token's log-probability, and the difference of the means over all positions.

@@ -6,9 +6,11 @@ A step takes 1,024 positions of the sample corpus through a student of 4 blocks 
 The busy processes compute without end, one per core. The runs of a round come one after the other. Run it on a quiet
 machine.
 
-kept_share            The rate beside busy processes / the quiet rate, if threads that wait do not spin, as in the demo.
-kept_share_spinning   The same with OpenMP's own setting, under which they spin. Commands keep it.
-quiet_ratio           The quiet rate without spinning / with it. Below 1, not spinning costs time on a quiet machine.
+kept_share            The rate beside busy processes / the quiet rate, with the setting of the commands: a thread that
+                      waits for another one spins for microseconds only.
+kept_share_spinning   The same with OpenMP's own setting: a thread that waits spins for milliseconds.
+quiet_ratio           The quiet rate with the setting of the commands / with OpenMP's own. Below 1, the setting costs
+                      time on a quiet machine.
 """
 
 import json
@@ -27,8 +29,9 @@ from benchmarks.dump import sample_dataset
 from pipeline.runtime.workers import usable_cores
 
 SIZES = ("--embed-dim", "128", "--num-blocks", "4", "--num-heads", "4", "--batch-tokens", "1024")
-SETTINGS = {"": "0", "_spinning": "300000"}
-"""Values of GOMP_SPINCOUNT: that of demo and tests, and the default of GNU OpenMP, which torch uses on Linux."""
+OPENMP = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+SETTINGS = {"": {}, "_spinning": {"GOMP_SPINCOUNT": "300000"}}
+"""Environment variables: none, so that the command chooses; the default of GNU OpenMP, which torch uses on Linux."""
 
 
 def main() -> None:
@@ -53,13 +56,13 @@ def main() -> None:
     report(figures, given)
 
 
-def rate(folder: Path, steps: int, spin_count: str) -> float:
+def rate(folder: Path, steps: int, setting: dict[str, str]) -> float:
     """Return the positions per second of a training: the median over its rows of ten steps, without the first row."""
     out = folder / f"run-{time.monotonic_ns()}"
     arguments = ["train-student", "--data", folder / "dataset", "--out", out, "--device", "cpu", *SIZES]
     command = [sys.executable, ROOT / "cli.py", *arguments, "--max-steps", steps + 10, "--log-every", 10]
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    environment["GOMP_SPINCOUNT"] = spin_count
+    inherited = {name: value for name, value in os.environ.items() if name not in OPENMP}
+    environment = inherited | setting
     done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)

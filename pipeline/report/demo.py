@@ -5,7 +5,6 @@ Two commands that do not need each other run side by side with one thread each. 
 and seed, so the table compares like with like.
 """
 
-import os
 import shlex
 import subprocess
 import sys
@@ -55,11 +54,9 @@ class _Stage:
 
     def start(self, output: int | None = None) -> "subprocess.Popen[str]":
         """Start the command. ``output``: where it prints; by default, to the terminal."""
-        # Threads that wait must not spin: they would slow down the command that runs beside this one.
-        environment = {**os.environ, "GOMP_SPINCOUNT": "0"}
         command = [sys.executable, str(CLI), *self.typed]
         errors = subprocess.STDOUT if output is not None else None
-        return subprocess.Popen(command, env=environment, text=True, stdout=output, stderr=errors)
+        return subprocess.Popen(command, text=True, stdout=output, stderr=errors)
 
 
 def run_demo(out: Path) -> None:
