@@ -25,7 +25,8 @@ Prefix probabilities sum over some trees only. So they are lower bounds on the R
 the bounds tighter. The mixtures are a language model of their own: the log-probability of a sentence is the sum over
 its gold tokens.
 
-Many sentences advance together, one action and one token at a time. ``stack_pool`` describes which results they share.
+Many sentences advance together, one action and one token at a time. Sentences that begin alike are one search up to
+their first difference (``_Step``). ``stack_pool`` describes which other results are shared.
 
 Shape letters: M sentences, P positions, B beam, D embedding size, V vocabulary, R rows, n hypotheses, A actions.
 """

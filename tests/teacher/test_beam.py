@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.corpus.dataset.oracle import actions_to_tree, tree_to_actions
 from pipeline.corpus.trees.trees import TokenPhrase
@@ -177,6 +178,38 @@ def test_a_sentence_has_the_same_result_alone_and_in_a_batch(sizes, lengths):
         np.testing.assert_allclose(alone.prefix_log_probs.values, together.prefix_log_probs[m], atol=TOLERANCE)
         assert alone.phrases[0] == together.phrases[m]
         assert alone.parse_log_probs[0] == pytest.approx(together.parse_log_probs[m], abs=TOLERANCE)
+
+
+ALIKE = [[2, 3, 4], [2, 3], [2, 3, 5], [2, 3], [2, 3, EOS_ID], [], [2, 3, EOS_ID, 4], [6], [2, 3, 4, 7]]
+"""Sentences that begin alike, two that are the same, and two with <eos> in the text."""
+
+
+@pytest.mark.parametrize("kind", TWO_KINDS)
+@pytest.mark.parametrize("max_actions", [0, 4])
+def test_sentences_that_begin_alike_have_the_same_results_as_alone(kind, max_actions):
+    model = make_model(kind)
+    config = BeamConfig(beam=6, word_beam=3, max_actions=max_actions)
+    together = search(model, ALIKE, config)
+    for i, tokens in enumerate(ALIKE):
+        alone = search(model, [tokens], config)
+        for name in ("token_log_probs", "prefix_log_probs", "num_effective"):
+            np.testing.assert_allclose(getattr(together, name)[i], getattr(alone, name)[0], atol=TOLERANCE)
+        assert together.phrases[i] == alone.phrases[0]
+        assert together.parse_log_probs[i] == pytest.approx(alone.parse_log_probs[0], abs=TOLERANCE)
+        offsets = together.token_log_probs.offsets
+        torch.testing.assert_close(together.states[offsets[i] : offsets[i + 1]], alone.states, atol=TOLERANCE, rtol=0)
+
+
+def test_equal_prefixes_are_searched_once():
+    def num_operations(tokens: list[list[int]]) -> int:
+        with FlopCounterMode(display=False) as counter:
+            search(model, tokens, BeamConfig(beam=6, word_beam=3))
+        return counter.get_total_flops()
+
+    model = make_model()
+    assert num_operations([[2, 3, 4]] * 5) == num_operations([[2, 3, 4]])
+    apart = num_operations([[2, 3, 4]]) + num_operations([[2, 3, 5]])
+    assert num_operations([[2, 3, 4], [2, 3, 5]]) < 0.75 * apart
 
 
 @pytest.mark.parametrize("kind", TWO_KINDS)
