@@ -539,9 +539,11 @@ def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
     common = {"split": config.split, "max_sentences": config.max_sentences, "checkpoint": "best"}
     common["device"] = options.build(ModelConfig, values).device
     # The student is scored first: it takes seconds, and a mistake shows before the search.
-    by_student = of_student.score_split(student, data, marginal=False, beam={}, **common)
-    by_teacher = of_teacher.score_split(teacher, data, marginal=config.marginal, beam=beam_of(values), **common)
-    found = evaluate_mixture(by_teacher, by_student, max_sentences=config.max_sentences)
+    with (
+        of_student.score_split(student, data, marginal=False, beam={}, **common) as by_student,
+        of_teacher.score_split(teacher, data, marginal=config.marginal, beam=beam_of(values), **common) as by_teacher,
+    ):
+        found = evaluate_mixture(by_teacher, by_student, max_sentences=config.max_sentences)
     show(found.to_json(), mixture_as_text(found))
 
 
