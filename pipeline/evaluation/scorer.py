@@ -104,10 +104,7 @@ class NextTokenScorer:
         self, sentences: Sentences, before: Sentences, boundary_ids: NDArray[np.int64]
     ) -> list[TokenScores]:
         """See ``DistributionScorer.distributions``."""
-        rows = [
-            np.concatenate([np.asarray(part, np.int64) for part in pair])
-            for pair in zip(before, sentences, strict=True)
-        ]
+        rows = [np.array([*text, *sentence], np.int64) for text, sentence in zip(before, sentences, strict=True)]
         warn_beyond([len(row) for row in rows], self.num_trained_positions)
         order = _longest_first(rows)
         tokens = Ragged.from_lists([rows[i] for i in order], np.int64)
