@@ -120,16 +120,19 @@ class BlockFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             file = FileIO(os.open(self.path, flags, 0o666), "r+")
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                file.close()
-                raise StoreError(f"{self.path}: is not a file, expected finished blocks; remove it")
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreBusyError(
-                f"{self.path}: another process is doing the same evaluation; wait for it, or stop it"
-            ) from None
         except OSError as error:
             raise cannot_write(self.path, error) from error
+        try:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise StoreError(f"{self.path}: is not a file, expected finished blocks; remove it")
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException as error:
+            file.close()
+            if isinstance(error, BlockingIOError):
+                raise StoreBusyError(
+                    f"{self.path}: another process is doing the same evaluation; wait for it, or stop it"
+                ) from None
+            raise
         return file
 
     def _read(self, fingerprint: str, num_blocks: int) -> int:

@@ -35,9 +35,7 @@ class StubScorer:
     def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
         return [np.append(np.asarray(sentence) / -16, -0.5).astype(np.float32) for sentence in sentences]
 
-    def distributions(
-        self, sentences: Sentences, before: Sentences, boundary_ids: np.ndarray
-    ) -> list[TokenScores]:
+    def distributions(self, sentences: Sentences, before: Sentences, boundary_ids: np.ndarray) -> list[TokenScores]:
         assert len(before) == len(sentences)
         assert TOKENIZER.eos_id in boundary_ids
         return [
