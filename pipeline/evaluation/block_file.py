@@ -122,18 +122,17 @@ class BlockFile:
             file = FileIO(os.open(self.path, flags, 0o666), "r+")
         except OSError as error:
             raise cannot_write(self.path, error) from error
+        is_file, is_free = stat.S_ISREG(os.fstat(file.fileno()).st_mode), True
         try:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise StoreError(f"{self.path}: is not a file, expected finished blocks; remove it")
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BaseException as error:
-            file.close()
-            if isinstance(error, BlockingIOError):
-                raise StoreBusyError(
-                    f"{self.path}: another process is doing the same evaluation; wait for it, or stop it"
-                ) from None
-            raise
-        return file
+        except BlockingIOError:
+            is_free = False
+        if is_file and is_free:
+            return file
+        file.close()
+        if is_file:
+            raise StoreBusyError(f"{self.path}: another process is doing the same evaluation; wait for it, or stop it")
+        raise StoreError(f"{self.path}: is not a file, expected finished blocks; remove it")
 
     def _read(self, fingerprint: str, num_blocks: int) -> int:
         """Find the finished blocks, and cut off what comes after the last good one. Return the size of the rest."""
