@@ -488,6 +488,9 @@ def evaluate() -> None:
     Each command writes results/NAME.json in the folder of the model (for mixture: of the student). Most commands also
     write a file with one line per item next to it. Sentences without trees are scored by beam search if the model is a
     teacher.
+
+    minimal-pairs, syntaxgym, surprisal, parses and perplexity --marginal also run under torchrun. If they are
+    interrupted, run the same command again: it continues.
     """
 
 

@@ -183,7 +183,7 @@ def score_split(
         dataset = load_dataset(data)
         _check_reads(run, dataset)
         files = ModelFiles.of_run(run, checkpoint)
-        if world.is_main:
+        if not marginal:
             files.check_writable()
         whole = dataset.split(split)
         sentences = whole.take(spaced_sentences(whole, max_sentences))

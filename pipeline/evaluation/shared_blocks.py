@@ -98,9 +98,10 @@ class Job:
 def shared_blocks(
     jobs: Mapping[str, Job], world: World, *, files: ModelFiles, settings: Mapping[str, Any], device: torch.device
 ) -> Iterator["SharedBlocks"]:
-    """Yield on rank 0 what computes rows in all processes. The other ranks help, and end when the block ends.
+    """Yield, on rank 0, the object that computes rows in all processes. It keeps what it computed until the block ends.
 
-    Every rank must enter the ``with`` block. Only rank 0 executes it.
+    Every rank must enter the ``with`` block. Only rank 0 executes it. The other ranks help, and their processes end
+    when rank 0 leaves the block.
 
     Args:
         jobs: What can be computed, by name. The name is the first part of the name of the file of finished blocks.
@@ -162,11 +163,6 @@ class SharedBlocks:
         # After another error the others end because this process leaves them: they may be computing a block.
         if not self._is_sharing and (kind is None or isinstance(error, Exception)):
             self._world.share(_FINISHED if kind is None else _FAILED)
-
-    @property
-    def num_processes(self) -> int:
-        """The number of processes that compute."""
-        return self._world.size
 
     def rows(
         self, what: str, inputs: Rows, extra: Sequence[int] | NDArray[np.int64] = ()

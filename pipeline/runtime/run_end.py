@@ -23,7 +23,8 @@ then sends the signal again to its workers."""
 
 
 class StoppedBySignal(SystemExit):
-    """Training stopped after a step because of SIGTERM. The process ends with status 143 (128 + 15), as in a shell."""
+    """The work stopped at a point where it can be resumed, because of SIGTERM. The status is 143 (128 + 15), as in a
+    shell."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
