@@ -70,9 +70,9 @@ class BlockFile:
         self.path = folder / f"{what}-{fingerprint[:16]}.blocks"
         self._places: dict[int, _Place] = {}
         make_directory(folder)
-        self._file = self._open()
+        self._file, self._size = self._open(), 0
         try:
-            self._size = self._read(fingerprint, num_blocks)
+            self._read(fingerprint, num_blocks)
         except BaseException:
             self._file.close()
             raise
@@ -134,8 +134,8 @@ class BlockFile:
             raise StoreBusyError(f"{self.path}: another process is doing the same evaluation; wait for it, or stop it")
         raise StoreError(f"{self.path}: is not a file, expected finished blocks; remove it")
 
-    def _read(self, fingerprint: str, num_blocks: int) -> int:
-        """Find the finished blocks, and cut off what comes after the last good one. Return the size of the rest."""
+    def _read(self, fingerprint: str, num_blocks: int) -> None:
+        """Find the finished blocks, and cut off what comes after the last good one."""
         try:
             size = os.fstat(self._file.fileno()).st_size
             good, problem = self._good_bytes(size, fingerprint, num_blocks)
@@ -153,7 +153,6 @@ class BlockFile:
         self._size = good
         if not good:
             self._write(canonical_json({"format_version": FORMAT_VERSION, "fingerprint": fingerprint}))
-        return self._size
 
     def _good_bytes(self, size: int, fingerprint: str, num_blocks: int) -> tuple[int, str]:
         """Return the number of bytes before the first problem, and the problem; ``size`` and "" if there is none."""
