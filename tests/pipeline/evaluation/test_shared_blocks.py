@@ -121,6 +121,7 @@ def test_an_error_before_the_first_block_leaves_nothing(tmp_path: Path) -> None:
     [
         (lambda data: data[:-1], 1),  # as a killed process leaves the file
         (lambda data: data[: len(data) * 2 // 3] + bytes(100) + data[len(data) * 2 // 3 + 100 :], 1),
+        (lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:], 1),
         (lambda data: data + b'{"block":3,"sha', 2),
         (lambda data: data + data[-300:], 2),
         (lambda data: data + data[data.index(b'{"block"') :], 2),
