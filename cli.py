@@ -493,6 +493,9 @@ def evaluate() -> None:
     Each command writes results/NAME.json in the folder of the model (for mixture: of the student). Most commands also
     write a file with one line per item next to it. Sentences without trees are scored by beam search if the model is a
     teacher.
+
+    minimal-pairs, syntaxgym, surprisal, parses and perplexity --marginal also run under torchrun. If they are
+    interrupted, run the same command again: it continues.
     """
 
 
@@ -544,9 +547,11 @@ def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
     common = {"split": config.split, "max_sentences": config.max_sentences, "checkpoint": "best"}
     common["device"] = options.build(ModelConfig, values).device
     # The student is scored first: it takes seconds, and a mistake shows before the search.
-    by_student = of_student.score_split(student, data, marginal=False, beam={}, **common)
-    by_teacher = of_teacher.score_split(teacher, data, marginal=config.marginal, beam=beam_of(values), **common)
-    found = evaluate_mixture(by_teacher, by_student, max_sentences=config.max_sentences)
+    with (
+        of_student.score_split(student, data, marginal=False, beam={}, **common) as by_student,
+        of_teacher.score_split(teacher, data, marginal=config.marginal, beam=beam_of(values), **common) as by_teacher,
+    ):
+        found = evaluate_mixture(by_teacher, by_student, max_sentences=config.max_sentences)
     show(found.to_json(), mixture_as_text(found))
 
 

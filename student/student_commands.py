@@ -26,8 +26,9 @@ from pipeline.dumping.dump_source import ModelAndSearch, run_fingerprint, verify
 from pipeline.dumping.grouped_by_length import GroupedByLength
 from pipeline.dumping.next_token import append_eos, log_probs_of
 from pipeline.evaluation.perplexity import IN_DOCUMENT, UNCONDITIONAL
-from pipeline.evaluation.scorer import NextTokenScorer, warn_beyond
+from pipeline.evaluation.scorer import BlockScorer, NextTokenScorer, scoring_jobs, warn_beyond
 from pipeline.evaluation.sentence_models import ScoredSplit, SentenceModel, evaluate_split, spaced_sentences
+from pipeline.evaluation.shared_blocks import shared_blocks
 from pipeline.evaluation.truth import Truth
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.run_directory import Which, open_run
@@ -66,23 +67,26 @@ def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[st
     """
     _refuse_teacher_options(model, beam)
     with joined(device, threads=0) as (world, where):
-        world.refuse_several("evaluate")
         opened = open_student_or_folder(model, where, checkpoint)
-        opened.files.check_writable()
-        yield SentenceModel(
-            scorer=NextTokenScorer(
-                opened.student,
-                eos_id=opened.tokenizer.eos_id,
-                batch_tokens=batch_tokens(where),
-                num_trained_positions=opened.num_trained_positions,
-            ),
-            tokenizer=opened.tokenizer,
-            max_tokens=opened.student.config.max_length - 1,
-            files=opened.files,
-            settings=_settings(opened, where) | {"distribution": UNCONDITIONAL},
-            context_positions=_context_positions(opened),
-            reads_one=_READS_ONE.get(opened.trained_context, ""),
+        settings = _settings(opened, where)
+        scorer = NextTokenScorer(
+            opened.student,
+            eos_id=opened.tokenizer.eos_id,
+            batch_tokens=batch_tokens(where),
+            num_trained_positions=opened.num_trained_positions,
         )
+        jobs = scoring_jobs(scorer)
+        with shared_blocks(jobs, world, files=opened.files, settings=settings, device=where) as blocks:
+            yield SentenceModel(
+                scorer=BlockScorer(blocks),
+                tokenizer=opened.tokenizer,
+                max_tokens=opened.student.config.max_length - 1,
+                files=opened.files,
+                settings=settings | {"distribution": UNCONDITIONAL},
+                num_processes=world.size,
+                context_positions=_context_positions(opened),
+                reads_one=_READS_ONE.get(opened.trained_context, ""),
+            )
 
 
 def evaluate_perplexity(
@@ -120,12 +124,13 @@ def evaluate_perplexity(
         InputError: If a sentence is longer than the student can read, or the student was trained on documents and the
             dataset has none.
     """
-    scored = score_split(
+    with score_split(
         model, data, split=split, device=device, checkpoint=checkpoint, marginal=marginal, beam=beam, truth=truth
-    )
-    return evaluate_split(scored)
+    ) as scored:
+        return evaluate_split(scored)
 
 
+@contextmanager
 def score_split(
     model: Path,
     data: Place,
@@ -137,8 +142,8 @@ def score_split(
     beam: Mapping[str, Any],
     max_sentences: int | None = None,
     truth: Path | None = None,
-) -> ScoredSplit:
-    """Compute the log-probabilities of a split.
+) -> Iterator[ScoredSplit]:
+    """Yield the log-probabilities of a split, which the ``with`` block records.
 
     Args:
         model: A run directory or a folder in Hugging Face's format.
@@ -160,7 +165,7 @@ def score_split(
     """
     _refuse_teacher_options(model, [*beam, *["marginal"] * marginal])
     with joined(device, threads=0) as (world, where):
-        world.refuse_several("evaluate")
+        world.refuse_several("evaluate perplexity of a student")
         opened = open_student_or_folder(model, where, checkpoint)
         dataset = load_dataset(data)
         check_tokenizer(opened.files, dataset)
@@ -180,7 +185,7 @@ def score_split(
             distribution, context = IN_DOCUMENT, f"rows of a document, up to {max_length} positions, without overlap"
             log_probs = log_probs.take(rows)
         settings = _settings(opened, where) | {"context": context}
-        return ScoredSplit(
+        yield ScoredSplit(
             files=opened.files,
             split=sentences,
             log_probs={distribution: log_probs},

@@ -14,8 +14,8 @@ marginal, prefix  Probabilities of the text without its trees, by beam search. `
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,9 @@ from pipeline.dumping.dump_source import ModelAndSearch, run_fingerprint, verify
 from pipeline.dumping.next_token import log_probs_of
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, MARGINAL, PREFIX
 from pipeline.evaluation.results import PARSES, record
-from pipeline.evaluation.scorer import NextTokenScorer, TokenScores
+from pipeline.evaluation.scorer import BlockScorer, NextTokenScorer, Sentences, TokenScores, scoring_jobs
 from pipeline.evaluation.sentence_models import ScoredSplit, SentenceModel, evaluate_split, spaced_sentences
+from pipeline.evaluation.shared_blocks import Job, Rows, SharedBlocks, shared_blocks
 from pipeline.evaluation.truth import Truth
 from pipeline.runtime import options
 from pipeline.runtime.distributed import joined
@@ -51,7 +52,7 @@ from storage.files import beside, written_whole
 from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 from storage.locations import Location, Place, as_folder
 from storage.ragged import Ragged
-from teacher.beam import BeamResult, BeamSearch, BeamTeacher
+from teacher.beam import BATCH_SENTENCES, BeamSearch, BeamTeacher
 from teacher.rnng import Rnng
 from teacher.teacher_config import BeamConfig, TeacherConfig, refuse_without_search
 from teacher.train_teacher import described_model, load_teacher
@@ -62,8 +63,12 @@ MIXTURE_TOKENS = 1024
 """Number of positions computed at a time if a beam search gives the next-token distributions. Each distribution is then
 a mixture over the candidates, which are the best hypotheses at the position, and each candidate has a state. With the
 default beam and 256 dimensions, the states of these positions take 53 MB."""
-BLOCK_SENTENCES = 256
-"""Number of sentences searched between two progress updates: four batches, which take seconds."""
+BLOCK_POSITIONS = 2048
+"""Limit on the positions that are searched as a unit (``shared_blocks``). With the default beam, one process searches
+them in a minute or two, which is what an interruption loses."""
+SEARCH_THREADS = 1
+"""CPU threads of a process that searches. Another number can change the last digits of a figure, and more threads are
+hardly faster. More processes are."""
 
 
 @contextmanager
@@ -80,20 +85,20 @@ def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[st
         RunError: If ``model`` is not a teacher's run, or has no such checkpoint.
     """
     sizes = options.build(BeamConfig, beam)
-    with joined(device, threads=0) as (world, where):
-        world.refuse_several("evaluate")
+    with joined(device, threads=SEARCH_THREADS) as (world, where):
         teacher, run = load_teacher(model, where, checkpoint)
-        files = ModelFiles.of_run(run, checkpoint)
-        files.check_writable()
-        yield SentenceModel(
-            scorer=BeamScorer(teacher, sizes),
-            tokenizer=Tokenizer.load(run.tokenizer_path),
-            max_tokens=None,
-            files=files,
-            settings=_settings(sizes, where) | {"distribution": MARGINAL},
-            block_sentences=BLOCK_SENTENCES,
-            reads_one="a teacher generates single sentences, so it reads no text before a sentence",
-        )
+        files, settings = ModelFiles.of_run(run, checkpoint), _settings(sizes, where)
+        jobs = scoring_jobs(BeamScorer(teacher, sizes), max_sentences=BATCH_SENTENCES, max_positions=BLOCK_POSITIONS)
+        with shared_blocks(jobs, world, files=files, settings=settings, device=where) as blocks:
+            yield SentenceModel(
+                scorer=BlockScorer(blocks),
+                tokenizer=Tokenizer.load(run.tokenizer_path),
+                max_tokens=None,
+                files=files,
+                settings=settings | {"distribution": MARGINAL},
+                num_processes=world.size,
+                reads_one="a teacher generates single sentences, so it reads no text before a sentence",
+            )
 
 
 def evaluate_perplexity(
@@ -127,12 +132,13 @@ def evaluate_perplexity(
         ConfigError: If ``beam`` has sizes and ``marginal`` is False.
         FingerprintMismatchError: If the teacher was trained with another tokenizer or other labels.
     """
-    scored = score_split(
+    with score_split(
         model, data, split=split, device=device, checkpoint=checkpoint, marginal=marginal, beam=beam, truth=truth
-    )
-    return evaluate_split(scored)
+    ) as scored:
+        return evaluate_split(scored)
 
 
+@contextmanager
 def score_split(
     model: Path,
     data: Place,
@@ -144,8 +150,11 @@ def score_split(
     beam: Mapping[str, Any],
     max_sentences: int | None = None,
     truth: Path | None = None,
-) -> ScoredSplit:
-    """Compute the log-probabilities of a split given its trees, jointly with them and, if asked, without them.
+) -> Iterator[ScoredSplit]:
+    """Yield the log-probabilities of a split given its trees, jointly with them and, if asked, without them.
+
+    The ``with`` block records them. What the search found is kept until the block ends, so that an error there costs no
+    second search.
 
     Args:
         model: The run directory.
@@ -166,17 +175,24 @@ def score_split(
     if not marginal:
         refuse_without_search(beam, "--marginal")
     sizes = options.build(BeamConfig, beam)
-    with joined(device, threads=0) as (world, where):
-        world.refuse_several("evaluate")
+    with ExitStack() as stack:
+        world, where = stack.enter_context(joined(device, threads=SEARCH_THREADS if marginal else 0))
+        if not marginal:
+            world.refuse_several("evaluate perplexity without --marginal")
         teacher, run = load_teacher(model, where, checkpoint)
         dataset = load_dataset(data)
         _check_reads(run, dataset)
         files = ModelFiles.of_run(run, checkpoint)
-        files.check_writable()
+        if not marginal:
+            files.check_writable()
         whole = dataset.split(split)
         sentences = whole.take(spaced_sentences(whole, max_sentences))
         true = None if truth is None else Truth(truth, dataset, split)
         teacher.cache_inputs()
+        blocks = None
+        if marginal:
+            jobs, of_search = _search_jobs(teacher, sizes, true), _settings(sizes, where)
+            blocks = stack.enter_context(shared_blocks(jobs, world, files=files, settings=of_search, device=where))
         token_log_probs, action_shares, divergences = _log_probs_with_trees(teacher, sentences, true)
         log_probs = {
             GIVEN_TREE: token_log_probs,
@@ -184,10 +200,11 @@ def score_split(
         }
         settings: dict[str, Any] = {"batch_tokens": BATCH_TOKENS, "device": where.type, "dtype": "float32"}
         settings |= {"tree_source": dataset.tree_source, "context": "sentence by sentence"}
-        if marginal:
-            more, of_marginal, search = _log_probs_without_trees(teacher, sizes, sentences.tokens, true)
-            log_probs, divergences, settings = log_probs | more, divergences | of_marginal, settings | search
-        return ScoredSplit(
+        if blocks is not None:
+            more, of_marginal, figures = _log_probs_without_trees(blocks, sentences.tokens)
+            log_probs, divergences = log_probs | more, divergences | of_marginal
+            settings |= asdict(sizes) | figures
+        yield ScoredSplit(
             files=files,
             split=sentences,
             log_probs=log_probs,
@@ -208,18 +225,18 @@ def evaluate_parses(
     checkpoint: Which = "best",
 ) -> dict[str, Any]:
     """Parse the text of a treebank, compare the parses with its trees, write the result, return the scores."""
-    with joined(device, threads=0) as (world, where):
-        world.refuse_several("evaluate parses")
+    with ExitStack() as stack:
+        world, where = stack.enter_context(joined(device, threads=SEARCH_THREADS))
         teacher, run = load_teacher(model, where, checkpoint)
-        files = ModelFiles.of_run(run, checkpoint)
-        files.check_writable()
+        files, settings = ModelFiles.of_run(run, checkpoint), _settings(beam, where)
+        jobs = _search_jobs(teacher, beam)
+        blocks = stack.enter_context(shared_blocks(jobs, world, files=files, settings=settings, device=where))
         tokenizer = Tokenizer.load(run.tokenizer_path)
         labels = described_model(run).labels
         with Progress("read", total=None, unit="sentences") as progress:
             gold, counts = read_gold_trees(stem, tokenizer, labels, on_error=on_error, progress=progress.update)
         tokens = Ragged.from_lists([sentence.ids for sentence in gold], np.int64)
-        found = [result for _, result in _search_blocks(teacher, beam, tokens, label="parse")]
-        predicted: list[list[TokenPhrase]] = [phrases for result in found for phrases in result.phrases]
+        predicted = [_phrases(row["phrases"]) for row in blocks.rows("search", {"tokens": tokens})]
         labelled = teacher.config.strategy == "top-down"
         figure = score_parses((sentence.phrases for sentence in gold), predicted, labelled=labelled)
         written: dict[str, Any] = {}
@@ -229,9 +246,7 @@ def evaluate_parses(
         evalb = _evalb_figures(gold, predicted, labels) if labelled else None
         figures = figure.to_json() | {"evalb": evalb, "treebank": counts.to_json()}
         fingerprints = {"trees": sha256_file(find_file(stem, ".mrg"))}
-        result, _ = record(
-            files, PARSES, stem.name, figures, settings=_settings(beam, where), fingerprints=fingerprints
-        )
+        result, _ = record(files, PARSES, stem.name, figures, settings=settings, fingerprints=fingerprints)
         return {"model": str(files.path), "trees": str(stem), **figures, "written": str(result)} | written
 
 
@@ -323,13 +338,13 @@ class BeamScorer:
         self._search = BeamSearch(model, beam)
         self._mixtures = NextTokenScorer(BeamTeacher(model, beam), eos_id=model.eos_id, batch_tokens=MIXTURE_TOKENS)
 
-    def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
         """See ``Scorer.log_probs``."""
-        found = self._search.search(Ragged.from_lists(list(sentences), np.int64))
+        found = self._search.search(Ragged.from_lists(sentences, np.int64))
         return [row.astype(np.float32) for row in found.token_log_probs]
 
     def distributions(
-        self, sentences: Sequence[np.ndarray], before: Sequence[np.ndarray], boundary_ids: NDArray[np.int64]
+        self, sentences: Sentences, before: Sentences, boundary_ids: NDArray[np.int64]
     ) -> list[TokenScores]:
         """See ``DistributionScorer.distributions``. A teacher reads single sentences, so ``before`` must be empty."""
         return self._mixtures.distributions(sentences, before, boundary_ids)
@@ -365,62 +380,69 @@ def _log_probs_with_trees(
 
 
 def _log_probs_without_trees(
-    model: Rnng, beam: BeamConfig, tokens: Ragged, truth: Truth | None
+    blocks: SharedBlocks, tokens: Ragged
 ) -> tuple[dict[str, Ragged], dict[str, Ragged], dict[str, Any]]:
-    """Return log-probabilities of sentences without their trees, divergences, and the settings of the search.
+    """Return log-probabilities of sentences without their trees, divergences, and figures of the search.
 
     The log-probabilities and the divergences from the truth are M rows of n + 1 values by name of the distribution, for
     M sentences of n tokens. Without a truth there are no divergences. If the search finds no complete hypothesis of a
     sentence, it closes the best incomplete one. The probability of this one parse then replaces the sum over trees in
     the last value of the prefix distribution.
     """
-    mixtures, found, divergences = BeamTeacher(model, beam), [], []
-    for block, result in _search_blocks(model, beam, tokens, label="search", with_states=truth is not None):
-        found.append(replace(result, states=None))
-        if truth is not None and result.states is not None:
-            divergences.append(truth.divergences(mixtures, result.states, block))
-    prefixes = _concatenated([result.prefix_log_probs for result in found])
+    found = list(blocks.rows("search", {"tokens": tokens}))
+
+    def ragged(name: str) -> Ragged:
+        return Ragged.from_lists([row[name] for row in found], np.float64)
+
+    prefixes, parses = ragged("prefix_log_probs"), ragged("parse_log_probs").values
     is_complete = np.isfinite(prefixes.values[prefixes.offsets[1:] - 1])
-    parses = np.concatenate([result.parse_log_probs for result in found])
     prefixes.values[prefixes.offsets[1:][~is_complete] - 1] = parses[~is_complete]
     steps = [np.diff(row, prepend=0.0) for row in prefixes]
-    num_effective = np.concatenate([result.num_effective.values for result in found])
-    log_probs = {
-        MARGINAL: _concatenated([result.token_log_probs for result in found]),
-        PREFIX: Ragged.from_lists(steps, np.float64),
+    log_probs = {MARGINAL: ragged("token_log_probs"), PREFIX: Ragged.from_lists(steps, np.float64)}
+    divergences = {MARGINAL: ragged("divergences")} if found and "divergences" in found[0] else {}
+    figures = {
+        "mean_num_effective": float(ragged("num_effective").values.mean()),
+        "num_incomplete_sentences": int((~is_complete).sum()),
     }
-    measured = {MARGINAL: Ragged(np.concatenate(divergences), prefixes.offsets)} if divergences else {}
-    return (
-        log_probs,
-        measured,
-        asdict(beam)
-        | {
-            "mean_num_effective": float(num_effective.mean()),
-            "num_incomplete_sentences": int((~is_complete).sum()),
-        },
+    return log_probs, divergences, figures
+
+
+def _search_jobs(model: Rnng, beam: BeamConfig, truth: Truth | None = None) -> dict[str, Job]:
+    """Return the job that searches sentences: the fields of ``BeamResult`` and, with a truth, the divergences from it.
+
+    A sentence has one value of ``parse_log_probs``. Its ``phrases`` are three numbers for each phrase of its parse.
+    """
+    search, mixtures = BeamSearch(model, beam), BeamTeacher(model, beam)
+    per_position = ("token_log_probs", "prefix_log_probs", "num_effective")
+
+    def compute(inputs: Rows, _: NDArray[np.int64]) -> Rows:
+        tokens = inputs["tokens"]
+        result = search.search(tokens, with_states=truth is not None)
+        found = {name: getattr(result, name) for name in per_position}
+        found["parse_log_probs"] = Ragged.from_lengths(result.parse_log_probs, np.ones(len(tokens), np.int64))
+        found["phrases"] = Ragged.from_lists([np.ravel(phrases) for phrases in result.phrases], np.int64)
+        if truth is not None and result.states is not None:
+            divergences = truth.divergences(mixtures, result.states, tokens)
+            found["divergences"] = Ragged(divergences, result.token_log_probs.offsets)
+        return found
+
+    job = Job(
+        compute,
+        per_position=(*per_position, *["divergences"] * (truth is not None)),
+        others=("parse_log_probs", "phrases"),
+        max_sentences=BATCH_SENTENCES,
+        max_positions=BLOCK_POSITIONS,
     )
+    return {"search": job}
 
 
-def _search_blocks(
-    model: Rnng, beam: BeamConfig, tokens: Ragged, *, label: str, with_states: bool = False
-) -> Iterator[tuple[Ragged, BeamResult]]:
-    """Search all sentences block by block, with a progress line. Yield each block and its result."""
-    search = BeamSearch(model, beam)
-    with Progress(label, total=len(tokens.values), unit="tokens") as progress:
-        for first in range(0, len(tokens), BLOCK_SENTENCES):
-            block = tokens.take(np.arange(first, min(first + BLOCK_SENTENCES, len(tokens))))
-            yield block, search.search(block, with_states=with_states)
-            progress.update(len(block.values))
+def _phrases(numbers: NDArray[np.int64]) -> list[TokenPhrase]:
+    """Return the phrases that ``_search_jobs`` gives as numbers."""
+    return [(label, start, stop) for label, start, stop in numbers.reshape(-1, 3).tolist()]
 
 
 def _settings(beam: BeamConfig, where: torch.device) -> dict[str, Any]:
     return {"device": where.type, "dtype": "float32", **asdict(beam)}
-
-
-def _concatenated(parts: Sequence[Ragged]) -> Ragged:
-    return Ragged.from_lengths(
-        np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts])
-    )
 
 
 def _evalb_figures(

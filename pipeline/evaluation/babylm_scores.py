@@ -36,9 +36,8 @@ from pipeline.evaluation.babylm_tasks import LEFT_OUT, READING, TASKS, Choice, R
 from pipeline.evaluation.intervals_and_p_values import wilson_interval
 from pipeline.evaluation.reading_times import ReadingData, read_reading_data, reading_scores, word_surprisals
 from pipeline.evaluation.results import BABYLM, record
-from pipeline.evaluation.scorer import score_all
 from pipeline.evaluation.sentence_models import SentenceModel
-from storage.errors import InputError, RunError, StoreError
+from storage.errors import ConfigError, InputError, RunError, StoreError
 from storage.files import make_directory, open_file, write_atomically
 from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 
@@ -107,10 +106,16 @@ def evaluate_babylm(
             ascending.
 
     Raises:
+        ConfigError: If the command was started in several processes. Word checkpoints are opened one after the other,
+            which only one process can do.
         InputError: If the folder has no task, or an item is malformed or too long for the model.
         RunError: If a log-probability is not finite.
         StoreError: If a file below ``out`` would be replaced and does not hold predictions.
     """
+    if model.num_processes > 1:
+        raise ConfigError(
+            f"evaluate babylm: started in {model.num_processes} processes, expected 1. Start it without torchrun"
+        )
     other: Rules = "2025" if rules == "2026" else "2026"
     data = _read(folder, model, rules, other, num_checkpoints=len(at_words))
     which = model.files.which
@@ -289,7 +294,7 @@ def _outcomes(model: SentenceModel, choices: Sequence[Choice]) -> list[Outcome]:
     """Score each text from the character in ``Choice.starts`` to its end. A text that occurs twice is computed once."""
     texts = list(dict.fromkeys(text for choice in choices for text in choice.texts))
     encoded = dict(zip(texts, model.tokenizer.encode_batch_with_spans(texts), strict=True))
-    scored = score_all(model.scorer, [ids for ids, _ in encoded.values()], block_sentences=model.block_sentences)
+    scored = model.scorer.log_probs([ids for ids, _ in encoded.values()])
     log_probs = dict(zip(encoded, scored, strict=True))
     outcomes = []
     for choice in choices:

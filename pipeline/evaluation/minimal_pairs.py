@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import normalise_text
 from pipeline.evaluation.intervals_and_p_values import Interval, wilson_interval
-from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
+from pipeline.evaluation.scorer import Scorer
 from storage.errors import InputError, RunError
 from storage.files import list_files
 from storage.fingerprints import canonical_json, sha256_bytes
@@ -280,7 +280,6 @@ def evaluate_minimal_pairs(
     prefix: Prefix = "none",
     eos: bool = False,
     max_tokens: int | None = None,
-    block_sentences: int = BLOCK_SENTENCES,
 ) -> tuple[MinimalPairFigures, list[ScoredPair]]:
     """Score pairs, each distinct sentence once. Return the accuracies, and the two log-probabilities of each pair.
 
@@ -296,7 +295,6 @@ def evaluate_minimal_pairs(
         eos: Whether ``<eos>`` counts.
         max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
             limit.
-        block_sentences: Sentences scored between two updates of the progress line.
 
     Raises:
         InputError: If a sentence is too long. The error names the file and the line.
@@ -314,7 +312,7 @@ def evaluate_minimal_pairs(
                 f"{place}: a sentence of {len(found)} tokens, expected at most {max_tokens}, the limit of the "
                 "model; remove the line"
             )
-    log_probs = score_all(scorer, ids, block_sentences=block_sentences)
+    log_probs = scorer.log_probs(ids)
     counted = [row if eos else row[:-1] for row in log_probs]
     num_tokens = {sentence: len(row) for sentence, row in zip(where, counted, strict=True)}
     scores = {sentence: float(row.sum(dtype=np.float64)) for sentence, row in zip(where, counted, strict=True)}

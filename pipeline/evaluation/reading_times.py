@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import not_utf8, read_lines
-from pipeline.evaluation.scorer import Scorer, score_all
+from pipeline.evaluation.scorer import Scorer
 from storage.errors import InputError, RunError
 
 EYE_TRACKING: Final = ("RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound")
@@ -223,7 +223,7 @@ def _scored(
                 f"reading: {text!r:.60} has {len(sentence)} tokens, expected at most {max_tokens}, the limit of the "
                 "model; train with a larger --max-length"
             )
-    rows = score_all(scorer, ids)
+    rows = scorer.log_probs(ids)
     if not all(np.isfinite(row).all() for row in rows):
         raise RunError("reading: a log-probability is not finite; training diverged: use another checkpoint")
     return rows

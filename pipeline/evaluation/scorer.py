@@ -3,15 +3,16 @@
 Minimal pairs and SyntaxGym use the ``Scorer`` interface and no model directly. Surprisals use ``DistributionScorer``,
 which also summarises the distribution over the next token at each position, and can read text before a sentence.
 ``NextTokenScorer`` implements both for any ``NextTokenModel``. A model conditioned on a tree cannot score, because raw
-sentences have no tree.
+sentences have no tree. ``BlockScorer`` implements both with any other scorer. It divides the work among the processes
+of a run, shows the progress, and continues after an interruption.
 
 Shape letters: n tokens of a sentence, c tokens before it, R rows of logits, V vocabulary.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
-from typing import Final, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -19,22 +20,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.dumping.next_token import LOGIT_ROWS, NextTokenModel, append_eos, gold_log_probs
+from pipeline.evaluation.shared_blocks import NO_LIMIT, Job, Rows, SharedBlocks
 from pipeline.runtime.distributed import on_device
-from pipeline.runtime.progress import Progress
 from pipeline.training.batching import consecutive_batches
 from storage.ragged import Ragged, concatenated_ranges
 
 log = logging.getLogger(__name__)
 
 BLOCK_SENTENCES: Final = 2_000
-"""Sentences scored at a time: enough to batch them by length, but so few that the progress line keeps moving and memory
-does not grow with the length of the text."""
+"""Sentences scored at a time: enough to batch them by length, but so few that the progress line keeps moving and the
+scores of a long text need little memory."""
+
+Sentences: TypeAlias = Sequence[Sequence[int]] | Sequence[NDArray[np.int64]]
+"""The token ids of each sentence."""
 
 
 class Scorer(Protocol):
     """Computes the log-probability of every token of a sentence."""
 
-    def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
         """Return an array for each sentence of n token ids: ``[n + 1]`` float32, the last value for ``<eos>``.
 
         A value is the natural log-probability of a token given ``<bos>`` and all tokens before it. Arrays come in the
@@ -58,8 +62,8 @@ class DistributionScorer(Scorer, Protocol):
     """A scorer that also summarises the distribution of every token."""
 
     def distributions(
-        self, sentences: Sequence[np.ndarray], before: Sequence[np.ndarray], boundary_ids: NDArray[np.int64]
-    ) -> list[TokenScores]:
+        self, sentences: Sentences, before: Sentences, boundary_ids: NDArray[np.int64]
+    ) -> Iterable[TokenScores]:
         """Return the scores of each sentence, in order. Only the positions of the sentences are scored.
 
         Args:
@@ -88,7 +92,7 @@ class NextTokenScorer:
     num_trained_positions: int | None = None
     """See ``warn_beyond``."""
 
-    def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
         """See ``Scorer.log_probs``."""
         warn_beyond([len(sentence) for sentence in sentences], self.num_trained_positions)
         order = _longest_first(sentences)
@@ -97,10 +101,10 @@ class NextTokenScorer:
         return [sorted_log_probs[int(i)] for i in np.argsort(order)]
 
     def distributions(
-        self, sentences: Sequence[np.ndarray], before: Sequence[np.ndarray], boundary_ids: NDArray[np.int64]
+        self, sentences: Sentences, before: Sentences, boundary_ids: NDArray[np.int64]
     ) -> list[TokenScores]:
         """See ``DistributionScorer.distributions``."""
-        rows = [np.concatenate([*pair]).astype(np.int64) for pair in zip(before, sentences, strict=True)]
+        rows = [np.array([*text, *sentence], np.int64) for text, sentence in zip(before, sentences, strict=True)]
         warn_beyond([len(row) for row in rows], self.num_trained_positions)
         order = _longest_first(rows)
         tokens = Ragged.from_lists([rows[i] for i in order], np.int64)
@@ -139,20 +143,50 @@ class NextTokenScorer:
         return found.numpy()
 
 
-def score_all(
-    scorer: Scorer, sentences: Sequence[Sequence[int]], *, block_sentences: int = BLOCK_SENTENCES
-) -> list[np.ndarray]:
-    """Score all sentences block by block, with a progress line. Return what ``Scorer.log_probs`` returns for them."""
-    found: list[np.ndarray] = [np.empty(0)] * len(sentences)
-    order = _longest_first(sentences)
-    with Progress("score", total=sum(map(len, sentences)), unit="tokens") as progress:
-        for first in range(0, len(order), block_sentences):
-            block = order[first : first + block_sentences]
-            rows = scorer.log_probs([np.asarray(sentences[i], np.int64) for i in block])
-            for i, row in zip(block, rows, strict=True):
-                found[i] = row
-            progress.update(sum(len(sentences[i]) for i in block))
-    return found
+class BlockScorer:
+    """A ``DistributionScorer`` that works block by block, together with the other processes (``shared_blocks``).
+
+    ``scoring_jobs`` gives the jobs that it asks for.
+    """
+
+    def __init__(self, blocks: SharedBlocks) -> None:
+        self._blocks = blocks
+
+    def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
+        """See ``Scorer.log_probs``."""
+        rows = self._blocks.rows("score", {"tokens": Ragged.from_lists(sentences, np.int64)})
+        return [row["log_probs"] for row in rows]
+
+    def distributions(
+        self, sentences: Sentences, before: Sentences, boundary_ids: NDArray[np.int64]
+    ) -> Iterator[TokenScores]:
+        """See ``DistributionScorer.distributions``."""
+        inputs = {name: Ragged.from_lists(each, np.int64) for name, each in (("tokens", sentences), ("before", before))}
+        return (TokenScores(**row) for row in self._blocks.rows("surprisal", inputs, boundary_ids))
+
+
+def scoring_jobs(
+    scorer: DistributionScorer, *, max_sentences: int = BLOCK_SENTENCES, max_positions: int = NO_LIMIT
+) -> dict[str, Job]:
+    """Return the jobs of a ``BlockScorer``, which ``scorer`` does.
+
+    Args:
+        scorer: A scorer that computes everything in this process.
+        max_sentences: See ``Job``.
+        max_positions: See ``Job``.
+    """
+
+    def log_probs(inputs: Rows, _: NDArray[np.int64]) -> Rows:
+        return {"log_probs": Ragged.from_lists(scorer.log_probs(list(inputs["tokens"])), np.float32)}
+
+    def distributions(inputs: Rows, boundary_ids: NDArray[np.int64]) -> Rows:
+        found = list(scorer.distributions(list(inputs["tokens"]), list(inputs["before"]), boundary_ids))
+        return {name: Ragged.from_lists([getattr(each, name) for each in found], np.float32) for name in of_tokens}
+
+    of_tokens = tuple(field.name for field in fields(TokenScores))
+    score = Job(log_probs, per_position=("log_probs",), max_sentences=max_sentences, max_positions=max_positions)
+    surprisal = replace(score, compute=distributions, per_position=of_tokens, window=BLOCK_SENTENCES)
+    return {"score": score, "surprisal": surprisal}
 
 
 def warn_beyond(lengths: Sequence[int] | NDArray[np.int64], num_trained_positions: int | None) -> None:
@@ -175,5 +209,5 @@ def warn_beyond(lengths: Sequence[int] | NDArray[np.int64], num_trained_position
         )
 
 
-def _longest_first(sentences: Sequence[Sequence[int]] | Sequence[np.ndarray]) -> NDArray[np.int64]:
+def _longest_first(sentences: Sentences) -> NDArray[np.int64]:
     return np.argsort([-len(sentence) for sentence in sentences], kind="stable")

@@ -21,7 +21,7 @@ from pipeline.evaluation.minimal_pairs import MinimalPair, Prefix, pairs_sha256
 from pipeline.evaluation.minimal_pairs import evaluate_minimal_pairs as score_pairs
 from pipeline.evaluation.perplexity import FLOOR, IN_DOCUMENT, breakdowns, perplexity_figure
 from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, SURPRISAL, SYNTAXGYM, record
-from pipeline.evaluation.scorer import BLOCK_SENTENCES, DistributionScorer
+from pipeline.evaluation.scorer import DistributionScorer
 from pipeline.evaluation.surprisal import write_surprisals
 from pipeline.evaluation.syntaxgym import evaluate_suites
 from pipeline.evaluation.syntaxgym_suites import Joining, Suite, suites_sha256
@@ -43,8 +43,8 @@ class SentenceModel:
     files: ModelFiles
     settings: Mapping[str, Any]
     """Everything that could change the model's results, including the distribution."""
-    block_sentences: int = BLOCK_SENTENCES
-    """Sentences scored between two updates of the progress line."""
+    num_processes: int = 1
+    """The number of processes that score. Only rank 0 has the model as a ``SentenceModel``."""
     context_positions: int = 0
     """Positions that a sentence and the text before it may fill together; 0 if the model reads single sentences."""
     reads_one: str = ""
@@ -123,7 +123,6 @@ def evaluate_minimal_pairs(
         prefix=prefix,
         eos=eos,
         max_tokens=model.max_tokens,
-        block_sentences=model.block_sentences,
     )
     written, rows = record(
         model.files,
@@ -151,7 +150,6 @@ def evaluate_syntaxgym(
         suites,
         joining=joining,
         max_tokens=model.max_tokens,
-        block_sentences=model.block_sentences,
     )
     written, rows = record(
         model.files,
@@ -189,7 +187,6 @@ def evaluate_surprisal(model: SentenceModel, text: Path, out: Path, config: Surp
         config,
         max_tokens=model.max_tokens,
         context_positions=model.context_positions,
-        block_sentences=model.block_sentences,
     )
     read = {"spans": config.spans, "frequencies": config.frequencies, "context": config.context}
     digests = {f"{name} sha256": None if path is None else sha256_file(path) for name, path in read.items()}

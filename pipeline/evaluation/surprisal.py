@@ -27,9 +27,8 @@ of Language Models' Subword Vocabulary Pose a Confound for Calculating Word Prob
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -40,10 +39,9 @@ from pipeline.corpus.dataset.tokenizer import SPECIAL_TOKENS, Tokenizer
 from pipeline.corpus.text.table_forms import as_cell
 from pipeline.corpus.text.text_files import check_replaces_no_input
 from pipeline.evaluation.evaluation_config import SurprisalConfig
-from pipeline.evaluation.scorer import BLOCK_SENTENCES, DistributionScorer, TokenScores
+from pipeline.evaluation.scorer import DistributionScorer, TokenScores
 from pipeline.evaluation.stimuli import Stimulus, read_stimuli
 from pipeline.evaluation.words import Frequencies, begins_word, read_frequencies
-from pipeline.runtime.progress import Progress
 from storage.errors import ConfigError, InputError, RunError
 from storage.files import written_whole
 from storage.json_files import Count, Number, convert
@@ -221,12 +219,11 @@ def write_surprisals(
     *,
     max_tokens: int | None = None,
     context_positions: int = 0,
-    block_sentences: int = BLOCK_SENTENCES,
 ) -> tuple[SurprisalFigure, Counter[str]]:
     """Score the sentences of a text and write the table. Return its sums, and the number of skipped lines by reason.
 
     The table appears only when it is complete, and replaces an earlier table. The text is read twice. So a faulty line
-    is found before anything is scored, and the progress line shows how much is left.
+    is found before anything is scored, and only the token ids of the whole text are in memory.
 
     Args:
         scorer: Gives the scores.
@@ -236,7 +233,6 @@ def write_surprisals(
         config: What is read and written.
         max_tokens: As for ``read_stimuli``.
         context_positions: As for ``read_stimuli``.
-        block_sentences: Sentences scored between two updates of the progress line.
 
     Raises:
         ConfigError: If the table would replace an input file, or a column of the input has the name of one of ours.
@@ -255,35 +251,32 @@ def write_surprisals(
         )
 
     dropped: Counter[str] = Counter()
-    total = sum(1 for _ in sentences_of_text(dropped))
-    if not total:
+    ids, before = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
+    for stimulus in sentences_of_text(dropped):
+        ids.append(np.array(stimulus.ids, np.int64))
+        before.append(np.array(stimulus.before, np.int64))
+    if not ids:
         found = f": {dict(sorted(dropped.items()))}" if dropped else ""
         raise InputError(f"{path}: no sentence{found}; expected one per line")
-    sentences = sentences_of_text(Counter())
     begins = begins_word(tokenizer)
-    boundary_ids = np.append(np.flatnonzero(begins), tokenizer.eos_id)
+    scored = scorer.distributions(ids, before, np.append(np.flatnonzero(begins), tokenizer.eos_id))
     sums: Counter[str] = Counter()
     bits = bits_eos = 0.0
-    with written_whole([out]) as (table,), Progress("score", total=total, unit="sentences") as progress:
+    with written_whole([out]) as (table,):
         table.write("\t".join(map(as_cell, header)) + "\n")
-        while block := list(islice(sentences, block_sentences)):
-            ids, before = ([np.asarray(each, np.int64) for each in lists] for lists in _ids_and_before(block))
-            for stimulus, scores in zip(block, scorer.distributions(ids, before, boundary_ids), strict=True):
-                _check_finite(path, stimulus, scores)
-                rows = rows_of_sentence(
-                    stimulus, scores, tokenizer, by=config.by, begins=begins, frequencies=frequencies
-                )
-                table.writelines("\t".join(map(_cell, cells)) + "\n" for cells in rows)
-                sums.update(num_words=len(stimulus.word_spans), num_tokens=len(stimulus.ids))
-                sums.update(num_with_context=bool(stimulus.before), num_with_less_context=bool(stimulus.num_cut))
-                sums.update(num_cut_tokens=stimulus.num_cut)
-                if frequencies is not None:
-                    sums["with_frequency"] += sum(cells[len(COLUMNS["word"])] is not None for cells in rows)
-                bits += float(_bits(scores.log_probs).sum())
-                bits_eos += float(_bits(scores.log_probs)[-1])
-            progress.update(len(block))
+        for stimulus, scores in zip(sentences_of_text(Counter()), scored, strict=True):
+            _check_finite(path, stimulus, scores)
+            rows = rows_of_sentence(stimulus, scores, tokenizer, by=config.by, begins=begins, frequencies=frequencies)
+            table.writelines("\t".join(map(_cell, cells)) + "\n" for cells in rows)
+            sums.update(num_words=len(stimulus.word_spans), num_tokens=len(stimulus.ids))
+            sums.update(num_with_context=bool(stimulus.before), num_with_less_context=bool(stimulus.num_cut))
+            sums.update(num_cut_tokens=stimulus.num_cut)
+            if frequencies is not None:
+                sums["with_frequency"] += sum(cells[len(COLUMNS["word"])] is not None for cells in rows)
+            bits += float(_bits(scores.log_probs).sum())
+            bits_eos += float(_bits(scores.log_probs)[-1])
     figure = SurprisalFigure(
-        num_sentences=total,
+        num_sentences=len(ids),
         num_words=sums["num_words"],
         num_tokens=sums["num_tokens"],
         bits=bits,
@@ -306,10 +299,6 @@ def _header(config: SurprisalConfig) -> list[str]:
             "it once in --item and --region"
         )
     return [*own, *carried]
-
-
-def _ids_and_before(block: Sequence[Stimulus]) -> tuple[list[list[int]], list[list[int]]]:
-    return [stimulus.ids for stimulus in block], [stimulus.before for stimulus in block]
 
 
 def _first_tokens(stimulus: Stimulus) -> NDArray[np.int64]:

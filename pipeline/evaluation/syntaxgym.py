@@ -31,7 +31,7 @@ from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.trees.matching import Span
 from pipeline.evaluation.formulas import Region, Truth
 from pipeline.evaluation.intervals_and_p_values import Interval, wilson_interval
-from pipeline.evaluation.scorer import BLOCK_SENTENCES, Scorer, score_all
+from pipeline.evaluation.scorer import Scorer
 from pipeline.evaluation.syntaxgym_suites import METRICS, Condition, Item, Joining, Suite
 from storage.errors import InputError, RunError
 from storage.json_files import Count, convert
@@ -221,7 +221,6 @@ def evaluate_suites(
     *,
     joining: Joining = "text",
     max_tokens: int | None = None,
-    block_sentences: int = BLOCK_SENTENCES,
 ) -> tuple[SyntaxGymFigures, list[ItemOutcome]]:
     """Score every distinct sentence of the suites once. Return the accuracies, and the outcome of each item.
 
@@ -232,7 +231,6 @@ def evaluate_suites(
         joining: How regions become a sentence.
         max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
             limit.
-        block_sentences: Sentences scored between two updates of the progress line.
 
     Raises:
         InputError: If a sentence is too long, or a formula names a region whose metric has no value. The error names
@@ -253,7 +251,7 @@ def evaluate_suites(
                 f"{where}: {len(encoded[text][0])} tokens, expected at most {max_tokens}, the limit of the model; "
                 "leave the suite out"
             )
-    bits = _bits_of(scorer, {text: ids for text, (ids, _) in encoded.items()}, block_sentences=block_sentences)
+    bits = _bits_of(scorer, {text: ids for text, (ids, _) in encoded.items()})
     by_suite: dict[str, SuiteFigures] = {}
     outcomes: list[ItemOutcome] = []
     for suite in suites:
@@ -336,12 +334,10 @@ def _outcome(
     )
 
 
-def _bits_of(
-    scorer: Scorer, ids: Mapping[str, Sequence[int]], *, block_sentences: int
-) -> dict[str, NDArray[np.float64]]:
+def _bits_of(scorer: Scorer, ids: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.float64]]:
     """Return the surprisals ``[n]`` of each sentence's tokens in bits, without ``<eos>``."""
     found = {}
-    for text, row in zip(ids, score_all(scorer, list(ids.values()), block_sentences=block_sentences), strict=True):
+    for text, row in zip(ids, scorer.log_probs(list(ids.values())), strict=True):
         if not np.isfinite(row).all():
             raise RunError(
                 f"syntaxgym: a log-probability of {text!r} is not finite, expected a number; training diverged "

@@ -1,7 +1,7 @@
 """End a training: stop on SIGTERM at a point where it can be resumed, and record in the run's history how it ended.
 
 Slurm, Kubernetes and torchrun send SIGTERM before they kill a process. The training loop then finishes its step and
-writes a checkpoint. Other signals keep their usual effect.
+writes a checkpoint, and a long evaluation finishes its block. Other signals keep their usual effect.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ then sends the signal again to its workers."""
 
 
 class StoppedBySignal(SystemExit):
-    """Training stopped after a step because of SIGTERM. The process ends with status 143 (128 + 15), as in a shell."""
+    """SIGTERM stopped the work where it can be resumed. The process ends with status 143 (128 + 15), as in a shell."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)

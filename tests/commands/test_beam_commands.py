@@ -1,12 +1,22 @@
 """Test commands that search trees for a text: their figures agree, and options that do not apply are refused."""
 
+import contextlib
 import csv
 import json
 import math
+import shutil
+import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+import cli
+from teacher import teacher_commands
+from teacher.beam import BeamSearch
+from tests.killing import attempt
+from tests.pipeline.evaluation.test_syntaxgym import SUITE
 from tests.processes import refused, run_cli
 
 NARROW = ["--beam", 4, "--word-beam", 2, "--max-actions", 4]
@@ -93,3 +103,70 @@ def test_beam_sizes_are_refused_for_a_perplexity_given_the_tree(small_world):
     teacher, data = small_world / "teacher", small_world / "dataset"
     message = refused("evaluate", "perplexity", teacher, "--data", data, *NARROW)
     assert "--beam, --word-beam, --max-actions: sizes of a beam search, expected only with --marginal" in message
+
+
+def evaluations(world: Path, few: Path, folder: Path) -> list[list[object]]:
+    """Return the commands that search sentences, for a copy of the teacher in ``folder``."""
+    pairs = min((world / "corpus/minimal_pairs").glob("*.jsonl"))
+    folder.mkdir(exist_ok=True)
+    (folder / pairs.name).write_text("".join(pairs.read_text().splitlines(keepends=True)[:8]))
+    (folder / "suite.json").write_text(json.dumps(SUITE))
+    teacher = shutil.copytree(world / "teacher", folder / "teacher")
+    data = ["--data", few / "dataset", "--split", "dev"]
+    return [
+        ["perplexity", teacher, *data, "--marginal"],
+        ["minimal-pairs", teacher, folder / pairs.name],
+        ["syntaxgym", teacher, folder / "suite.json"],
+        ["surprisal", teacher, few / "few.txt", "--out", folder / "table.tsv"],
+        ["parses", teacher, few / "few", "--trees-out", folder / "parsed"],
+    ]
+
+
+def evaluate(command: list[object]) -> None:
+    with contextlib.suppress(SystemExit):  # a helping process ends like this
+        cli.main(["evaluate", *map(str, [*command, *NARROW])], standalone_mode=False)
+
+
+@pytest.mark.faults
+def test_two_processes_write_the_same_files_as_one(small_world, few, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_commands, "BLOCK_POSITIONS", 30)
+    written, log = {}, tmp_path / "log"
+    for size in (1, 2):
+        folder = tmp_path / str(size)
+        for command in evaluations(small_world, few, folder):
+            if size == 1:
+                evaluate(command)
+            else:
+                assert not attempt(partial(evaluate, command), size, log=log, patience_s=None)
+        files = [*folder.glob("teacher/results/*"), *folder.glob("table*"), *folder.glob("parsed*")]
+        written[size] = {file.name: file.read_bytes() for file in files}
+    assert len(written[1]) == 3 * 2 + 2 + 3
+    assert written[1].keys() == written[2].keys(), log.read_text()
+    assert [name for name in written[1] if written[1][name] != written[2][name]] == []
+
+
+def test_a_stopped_evaluation_goes_on_and_writes_the_same_files(small_world, few, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_commands, "BLOCK_POSITIONS", 30)
+    search, num_searched = BeamSearch.search, [0]
+
+    def stopped_at_second(self, tokens, **options):
+        num_searched[0] += 1
+        if num_searched[0] == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return search(self, tokens, **options)
+
+    monkeypatch.setattr(BeamSearch, "search", stopped_at_second)
+    command = evaluations(small_world, few, tmp_path / "run")[0]
+    arguments = ["evaluate", *map(str, [*command, *NARROW])]
+    stopped = CliRunner().invoke(cli.main, arguments)
+    assert stopped.exit_code == 128 + signal.SIGTERM
+    (kept,) = (tmp_path / "run/teacher/results").iterdir()
+    assert f"{kept}: stopped by SIGTERM after 2 of " in stopped.stderr
+    finished = CliRunner().invoke(cli.main, arguments)
+    assert finished.exit_code == 0, finished.output
+    in_two_parts, num_searched[0] = num_searched[0], 2
+    assert not kept.exists()
+    results = {file.name: file.read_bytes() for file in kept.parent.iterdir()}
+    assert CliRunner().invoke(cli.main, arguments).exit_code == 0
+    assert num_searched[0] - 2 == in_two_parts
+    assert {file.name: file.read_bytes() for file in kept.parent.iterdir()} == results

@@ -104,7 +104,7 @@ COMMANDS = [
     Line("evaluate perplexity @reader --data @dataset --device cpu"),
     Line("evaluate perplexity @baseline --data @dataset --split test --truth @corpus --device cpu", own="corpus"),
     Line("evaluate perplexity @exported --data @dataset --device cpu", own="exported"),
-    Line(f"evaluate mixture @teacher @baseline --data @dataset {NARROW}"),
+    Line(f"evaluate mixture @teacher @baseline --data @dataset {NARROW}", keeps="teacher/results"),
     Line("evaluate minimal-pairs @baseline @pairs --device cpu", own="pairs"),
     Line(f"evaluate minimal-pairs @teacher @pairs {NARROW}", own="pairs"),
     Line("evaluate babylm @baseline @babylm --out @out --device cpu", own="babylm"),

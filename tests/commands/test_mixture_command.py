@@ -143,8 +143,8 @@ def test_a_sample_of_sentences_has_the_log_probabilities_of_the_whole_split(
 ) -> None:
     run = trained(few, tmp_path / "run", context=context)
     common = {"split": "dev", "device": "cpu", "checkpoint": "best", "marginal": False, "beam": {}}
-    whole, some = (score_split(run, few, **common, max_sentences=most) for most in (None, 6))
-    taken = [0, 3, 6, 10, 13, 16]
+    with score_split(run, few, **common) as whole, score_split(run, few, **common, max_sentences=6) as some:
+        taken = [0, 3, 6, 10, 13, 16]
     for distribution, rows in some.log_probs.items():
         expected = whole.log_probs[distribution].take(taken)
         # The last digits of float32 depend on the batch.

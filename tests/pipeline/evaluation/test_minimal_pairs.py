@@ -3,7 +3,7 @@
 import gzip
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
@@ -22,7 +22,7 @@ from pipeline.evaluation.minimal_pairs import (
     pairs_sha256,
     read_minimal_pairs,
 )
-from pipeline.evaluation.scorer import NextTokenScorer
+from pipeline.evaluation.scorer import NextTokenScorer, Sentences
 from storage.errors import InputError, RunError
 from student.model import Student
 from student.student_config import StudentConfig
@@ -41,9 +41,9 @@ class StubScorer:
         self.value = value
         self.asked: list[tuple[int, ...]] = []
 
-    def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
         self.asked += [tuple(int(t) for t in sentence) for sentence in sentences]
-        return [np.full(len(sentence) + 1, self.value(sentence), np.float32) for sentence in sentences]
+        return [np.full(len(sentence) + 1, self.value(np.array(sentence)), np.float32) for sentence in sentences]
 
 
 def pair(good: str, bad: str, paradigm: str = "agreement", term: str = "subject_verb") -> MinimalPair:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.text_files import normalise_text
 from pipeline.evaluation.evaluation_config import SurprisalConfig
-from pipeline.evaluation.scorer import NextTokenScorer, TokenScores
+from pipeline.evaluation.scorer import NextTokenScorer, Sentences, TokenScores
 from pipeline.evaluation.stimuli import Stimulus
 from pipeline.evaluation.surprisal import COLUMNS, SurprisalFigure, corrected_bits, rows_of_sentence, write_surprisals
 from pipeline.evaluation.words import begins_word, spaced_words, words_of_tokens
@@ -30,18 +30,12 @@ BEGINS = begins_word(TOKENIZER)
 
 
 class StubScorer:
-    """Gives a token the log-probability -id/16, and ``<eos>`` -1/2; records the number of sentences."""
+    """Gives a token the log-probability -id/16, and ``<eos>`` -1/2."""
 
-    def __init__(self) -> None:
-        self.asked: list[int] = []
+    def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
+        return [np.append(np.asarray(sentence) / -16, -0.5).astype(np.float32) for sentence in sentences]
 
-    def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
-        self.asked.append(len(sentences))
-        return [np.append(sentence / -16, -0.5).astype(np.float32) for sentence in sentences]
-
-    def distributions(
-        self, sentences: Sequence[np.ndarray], before: Sequence[np.ndarray], boundary_ids: np.ndarray
-    ) -> list[TokenScores]:
+    def distributions(self, sentences: Sentences, before: Sentences, boundary_ids: np.ndarray) -> list[TokenScores]:
         assert len(before) == len(sentences)
         assert TOKENIZER.eos_id in boundary_ids
         return [
@@ -242,18 +236,6 @@ def test_tables_by_token_and_by_word_have_the_same_sums(tmp_path: Path) -> None:
     assert [int(row["token_number"]) for row in rows[-len(names) - 1 :]] == list(range(1, len(names) + 2))
 
 
-def test_a_long_text_is_scored_in_blocks_and_keeps_its_line_numbers(tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
-    text.write_text("the cat\na dog barks\n" * 5)
-    tables = []
-    for size, asked in ((3, [3, 3, 3, 1]), (100, [10])):
-        scorer = StubScorer()
-        write_surprisals(scorer, TOKENIZER, text, tmp_path / "out.tsv", SurprisalConfig(), block_sentences=size)
-        assert scorer.asked == asked
-        tables.append((tmp_path / "out.tsv").read_bytes())
-    assert tables[0] == tables[1]
-
-
 @pytest.mark.parametrize(
     ("text", "reason", "message"),
     [
@@ -358,7 +340,7 @@ def test_frequencies_are_the_last_column_and_unknown_words_have_an_empty_cell(tm
 
 def test_a_probability_that_is_not_finite_is_an_error_that_names_the_line_and_leaves_no_table(tmp_path: Path) -> None:
     class Broken(StubScorer):
-        def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+        def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
             return [row if i == 0 else row * np.nan for i, row in enumerate(super().log_probs(sentences))]
 
     (tmp_path / "text.txt").write_text("the cat\na dog\n")
@@ -369,7 +351,7 @@ def test_a_probability_that_is_not_finite_is_an_error_that_names_the_line_and_le
 
 def test_a_certain_token_has_the_surprisal_zero_and_not_minus_zero(tmp_path: Path) -> None:
     class Sure(StubScorer):
-        def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+        def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
             return [np.full(len(sentence) + 1, 1e-9, np.float32) for sentence in sentences]
 
     (tmp_path / "text.txt").write_text("the cat\n")

@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.evaluation.intervals_and_p_values import wilson_interval
+from pipeline.evaluation.scorer import Sentences
 from pipeline.evaluation.syntaxgym import SyntaxGymFigures, evaluate_suites, regions_of_tokens
 from pipeline.evaluation.syntaxgym_suites import Condition, read_suite, read_suites, suites_sha256
 from storage.errors import InputError, RunError
@@ -27,8 +28,8 @@ class StubScorer:
     def __init__(self, value: Callable[[np.ndarray], np.ndarray]) -> None:
         self.value = value
 
-    def log_probs(self, sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return [np.append(self.value(sentence), -100).astype(np.float32) for sentence in sentences]
+    def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
+        return [np.append(self.value(np.array(sentence)), -100).astype(np.float32) for sentence in sentences]
 
 
 BY_ID = StubScorer(lambda ids: -(ids % 7) - 0.125)
