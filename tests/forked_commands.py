@@ -107,8 +107,11 @@ def _start_forker() -> socket.socket:
     theirs.close()
 
     def end() -> None:
+        ours.shutdown(socket.SHUT_RDWR)  # not only closed, because a process that a test forked may hold a copy
         ours.close()
-        forker.communicate()
+        forker.wait()
+        forker.stdout.close()
+        forker.stderr.close()
 
     atexit.register(end)
     return ours
@@ -139,7 +142,7 @@ def main() -> None:
 
 
 def run(order: Mapping[str, object], out: int, err: int, status: int) -> None:
-    """Run a command in a fork of this process, which watches it: it tells the number of the process, and how it ends."""
+    """Run a command in a fork of this process. This process tells the number of the fork, and how it ends."""
     if command := os.fork():
         os.close(out)
         os.close(err)
