@@ -27,9 +27,10 @@ $(VENV)/installed: requirements.lock pyproject.toml
 demo: env
 	$(BIN)/python cli.py demo --out $(DEMO_OUT)
 
-# One test process per core, but at most four: many tests start several processes themselves.
+# One test process per core, but at most four: many tests start several processes themselves. The files keep their order:
+# those of the commands are the slowest and come first, and a slow file at the end would leave the other cores idle.
 test: env
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: env
 	$(BIN)/ruff check .
@@ -38,6 +39,7 @@ lint: env
 
 check: lint test
 
+# Here each command of a test is a Python of its own. In the other runs it is a fork (tests/forked_commands.py).
 soak: env
 	RNNG_DISTILL_SOAK=10 $(BIN)/python -m pytest -m faults --timeout 7200
 	$(BIN)/python -m tests.fuzz_trees -max_total_time=60

@@ -15,8 +15,10 @@ import click
 
 import cli
 from storage.fingerprints import sha256_file
+from tests.forked_commands import ForkedCommand
 
 ROOT = Path(__file__).resolve().parents[1]
+Command = subprocess.Popen[str] | ForkedCommand
 
 
 def store_digest(store: Path) -> str:
@@ -103,15 +105,15 @@ def last_of_each(arguments: Sequence[object]) -> list[str]:
     return start + [token for tokens in kept.values() for token in tokens]
 
 
-def start_cli(*arguments: object, processes: int = 1, last: Sequence[object] = ()) -> list[subprocess.Popen[str]]:
+def start_cli(*arguments: object, processes: int = 1, last: Sequence[object] = ()) -> list[Command]:
     """Start a command in ``processes`` processes, as torchrun does. The caller can kill each of them.
 
-    ``last`` gives each process its own last argument.
+    ``last`` gives each process its own last argument. With ``make soak``, each process imports torch itself.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    started = []
+    started: list[Command] = []
     for rank in range(processes):
         environment = {key: value for key, value in os.environ.items() if key not in {"RANK", "WORLD_SIZE"}}
         environment["OMP_NUM_THREADS"] = "1"
@@ -120,20 +122,23 @@ def start_cli(*arguments: object, processes: int = 1, last: Sequence[object] = (
                 "RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank),
                 "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             }  # fmt: skip
-        command = [sys.executable, str(ROOT / "cli.py"), *last_of_each([*arguments, *last[rank : rank + 1]])]
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
+        typed = last_of_each([*arguments, *last[rank : rank + 1]])
+        if sys.platform == "linux" and "RNNG_DISTILL_SOAK" not in os.environ:
+            started.append(ForkedCommand(typed, environment))
+        else:
+            command, pipe = [sys.executable, str(ROOT / "cli.py"), *typed], subprocess.PIPE
+            started.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
     return started
 
 
-def finish(processes: list[subprocess.Popen[str]]) -> None:
+def finish(processes: list[Command]) -> None:
     """Wait for all processes and assert that they succeed."""
     for process in processes:
         _, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
 
 
-def kill_when(condition: Callable[[], object], processes: list[subprocess.Popen[str]]) -> None:
+def kill_when(condition: Callable[[], object], processes: list[Command]) -> None:
     """Kill all processes as soon as a condition holds. None may end before."""
     wait_until(condition, processes)
     for process in processes:
@@ -141,7 +146,7 @@ def kill_when(condition: Callable[[], object], processes: list[subprocess.Popen[
         process.communicate()
 
 
-def wait_until(condition: Callable[[], object], processes: list[subprocess.Popen[str]]) -> None:
+def wait_until(condition: Callable[[], object], processes: list[Command]) -> None:
     """Wait until a condition holds, for two minutes at most. No process may end before."""
     deadline = time.monotonic() + 120
     while not condition():
