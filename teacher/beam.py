@@ -43,7 +43,7 @@ from pipeline.corpus.dataset.oracle import FIRST_NT, REDUCE, SHIFT, actions_to_t
 from pipeline.corpus.trees.trees import TokenPhrase
 from pipeline.dumping.next_token import append_eos
 from pipeline.runtime.distributed import on_device
-from pipeline.training.batching import consecutive_batches
+from pipeline.training.batching import consecutive_batches, longest_first
 from storage.ragged import Ragged, concatenated_ranges
 from teacher.hypotheses import History, Hypotheses, best_successors, log_sums, ranks, run_starts
 from teacher.rnng import Rnng
@@ -112,8 +112,7 @@ class BeamSearch:
         """
         gold = append_eos(tokens, self.model.eos_id)
         found = _Found(self.model, self.config, gold, with_states=with_states)
-        in_order = sorted(range(len(gold)), key=lambda i: gold[i].tobytes())
-        order = np.array(sorted(in_order, key=lambda i: -len(gold[i])), np.int64)
+        order = longest_first(gold.lengths, gold)
         for first, stop in consecutive_batches(gold.lengths[order], self._batch_tokens, self._batch_sentences):
             # The second sort puts sentences of unequal length that begin alike next to each other.
             sentences = np.array(sorted(order[first:stop], key=lambda i: gold[i].tobytes()), np.int64)

@@ -4,8 +4,8 @@ Rank 0 runs a command as if it were alone. The other ranks only help: they wait 
 for rows, compute blocks of them, send these to rank 0, and end when rank 0 has finished. Each free process takes the
 next block, so a slow process does not delay the others.
 
-A block is a group of sentences. ``blocks_of`` forms the blocks from the lengths alone, and one process computes a whole
-block. So the rows do not depend on the number of processes, if each process has the same number of threads.
+A block is a group of sentences. ``blocks_of`` forms the blocks from the sentences alone, and one process computes a
+whole block. So the rows do not depend on the number of processes, if each process has the same number of threads.
 
 Rank 0 appends each finished block to a file in the folder of results (``block_file``). If the command is interrupted,
 the same command finds the file and computes the rest, with any number of processes. An interruption loses the blocks
@@ -34,7 +34,7 @@ from pipeline.runtime.distributed import World, device_model
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_directory import results_folder, versions
 from pipeline.runtime.run_end import StoppedBySignal, stop_request
-from pipeline.training.batching import consecutive_batches
+from pipeline.training.batching import consecutive_batches, longest_first
 from pipeline.training.model_files import ModelFiles
 from storage.errors import RunError, StoreError
 from storage.fingerprints import Json, canonical_json, sha256_bytes
@@ -79,16 +79,16 @@ class Job:
             "window": self.window,
         }
 
-    def blocks_of(self, num_positions: NDArray[np.int64]) -> list[list[NDArray[np.int64]]]:
+    def blocks_of(self, inputs: Rows) -> list[list[NDArray[np.int64]]]:
         """Return the blocks of each window. A block is the numbers of its sentences, the longest first.
 
-        Args:
-            num_positions: ``[M]``: the length of each sentence.
+        Sentences of equal length that begin alike are neighbours, because a beam search computes their beginning once.
         """
-        windows = []
+        windows, num_positions = [], _num_positions(inputs)
         for first in range(0, len(num_positions), self.window):
-            lengths = num_positions[first : first + self.window]
-            order = np.argsort(-lengths, kind="stable")
+            window = np.arange(first, min(first + self.window, len(num_positions)))
+            lengths = num_positions[window]
+            order = longest_first(lengths, inputs["tokens"].take(window))
             ranges = consecutive_batches(lengths[order], self.max_positions, self.max_sentences)
             windows.append([first + order[low:high] for low, high in ranges])
         return windows
@@ -183,7 +183,7 @@ class SharedBlocks:
         """
         job = self._jobs[what]
         values = {"extra": np.asarray(extra, np.int64)} | _as_arrays(inputs)
-        windows = job.blocks_of(_num_positions(inputs))
+        windows = job.blocks_of(inputs)
         blocks = [block for window in windows for block in window]
         payload = safetensors.numpy.save(values)
         fingerprint = sha256_bytes(self._about + canonical_json({"what": what, **job.form()}) + payload)
@@ -207,7 +207,7 @@ class SharedBlocks:
         asked = json.loads(line)
         arrays = safetensors.numpy.load(payload)
         extra, inputs = arrays.pop("extra"), _as_rows(arrays)
-        windows = self._jobs[asked["what"]].blocks_of(_num_positions(inputs))
+        windows = self._jobs[asked["what"]].blocks_of(inputs)
         blocks = [block for window in windows for block in window]
         self._compute(asked["what"], inputs, extra, blocks, asked["todo"], None)
 

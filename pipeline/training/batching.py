@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.runtime.distributed import World
 from pipeline.runtime.train_config import TrainConfig
 from storage.dump.layout import sentence_blocks
-from storage.ragged import concatenated_ranges
+from storage.ragged import Ragged, concatenated_ranges
 
 POOL_BATCHES = 50
 """Sentences are sorted by length within random pools of about this number of batches. So there is little padding, and
@@ -79,6 +79,17 @@ def _shuffled_batches(
         runs = consecutive_batches(lengths[by_length], batch_tokens, batch_sentences)
         batches += [by_length[first:stop] for first, stop in runs]
     return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def longest_first(lengths: np.ndarray, rows: Ragged) -> np.ndarray:
+    """Return the order of M sentences by length. Sentences of equal length that begin alike are neighbours.
+
+    Args:
+        lengths: int64 ``[M]``.
+        rows: M rows of tokens.
+    """
+    order = np.array(sorted(range(len(rows)), key=lambda i: rows[i].tobytes()), np.int64)
+    return order[np.argsort(-lengths[order], kind="stable")]
 
 
 def consecutive_batches(lengths: np.ndarray, batch_tokens: int, batch_sentences: int = 0) -> list[tuple[int, int]]:

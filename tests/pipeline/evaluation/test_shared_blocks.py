@@ -192,7 +192,9 @@ def test_each_sentence_is_in_one_block_with_sentences_of_its_window(
     lengths: list[int], max_sentences: int, max_positions: int, window: int
 ) -> None:
     job = Job(Squares(), per_position=(), max_sentences=max_sentences, max_positions=max_positions, window=window)
-    windows = job.blocks_of(np.array(lengths, np.int64))
+    num_tokens = np.array(lengths, np.int64) - 1
+    tokens = Ragged.from_lengths(np.arange(num_tokens.sum()) % 3, num_tokens)
+    windows = job.blocks_of({"tokens": tokens})
     for number, blocks in enumerate(windows):
         assert sorted(np.concatenate(blocks).tolist()) == list(range(number * window, len(lengths))[:window])
         for block in blocks:

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from pipeline.runtime.distributed import World
 from pipeline.runtime.train_config import TrainConfig
-from pipeline.training.batching import SAMPLE_SIZE, BatchPlan, consecutive_batches, plan_epoch
+from pipeline.training.batching import SAMPLE_SIZE, BatchPlan, consecutive_batches, longest_first, plan_epoch
+from storage.ragged import Ragged
 
 lengths_of_splits = st.lists(st.integers(1, 60), max_size=300).map(lambda lengths: np.array(lengths, np.int64))
 budgets = {"batch_tokens": st.integers(1, 200), "batch_sentences": st.integers(0, 20)}
@@ -94,3 +95,11 @@ def test_the_training_sample_is_fixed_evenly_spaced_and_shared_by_all_ranks():
     assert sum(positions for _, positions in ranks[0]) == lengths[found].sum()
     few = BatchPlan(lengths[:7], config, World())
     assert sorted(np.concatenate([rows for rows, _ in few.sample_slices()])) == list(range(7))
+
+
+def test_sentences_that_begin_alike_are_neighbours_among_those_of_equal_length():
+    rows = Ragged.from_lists([[5, 1], [7, 2, 3], [5, 300], [4, 9], [7, 2, 4], [], [7, 2, 3]], np.int64)
+    order = [rows[i].tolist() for i in longest_first(rows.lengths, rows)]
+    assert [len(row) for row in order] == [3, 3, 3, 2, 2, 2, 0]
+    assert order.index([5, 1]) - order.index([5, 300]) in {-1, 1}
+    assert order[:2] == [[7, 2, 3]] * 2 or order[1:3] == [[7, 2, 3]] * 2
