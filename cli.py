@@ -319,6 +319,7 @@ def build_dataset(values: Values) -> None:
 @main.command()
 @data_option
 @click.option("--out", type=OutPath(outputs.FOLDER), required=True, help="The run directory to write.")
+@json_option
 @configured_by(ResumeConfig, TeacherConfig, TeacherTrainConfig)
 def train_teacher(data: Place, out: Path, values: Values) -> None:
     """Train the RNNG teacher. Also runs under torchrun.
@@ -327,11 +328,16 @@ def train_teacher(data: Place, out: Path, values: Values) -> None:
 
     \b
     Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6
+    Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6 --plan
     """
-    from teacher.train_teacher import train_teacher as run
+    from teacher.train_teacher import plan_teacher, train_teacher as run
 
-    resume = options.build(ResumeConfig, values).resume
-    run(data, out, options.build(TeacherConfig, values), options.build(TeacherTrainConfig, values), resume=resume)
+    start, config = options.build(ResumeConfig, values), options.build(TeacherConfig, values)
+    training = options.build(TeacherTrainConfig, values)
+    if start.plan:
+        show(plan_teacher(data, out, config, training, start.plan_processes))
+    else:
+        run(data, out, config, training, resume=start.resume)
 
 
 @main.command()
@@ -403,7 +409,7 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
     if config.condition != "beam":
         refuse_without_search(beam, "--condition beam")
     if command.plan:
-        show(plan_run(data, sources, config, command.plan_processes))
+        show(plan_run(data, sources, out, config, command.plan_processes))
     elif out is None:
         raise click.UsageError("Missing option '--out'.")
     elif (summary := dump_run(data, sources, open_folder(out, take_over=command.take_over), config)) is not None:
@@ -461,6 +467,7 @@ def import_dump(source: Path, data: Place, out: Place, values: Values) -> None:
     "target is the mixture of the dumps' distributions.",
 )
 @click.option("--out", type=OutPath(outputs.FOLDER), required=True, help="The run directory to write.")
+@json_option
 @configured_by(StudentCommandConfig, StudentConfig, StudentTrainConfig, without=("vocab_size",))
 def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Values) -> None:
     """Train a student on tokens and, with --dump, on the teacher's soft targets. Also runs under torchrun.
@@ -473,12 +480,15 @@ def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Valu
     Example: python cli.py train-student --data dataset --dump dump --dump born-again --out runs/mixed
     """
     from storage.locations import open_folder
-    from student.train_student import train_student as run
+    from student.train_student import plan_student, train_student as run
 
-    start = options.build(StudentCommandConfig, values)
+    start, config = options.build(StudentCommandConfig, values), options.build(StudentTrainConfig, values)
     folders = [open_folder(dump, cache_bytes=int(start.cache_gb * 1e9)) for dump in dumps]
-    config, weights = options.build(StudentTrainConfig, values), start.dump_weights
-    run(data, folders, out, values, config, resume=start.resume, init=start.init, dump_weights=weights)
+    common = {"init": start.init, "dump_weights": start.dump_weights}
+    if start.plan:
+        show(plan_student(data, folders, out, values, config, processes=start.plan_processes, **common))
+    else:
+        run(data, folders, out, values, config, resume=start.resume, **common)
 
 
 @main.group()
