@@ -54,6 +54,7 @@ from pipeline.runtime.click_options import (
     show,
 )
 from pipeline.runtime.display import as_text, configure_logging
+from pipeline.runtime.plan_config import PlanConfig
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.terminal import say
 from pipeline.runtime.train_config import ResumeConfig
@@ -202,7 +203,7 @@ def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     help="Where to write: OUT.mrg, OUT.txt and the files of documents.",
 )
 @json_option
-@configured_by(ParseConfig)
+@configured_by(PlanConfig, ParseConfig)
 def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     """Parse text into trees with spaCy and benepar. Also runs under torchrun.
 
@@ -221,10 +222,14 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     \b
     Example: python cli.py parse text/train.txt --model parser.pt --out trees/train --workers 2
     Example: python cli.py parse babylm/train --source babylm --model benepar_en3 --out trees/train
+    Example: python cli.py parse text/train.txt --model parser.pt --out trees/train --plan
     """
     from pipeline.parsing.parse import parse_texts as run
+    from pipeline.parsing.parse_plan import plan_parse
 
-    if (found := run(texts, out, options.build(ParseConfig, values))) is not None:
+    plan, config = options.build(PlanConfig, values), options.build(ParseConfig, values)
+    found = plan_parse(texts, out, config, plan.plan_processes) if plan.plan else run(texts, out, config)
+    if found is not None:
         show(found)
 
 
@@ -330,7 +335,8 @@ def train_teacher(data: Place, out: Path, values: Values) -> None:
     Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6
     Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6 --plan
     """
-    from teacher.train_teacher import plan_teacher, train_teacher as run
+    from teacher.train_teacher import plan_teacher
+    from teacher.train_teacher import train_teacher as run
 
     start, config = options.build(ResumeConfig, values), options.build(TeacherConfig, values)
     training = options.build(TeacherTrainConfig, values)
@@ -480,11 +486,12 @@ def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Valu
     Example: python cli.py train-student --data dataset --dump dump --dump born-again --out runs/mixed
     """
     from storage.locations import open_folder
-    from student.train_student import plan_student, train_student as run
+    from student.train_student import plan_student
+    from student.train_student import train_student as run
 
     start, config = options.build(StudentCommandConfig, values), options.build(StudentTrainConfig, values)
     folders = [open_folder(dump, cache_bytes=int(start.cache_gb * 1e9)) for dump in dumps]
-    common = {"init": start.init, "dump_weights": start.dump_weights}
+    common: Values = {"init": start.init, "dump_weights": start.dump_weights}
     if start.plan:
         show(plan_student(data, folders, out, values, config, processes=start.plan_processes, **common))
     else:

@@ -103,8 +103,8 @@ def _measure(job: DumpJob) -> tuple[dict[str, float], Positions | None]:
         for number, (batch, prepare_s) in enumerate(stream):
             begin = time.perf_counter()
             schema = _resized(job.schema, len(batch.gold))
-            rows = np.arange(len(batch.gold))
-            kept = compute_shard(job.models, schema, 0, [replace(batch, shard=0, rows=rows)], device=job.device)
+            batches = [replace(batch, shard=0, rows=np.arange(len(batch.gold)))]
+            kept = compute_shard(job.models, schema, 0, batches, device=job.device)
             computed = time.perf_counter()
             behind.submit(functools.partial(encode, kept, schema))
             now = time.perf_counter()
@@ -126,7 +126,7 @@ def _measure(job: DumpJob) -> tuple[dict[str, float], Positions | None]:
 
 
 def _shard_memory(schema: DumpSchema) -> int:
-    """Return the bytes of what `pipeline.dumping.dump_loop` holds of whole shards, of which the plan computes only a part.
+    """Return the bytes of what a dump holds of whole shards, since the plan computes only parts of shards.
 
     These are the rows of two shards, and of one shard the ids in their integer type and an encoded array.
     """
