@@ -8,11 +8,11 @@ says so in one line and ends with status 1. It cannot end in another way, becaus
 the lost process.
 """
 
+import contextlib
 import os
 import socket
 import threading
 import time
-from datetime import timedelta
 from types import TracebackType
 from typing import Final, Self
 
@@ -28,6 +28,7 @@ LOST_AFTER_S: Final = 600.0
 """Its default. Shorter failures of a network, or a machine that is overloaded, must not end a run."""
 _PER_LIMIT = 20
 _LONGEST_INTERVAL_S = 10.0
+_LEAVE_S = 2.0
 _LEFT = b"left"
 
 
@@ -48,56 +49,57 @@ class Heartbeat:
         if not 0 < self._lost_after_s < threading.TIMEOUT_MAX:
             raise ConfigError(f"{VARIABLE} is {text}, expected a number of seconds above 0")
         self._store = store.clone()  # the main thread may be waiting for an answer on the first connection
-        self._store.set_timeout(timedelta(seconds=self._lost_after_s))
-        self._rank, self._ranks = rank, range(size)
+        self._rank, self._keys = rank, [_key(each) for each in range(size)]
         self._interval_s = min(self._lost_after_s / _PER_LIMIT, _LONGEST_INTERVAL_S)
+        self._values: list[bytes] = [b""] * size
+        self._changed_s = [time.monotonic()] * size
+        self._answered_s = time.monotonic()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._exchange, self._watch)]
         self._write(f"0 {socket.gethostname()}".encode())
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join(self._interval_s + _LEAVE_S)
+
+    def _exchange(self) -> None:
+        """Write and read signs of life until the end. If connections were closed, the main thread notices."""
+        number, host = 0, socket.gethostname()
+        with contextlib.suppress(RuntimeError):
+            while not self._ended.wait(self._interval_s):
+                number += 1
+                self._write(f"{number} {host}".encode())
+                found = self._store.multi_get(self._keys)
+                self._answered_s = now = time.monotonic()
+                for rank, value in enumerate(found):
+                    if value != self._values[rank] or value == _LEFT:
+                        self._values[rank], self._changed_s[rank] = value, now
+            self._write(_LEFT)
+        self._ended.set()
 
     def _watch(self) -> None:
-        host = socket.gethostname()
-        values: list[bytes] = [b""] * len(self._ranks)
-        changed = [time.monotonic()] * len(self._ranks)
-        last, number = time.monotonic(), 0
+        last = time.monotonic()
         while not self._ended.wait(self._interval_s):
-            number += 1
-            begin = time.monotonic()
-            if begin - last > self._lost_after_s / 2:  # this process itself was stopped for a while
-                changed = [begin] * len(self._ranks)
-            try:
-                self._write(f"{number} {host}".encode())
-                found = self._store.multi_get([_key(rank) for rank in self._ranks])
-            except RuntimeError:
-                if time.monotonic() - begin >= self._lost_after_s / 2:
-                    self._end("the process that holds the store of this run")
-                return  # its connections were closed, so the main thread notices
-            last = time.monotonic()
-            for rank, value in enumerate(found):
-                if value != values[rank] or value == _LEFT:
-                    values[rank], changed[rank] = value, last
-                elif last - changed[rank] > self._lost_after_s:
-                    self._end(f"rank {rank} on {value.decode().partition(' ')[2]}")
-        self._leave()
+            now = time.monotonic()
+            if now - last > self._lost_after_s / 2:  # this process itself was stopped for a while
+                self._answered_s, self._changed_s = now, [now] * len(self._keys)
+            last = now
+            if now - self._answered_s > self._lost_after_s:
+                self._end("the machine that holds the store of this run")
+            for rank, changed_s in enumerate(self._changed_s):
+                if now - changed_s > self._lost_after_s:
+                    self._end(f"rank {rank} on {self._values[rank].decode().partition(' ')[2]}")
 
     def _write(self, value: bytes) -> None:
         self._store.set(_key(self._rank), value)
-
-    def _leave(self) -> None:
-        try:
-            self._write(_LEFT)
-        except RuntimeError:
-            return  # the others have left before, and closed the store
 
     def _end(self, who: str) -> None:
         line = (

@@ -1,7 +1,7 @@
 """Test that two machines share a dump or a training, and that losing one of them costs only unfinished work.
 
-The machines are two agents of torchrun on this machine; see tests/kill_nodes.py. `make soak` runs these tests for longer,
-with two processes on each machine.
+The machines are two agents of torchrun on this machine; see tests/kill_nodes.py. `make soak` loses more of them, and
+gives each two processes.
 """
 
 import json
@@ -17,7 +17,7 @@ from pipeline.runtime.checkpoint import state_path
 from student.student_config import StudentTrainConfig
 from student.train_student import train_student
 from tests.processes import ROOT, metrics, run_cli, store_digest
-from tests.storage.conftest import s3_bucket, s3_url  # noqa: F401  fixtures
+from tests.storage.conftest import s3_bucket  # noqa: F401  a fixture
 
 pytestmark = [pytest.mark.processes, pytest.mark.faults]
 TRAINING = {
@@ -51,10 +51,11 @@ def dump_arguments(world: Path, out: object) -> list[object]:
 def test_a_dump_by_two_machines_to_an_object_store_survives_the_loss_of_one(
     small_world: Path,
     tmp_path: Path,
-    s3_url: str,
-    soak_factor: int,  # noqa: F811
+    s3_bucket: str,  # noqa: F811  the fixture
+    soak_factor: int,
 ) -> None:
-    listing = f"{os.environ['AWS_ENDPOINT_URL_S3']}/bucket?list-type=2&prefix={s3_url[len('s3://bucket/') :]}/finished/"
+    s3_url = f"{s3_bucket}/two-nodes/dump"
+    listing = f"{os.environ['AWS_ENDPOINT_URL_S3']}/bucket?list-type=2&prefix=two-nodes/dump/finished/"
     # Rank 0 may be on the lost machine; --take-over does not wait for its lease.
     arguments = [*dump_arguments(small_world, s3_url), "--take-over"]
     losses, processes = (4, 2) if soak_factor > 1 else (1, 1)
