@@ -37,7 +37,7 @@ def lose_nodes(how: str, losses: int, folder: Path, watched: object, *command: o
     done = subprocess.run(
         [sys.executable, "-m", "tests.kill_nodes", *map(str, arguments)],
         cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "RNNG_DISTILL_LOST_AFTER_S": "3"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "RNNG_DISTILL_LOST_AFTER_S": "8"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["losses"] == losses
