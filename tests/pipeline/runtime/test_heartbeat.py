@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 from torch.distributed import HashStore, Store
@@ -13,12 +12,12 @@ from storage.errors import ConfigError
 
 
 @pytest.fixture
-def ended(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+def ended(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set when a heartbeat would end the process. A process is taken for lost after a second."""
     found = threading.Event()
     monkeypatch.setattr(os, "_exit", lambda status: found.set() if status == 1 else None)
     monkeypatch.setenv(VARIABLE, "1")
-    yield found
+    return found
 
 
 class Silent(HashStore):
