@@ -492,6 +492,17 @@ def available_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def peak_gpu_bytes(device: torch.device) -> int | None:
+    """Return the most memory of a GPU that this process has used so far; None if the device is no GPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done all its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def device_model(device: torch.device) -> str:
     """Return what kind of device computes: ``cpu x86_64 …`` or the GPU's name. Other kinds may round differently."""
     if device.type == "cuda":

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.runtime.distributed import peak_gpu_bytes
 from storage.files import PARTIAL_SUFFIX, cannot_write
 from storage.locations import Place, is_url, local_path, open_folder
 
@@ -57,8 +58,8 @@ def write_rate(out: Place) -> float:
 def peak_memory(device: torch.device) -> dict[str, int]:
     """Return the most memory that this process has used so far, in bytes; on a GPU, also the most of the GPU's."""
     found = {"memory_bytes": _peak_bytes()}
-    if device.type == "cuda":
-        found["gpu_memory_bytes"] = torch.cuda.max_memory_allocated(device)
+    if (of_gpu := peak_gpu_bytes(device)) is not None:
+        found["gpu_memory_bytes"] = of_gpu
     return found
 
 

@@ -19,7 +19,7 @@ import torch
 
 from pipeline.runtime.background import ReadAhead
 from pipeline.runtime.checkpoint import encoded_state
-from pipeline.runtime.distributed import World
+from pipeline.runtime.distributed import World, wait_for
 from pipeline.runtime.plan import MEASURE_S, peak_memory, write_rate
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_end import StopRequest
@@ -127,8 +127,7 @@ def _step_seconds(training: Training, device: torch.device, budget_s: float) -> 
             if not place.closes_step:
                 continue
             training.update(place)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            wait_for(device)
             now = time.perf_counter()
             seconds.append(now - mark)
             mark = now
