@@ -48,7 +48,8 @@ class Heartbeat:
             self._lost_after_s = 0.0
         if not 0 < self._lost_after_s < threading.TIMEOUT_MAX:
             raise ConfigError(f"{VARIABLE} is {text}, expected a number of seconds above 0")
-        self._store = store.clone()  # the main thread may be waiting for an answer on the first connection
+        # A connection of its own, because the main thread may be waiting for an answer on the other one.
+        self._store: Store = store.clone()  # type: ignore[attr-defined]
         self._rank, self._keys = rank, [_key(each) for each in range(size)]
         self._interval_s = min(self._lost_after_s / _PER_LIMIT, _LONGEST_INTERVAL_S)
         self._values: list[bytes] = [b""] * size
