@@ -17,7 +17,6 @@ from pipeline.dumping.dump_loop import DumpJob
 from pipeline.dumping.dump_plan import plan_dump
 from pipeline.dumping.dump_source import dump_run, plan_run
 from storage.dump.reader import DumpReader
-from storage.errors import ConfigError
 from storage.ragged import Ragged
 from teacher.teacher_commands import dump_source
 from teacher.train_teacher import load_teacher
@@ -146,8 +145,3 @@ def test_an_empty_split_has_a_size_and_no_rates(small_world, profile):
     assert plan["size_bytes"] > 0
     assert plan["hours_by_processes"] == {"1": None, "2": None}
     assert set(plan["positions_per_s"].values()) == {None}
-
-
-def test_numbers_of_processes_below_one_are_refused(small_world):
-    with pytest.raises(ConfigError, match="--plan-processes is 2,0, expected numbers of at least 1"):
-        planned(small_world, DumpConfig(device="cpu"), (2, 0))
