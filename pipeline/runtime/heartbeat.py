@@ -100,7 +100,7 @@ class Heartbeat:
                     self._end(f"rank {rank} on {self._values[rank].decode().partition(' ')[2]}")
 
     def _write(self, value: bytes) -> None:
-        self._store.set(_key(self._rank), value)
+        self._store.set(_key(self._rank), value)  # type: ignore[arg-type]  # torch also takes bytes
 
     def _end(self, who: str) -> None:
         line = (
