@@ -59,6 +59,7 @@ from pipeline.runtime.click_options import (
     show,
 )
 from pipeline.runtime.display import as_text, configure_logging
+from pipeline.runtime.plan_config import PlanConfig
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.terminal import say
 from pipeline.runtime.train_config import ResumeConfig
@@ -207,7 +208,7 @@ def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     help="Where to write: OUT.mrg, OUT.txt and the files of documents.",
 )
 @json_option
-@configured_by(ParseConfig)
+@configured_by(PlanConfig, ParseConfig)
 def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     """Parse text into trees with spaCy and benepar. Also runs under torchrun.
 
@@ -226,10 +227,14 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     \b
     Example: python cli.py parse text/train.txt --model parser.pt --out trees/train --workers 2
     Example: python cli.py parse babylm/train --source babylm --model benepar_en3 --out trees/train
+    Example: python cli.py parse text/train.txt --model parser.pt --out trees/train --plan
     """
     from pipeline.parsing.parse import parse_texts as run
+    from pipeline.parsing.parse_plan import plan_parse
 
-    if (found := run(texts, out, options.build(ParseConfig, values))) is not None:
+    plan, config = options.build(PlanConfig, values), options.build(ParseConfig, values)
+    found = plan_parse(texts, out, config, plan.plan_processes) if plan.plan else run(texts, out, config)
+    if found is not None:
         show(found)
 
 
@@ -324,6 +329,7 @@ def build_dataset(values: Values) -> None:
 @main.command()
 @data_option
 @click.option("--out", type=OutPath(outputs.FOLDER), required=True, help="The run directory to write.")
+@json_option
 @configured_by(ResumeConfig, TeacherConfig, TeacherTrainConfig)
 def train_teacher(data: Place, out: Path, values: Values) -> None:
     """Train the RNNG teacher. Also runs under torchrun.
@@ -332,11 +338,17 @@ def train_teacher(data: Place, out: Path, values: Values) -> None:
 
     \b
     Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6
+    Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6 --plan
     """
+    from teacher.train_teacher import plan_teacher
     from teacher.train_teacher import train_teacher as run
 
-    resume = options.build(ResumeConfig, values).resume
-    run(data, out, options.build(TeacherConfig, values), options.build(TeacherTrainConfig, values), resume=resume)
+    start, config = options.build(ResumeConfig, values), options.build(TeacherConfig, values)
+    training = options.build(TeacherTrainConfig, values)
+    if start.plan:
+        show(plan_teacher(data, out, config, training, start.plan_processes))
+    else:
+        run(data, out, config, training, resume=start.resume)
 
 
 @main.command()
@@ -408,7 +420,7 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
     if config.condition != "beam":
         refuse_without_search(beam, "--condition beam")
     if command.plan:
-        show(plan_run(data, sources, config, command.plan_processes))
+        show(plan_run(data, sources, out, config, command.plan_processes))
     elif out is None:
         raise click.UsageError("Missing option '--out'.")
     elif (summary := dump_run(data, sources, open_folder(out, take_over=command.take_over), config)) is not None:
@@ -466,6 +478,7 @@ def import_dump(source: Path, data: Place, out: Place, values: Values) -> None:
     "target is the mixture of the dumps' distributions.",
 )
 @click.option("--out", type=OutPath(outputs.FOLDER), required=True, help="The run directory to write.")
+@json_option
 @configured_by(StudentCommandConfig, StudentConfig, StudentTrainConfig, without=("vocab_size",))
 def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Values) -> None:
     """Train a student on tokens and, with --dump, on the teacher's soft targets. Also runs under torchrun.
@@ -478,12 +491,16 @@ def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Valu
     Example: python cli.py train-student --data dataset --dump dump --dump born-again --out runs/mixed
     """
     from storage.locations import open_folder
+    from student.train_student import plan_student
     from student.train_student import train_student as run
 
-    start = options.build(StudentCommandConfig, values)
+    start, config = options.build(StudentCommandConfig, values), options.build(StudentTrainConfig, values)
     folders = [open_folder(dump, cache_bytes=int(start.cache_gb * 1e9)) for dump in dumps]
-    config, weights = options.build(StudentTrainConfig, values), start.dump_weights
-    run(data, folders, out, values, config, resume=start.resume, init=start.init, dump_weights=weights)
+    common: Values = {"init": start.init, "dump_weights": start.dump_weights}
+    if start.plan:
+        show(plan_student(data, folders, out, values, config, processes=start.plan_processes, **common))
+    else:
+        run(data, folders, out, values, config, resume=start.resume, **common)
 
 
 @main.group()

@@ -187,6 +187,7 @@ class StudentCommandConfig(ResumeConfig):
     divided by their sum. Default: equal weights."""
 
     def __post_init__(self) -> None:
+        ResumeConfig.__post_init__(self)  # super() does not work in a dataclass with slots
         problems = [] if self.cache_gb > 0 else [f"cache-gb is {self.cache_gb}, expected above 0"]
         if any(not 0 < weight < math.inf for weight in self.dump_weights):
             problems.append(f"dump-weights are {', '.join(f'{w:g}' for w in self.dump_weights)}, expected all above 0")

@@ -5,9 +5,11 @@ the run. It can start from the weights of another student's run (``--init``), an
 (``--compile``).
 """
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +28,7 @@ from pipeline.runtime.run_start import Resume, training_run
 from pipeline.training.batching import BatchPlan
 from pipeline.training.model_files import ModelFiles, check_tokenizer
 from pipeline.training.training_loop import train
+from pipeline.training.training_plan import plan_training
 from storage.dump.reader import DumpReader
 from storage.errors import ConfigError
 from storage.fingerprints import canonical_json, sha256_bytes
@@ -108,6 +111,11 @@ class StudentTask:
     def batch_positions(self, epoch: int) -> np.ndarray:
         """Return the number of positions of each batch of an epoch."""
         return self._plans["train"].batch_positions(epoch)
+
+    @property
+    def num_evaluated(self) -> int:
+        """The number of positions that an evaluation reads: those of dev, and of a sample of train."""
+        return int(self._rows["dev"].lengths.sum()) + self._plans["train"].num_sampled()
 
     def batch_words(self, epoch: int) -> np.ndarray:
         """Return the number of words of each batch of an epoch."""
@@ -192,6 +200,58 @@ def train_student(
         StoreError: If the dump is incomplete, damaged, or was not made for the temperature, tail or divergence.
         InputError: If a sentence is longer than ``max_length``.
     """
+    with _prepared(data, dump, sizes, training, init, dump_weights) as prepared:
+        task, world = prepared.task_for(prepared.world), prepared.world
+        with training_run(out, prepared.run, resume=resume, device=prepared.device, world=world):
+            return train(task, prepared.training, run=out, world=world)
+
+
+def plan_student(
+    data: Place,
+    dump: Location | Sequence[Location] | None,
+    out: Path,
+    sizes: Mapping[str, Any],
+    training: StudentTrainConfig,
+    *,
+    processes: Sequence[int],
+    init: Path | None = None,
+    dump_weights: Sequence[float] = (),
+) -> dict[str, Any]:
+    """Predict what ``train_student`` will cost, as `pipeline.training.training_plan` describes. Nothing is written.
+
+    The arguments and errors are those of ``train_student``.
+
+    Raises:
+        ConfigError: If the command itself runs in several processes.
+    """
+    with _prepared(data, dump, sizes, training, init, dump_weights) as prepared:
+        prepared.world.refuse_several("train-student --plan")
+        return plan_training(prepared.task_for, prepared.training, run=out, device=prepared.device, processes=processes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Prepared:
+    """A student that is ready to be trained."""
+
+    world: World
+    device: torch.device
+    run: RunDescription
+    training: StudentTrainConfig
+    """The options. Without a dump, ``targets`` is ``none``."""
+    task_for: Callable[[World], StudentTask]
+    """Returns the task of a process. All tasks share the model."""
+
+
+@contextlib.contextmanager
+def _prepared(
+    data: Place,
+    dump: Location | Sequence[Location] | None,
+    sizes: Mapping[str, Any],
+    training: StudentTrainConfig,
+    init: Path | None,
+    dump_weights: Sequence[float],
+) -> Iterator[_Prepared]:
+    """Join the other processes, read dataset and dumps, and make the student, as ``train_student`` describes."""
     with joined(training.device, threads=training.threads, deterministic=training.deterministic) as (world, device):
         dataset = load_dataset(data)
         tokenizer = dataset.tokenizer
@@ -261,9 +321,13 @@ def train_student(
                 if each.num_truncated
             },
         )
-        task = StudentTask(model, dataset, rows, targets, training, world, num_initial_positions=num_initial_positions)
-        with training_run(out, run, resume=resume, device=device, world=world):
-            return train(task, training, run=out, world=world)
+
+        def task_for(world: World) -> StudentTask:
+            return StudentTask(
+                model, dataset, rows, targets, training, world, num_initial_positions=num_initial_positions
+            )
+
+        yield _Prepared(world=world, device=device, run=run, training=training, task_for=task_for)
 
 
 def _as_list(dump: Location | Sequence[Location] | None) -> Sequence[Location]:

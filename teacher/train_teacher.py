@@ -1,8 +1,10 @@
 """Train a teacher on a dataset, and load a trained teacher from its run directory."""
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from pipeline.runtime.run_start import Resume, training_run
 from pipeline.runtime.train_config import TrainConfig
 from pipeline.training.batching import BatchPlan
 from pipeline.training.training_loop import train
+from pipeline.training.training_plan import plan_training
 from storage.errors import InputError, RunError
 from storage.json_files import Count
 from storage.locations import Place
@@ -60,6 +63,11 @@ class TeacherTask:
     def batch_positions(self, epoch: int) -> np.ndarray:
         """Return the number of positions of each batch of an epoch."""
         return self._plans["train"].batch_positions(epoch)
+
+    @property
+    def num_evaluated(self) -> int:
+        """The number of positions that an evaluation reads: those of dev, and of a sample of train."""
+        return self._splits["dev"].num_positions + self._plans["train"].num_sampled()
 
     def batch_words(self, epoch: int) -> np.ndarray:
         """Return the number of words of each batch of an epoch."""
@@ -117,27 +125,56 @@ def train_teacher(
         ConfigError: If ``training.leave_out`` is not a fold of the dataset.
         InputError: If a sentence does not fit into memory.
     """
-    with joined(training.device, threads=training.threads, deterministic=training.deterministic) as (world, device):
-        dataset = load_dataset(data)
-        torch.manual_seed(training.seed)
-        described = TeacherModel(
-            vocab_size=dataset.tokenizer.vocab_size, labels=list(dataset.labels), eos_id=dataset.tokenizer.eos_id
-        )
-        for name in ("train", "dev"):
-            check_longest(dataset.split(name), config, available_bytes=available_bytes(device))
-        check_fits(config.least_weights(vocab_size=described.vocab_size, num_labels=len(described.labels)), device)
-        model = _build(config, described).to(device)
+    with _prepared(data, config, training) as (world, device, model, dataset):
         task = TeacherTask(model, dataset, training, world, leave_out=training.leave_out)
         run = RunDescription(
             kind="teacher",
             configuration=options.to_json(config, training),
-            model=asdict(described),
+            model=asdict(_described(dataset)),
             fingerprints=dataset.fingerprints,
             tokenizer=dataset.tokenizer_path,
             trained_on=to_json(renamed(dataset.trained_on, "teacher")),
         )
         with training_run(out, run, resume=resume, device=device, world=world):
             return train(task, training, run=out, world=world)
+
+
+def plan_teacher(
+    data: Place, out: Path, config: TeacherConfig, training: TeacherTrainConfig, processes: Sequence[int]
+) -> dict[str, Any]:
+    """Predict what ``train_teacher`` will cost, as `pipeline.training.training_plan` describes. Nothing is written.
+
+    Raises:
+        ConfigError: If the command itself runs in several processes. Also as ``train_teacher``.
+        InputError: As ``train_teacher``.
+    """
+    with _prepared(data, config, training) as (world, device, model, dataset):
+        world.refuse_several("train-teacher --plan")
+
+        def task_for(world: World) -> TeacherTask:
+            return TeacherTask(model, dataset, training, world, leave_out=training.leave_out)
+
+        return plan_training(task_for, training, run=out, device=device, processes=processes)
+
+
+@contextlib.contextmanager
+def _prepared(
+    data: Place, config: TeacherConfig, training: TeacherTrainConfig
+) -> Iterator[tuple[World, torch.device, Rnng, Dataset]]:
+    """Join the other processes, read the dataset, check that everything fits into memory, and make a new teacher."""
+    with joined(training.device, threads=training.threads, deterministic=training.deterministic) as (world, device):
+        dataset = load_dataset(data)
+        torch.manual_seed(training.seed)
+        described = _described(dataset)
+        for name in ("train", "dev"):
+            check_longest(dataset.split(name), config, available_bytes=available_bytes(device))
+        check_fits(config.least_weights(vocab_size=described.vocab_size, num_labels=len(described.labels)), device)
+        yield world, device, _build(config, described).to(device), dataset
+
+
+def _described(dataset: Dataset) -> TeacherModel:
+    tokenizer = dataset.tokenizer
+    return TeacherModel(vocab_size=tokenizer.vocab_size, labels=list(dataset.labels), eos_id=tokenizer.eos_id)
 
 
 def training_bytes(config: TeacherConfig, num_actions: int) -> int:

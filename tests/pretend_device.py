@@ -35,7 +35,7 @@ from pipeline.runtime import distributed
 from pipeline.runtime.distributed import World
 from pipeline.runtime.run_end import StopRequest
 from pipeline.training.step_plan import Task
-from pipeline.training.training_loop import _Training
+from pipeline.training.training_loop import Training
 from storage.dump.reader import DumpReader
 from student.model import Student
 from student.rows import Rows
@@ -111,11 +111,11 @@ def move(model: nn.Module) -> None:
 
 def training_step(task: Task, config: Any, run: Path) -> None:
     """Take one step of the training loop, up to where the loop itself waits for the device to write a row."""
-    training = _Training(task, config, run, World(), StopRequest())
+    training = Training(task, config, run, World(), StopRequest())
     with unset_fake_temporarily():  # batches are made on the host
-        place = next(iter(training._plan.batches(after_step=0)))
-    training._backward(place)
-    training._update(place)
+        place = next(iter(training.plan.batches(after_step=0)))
+    training.backward(place)
+    training.update(place)
 
 
 def copy_as_fake(mode: FakeTensorMode) -> None:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from pipeline.runtime.plan_config import PlanConfig
 from storage.errors import ConfigError
 
 Condition: TypeAlias = Literal["tree", "beam", "none", "exact"]
@@ -92,16 +93,12 @@ _COMPUTATION = ("batch_tokens", "device", "threads")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DumpCommandConfig:
+class DumpCommandConfig(PlanConfig):
     """The options of ``dump-teacher`` that do not change the bytes of a dump."""
 
     take_over: bool = False
     """For a dump in an object store: write even if another process holds the lease, that is, the
     permission to write."""
-    plan: bool = False
-    """Write nothing: time a few batches, and estimate bytes and hours."""
-    plan_processes: tuple[int, ...] = (1, 2, 4, 8)
-    """With --plan: the numbers of processes to estimate for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,50 +1,54 @@
-"""Predict the size and the hours of a dump before it is begun. Nothing is written.
+"""Predict the size, the memory and the hours of a dump before it is begun. Nothing is written.
 
 The size follows from the schema; with ``--profile compact`` it is estimated, because it depends on how well the values
-compress. The hours come from timing a few batches from different places of the split, because length and depth of
-sentences change along the split. The speed of the disk is not measured, so a slow disk makes the dump take longer. The
-hours for several processes assume that each process has its own cores or GPU and is as fast as this one. The hours are
-those of whole shards, so more processes than shards do not help.
+compress. The hours come from a few batches from different places of the split, because length and depth of sentences
+change along the split. As in a real dump, one thread prepares the next batch, and another encodes the rows of the
+previous batch. So the rate of one process includes what these threads take from each other. The speed of the disk is
+measured where the dump will be. The hours are those of whole shards, so more processes than shards do not help. The
+last step, in which one process reads and checks every byte, is included.
 """
 
-import itertools
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from pipeline.dumping.dump_loop import DumpJob, batch_sentences, compute_shard, prepare_batch
+from pipeline.dumping.dump_loop import DumpJob, ShardBatch, ShardRows, batch_sentences, compute_shard, prepare_batch
+from pipeline.runtime.background import ReadAhead, WriteBehind
+from pipeline.runtime.plan import MEASURE_S, peak_memory, spread, write_rate
 from pipeline.runtime.progress import Progress
-from pipeline.runtime.workers import usable_cores
 from storage.dump.dump_statistics import shard_figures
 from storage.dump.positions import Positions, check_positions
 from storage.dump.profiles import encoded
 from storage.dump.schema import DumpSchema
 from storage.dump.shards import index_bytes, shard_bytes
-from storage.errors import ConfigError
 from storage.fingerprints import FileDigest
+from storage.locations import Place
 
 NUM_BATCHES = 8
 """Maximum number of batches to time."""
-MEASURE_S = 20.0
-"""Number of seconds after which no other batch is begun."""
+LEAST_BATCHES = 2
+"""Number of batches to time even if they take longer than `MEASURE_S`, as those of a beam search do."""
 
 
-def plan_dump(job: DumpJob, processes: Sequence[int]) -> dict[str, Any]:
-    """Return size, rates and hours of a dump as JSON values. Hours are given for each number of ``processes``.
+def plan_dump(job: DumpJob, out: Place | None, processes: Sequence[int]) -> dict[str, Any]:
+    """Return size, memory, rates and hours of a dump as JSON values. Hours are given for each number of ``processes``.
 
-    Raises:
-        ConfigError: If a number of processes is below 1.
+    Without ``out`` the speed of the disk is not measured, and the hours are those of an infinitely fast disk.
     """
-    if not processes or min(processes) < 1:
-        raise ConfigError(f"--plan-processes is {','.join(map(str, processes))}, expected numbers of at least 1")
     schema = job.schema
-    rows, seconds = _measure(job)
-    chunk_bytes, seconds["encode"] = _encode(schema, rows) if rows is not None else (0.0, 0.0)
-    size, rates = _size_bytes(schema, chunk_bytes), _rates(seconds, rows, job.config.threads)
-    num_positions = schema.num_positions
+    seconds, rows = _measure(job)
+    chunk_bytes, seconds["check"] = _chunks(schema, rows) if rows is not None else (0.0, 0.0)
+    size, num_positions = _size_bytes(schema, chunk_bytes), schema.num_positions
+    rate = write_rate(out) if out is not None else None
+    seconds["write"] = size / num_positions / rate if rate is not None and num_positions else 0.0
+    # The thread that encodes also writes.
+    memory = peak_memory(job.device)
+    memory["memory_bytes"] += _shard_memory(schema)
+    seconds["one_process"] = max(seconds["one_process"], seconds["encode"] + seconds["write"])
     return {
         "split": schema.split,
         "num_positions": num_positions,
@@ -54,54 +58,101 @@ def plan_dump(job: DumpJob, processes: Sequence[int]) -> dict[str, Any]:
         "bytes_per_position": size / num_positions if num_positions else None,
         "size_is": "exact" if schema.profile == "exact" else "estimated from the measured positions",
         "measured_positions": len(rows) if rows is not None else 0,
-        "positions_per_s": rates,
-        "hours_by_processes": {str(number): _hours(schema, rates, number) for number in processes},
+        "positions_per_s": {stage: 1 / spent if spent else None for stage, spent in seconds.items()},
+        "write_bytes_per_s": rate,
+        **memory,
+        "hours_by_processes": {str(number): _hours(schema, seconds, number) for number in processes},
     }
 
 
-def _measure(job: DumpJob) -> tuple[Positions | None, dict[str, float]]:
-    """Compute a few batches; return their positions (None if the split is empty), and seconds per position by stage."""
-    seconds = {"prepare": 0.0, "compute": 0.0}
-    chosen = _places(job)
-    parts = []
-    start = time.perf_counter()
-    with Progress("plan", total=len(chosen), unit="batches") as progress:
-        # The first batch is computed twice. The first computation does not count, because it also touches new memory.
-        for number, (shard, sentences) in enumerate(itertools.chain(chosen[:1], chosen)):
+def _measure(job: DumpJob) -> tuple[dict[str, float], Positions | None]:
+    """Compute and encode a few batches; return seconds per position by stage, and the rows (None for an empty split).
+
+    ``one_process`` is the time from the end of one batch to the end of the next. In it, the main thread computes, and
+    also waits if another thread is slower.
+    """
+    spent = dict.fromkeys(("prepare", "compute", "encode", "one_process"), 0.0)
+    places = _places(job)
+    if not places:
+        return spent, None
+    parts: list[Positions] = []
+    timed = 0
+
+    def prepared() -> Iterator[tuple[ShardBatch, float]]:
+        for shard, sentences in places:
             begin = time.perf_counter()
             batch = prepare_batch(job, shard, sentences)
-            prepared = time.perf_counter()
-            resized = _resized(job.schema, len(batch.gold))
+            yield batch, time.perf_counter() - begin
+
+    def encode(kept: ShardRows, schema: DumpSchema) -> None:
+        begin = time.perf_counter()
+        rows, _ = kept.finished()
+        check_positions(rows, schema, num_positions=len(rows), where="plan")
+        for _, data, _ in encoded(rows, schema, 0, where="plan"):
+            FileDigest.of_bytes(data)
+        shard_figures(rows, np.zeros(len(rows), np.bool_), schema.num_top)
+        parts.append(rows)
+        spent["encode"] += time.perf_counter() - begin
+
+    with (
+        Progress("plan", total=len(places) - 1, unit="batches") as progress,
+        ReadAhead(prepared()) as stream,
+        WriteBehind() as behind,
+    ):
+        start = mark = time.perf_counter()
+        for number, (batch, prepare_s) in enumerate(stream):
+            begin = time.perf_counter()
+            schema = _resized(job.schema, len(batch.gold))
             batches = [replace(batch, shard=0, rows=np.arange(len(batch.gold)))]
-            rows, _ = compute_shard(job.models, resized, 0, batches, device=job.device).finished()
+            kept = compute_shard(job.models, schema, 0, batches, device=job.device)
             computed = time.perf_counter()
-            if not number:
-                continue
-            seconds["prepare"] += prepared - begin
-            seconds["compute"] += computed - prepared
-            parts.append(rows.arrays())
-            progress.update(1)
-            if computed - start > MEASURE_S:
+            behind.submit(functools.partial(encode, kept, schema))
+            now = time.perf_counter()
+            if number:  # the first batch also touches new memory
+                spent["prepare"] += prepare_s
+                spent["compute"] += computed - begin
+                spent["one_process"] += now - mark
+                timed += len(batch.gold)
+                progress.update(1)
+            else:
+                start = now
+            mark = now
+            if number >= LEAST_BATCHES and now - start > MEASURE_S:
                 break
-    if not parts:
-        return None, seconds
-    rows = Positions(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    return rows, {stage: spent / len(rows) for stage, spent in seconds.items()}
+        behind.wait()
+    rows = _joined(parts)
+    spent["encode"] *= timed / len(rows)
+    return {stage: seconds / timed for stage, seconds in spent.items()}, rows
+
+
+def _shard_memory(schema: DumpSchema) -> int:
+    """Return the bytes of what a dump holds of whole shards, since the plan computes only parts of shards.
+
+    These are the rows of two shards, and of one shard the ids in their integer type and an encoded array.
+    """
+    sizes = {spec.name: spec.row_bytes for spec in schema.position_arrays}
+    rows = sum(sizes.values()) - sizes["ids"] + 4 * schema.k
+    return (2 * rows + sizes["ids"] + max(sizes.values())) * min(schema.shard_positions, schema.num_positions)
+
+
+def _joined(parts: Sequence[Positions]) -> Positions:
+    arrays = [part.arrays() for part in parts]
+    return Positions(**{name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]})
 
 
 def _places(job: DumpJob) -> list[tuple[int, np.ndarray]]:
-    """Return up to `NUM_BATCHES` batches, (shard, sentences), spread evenly over the split."""
-    shards = _spread(job.schema.layout.num_shards, NUM_BATCHES)
+    """Return up to `NUM_BATCHES` batches, (shard, sentences), from all parts of the split, in random order.
+
+    Before them comes a small part of the first batch, which is not timed.
+    """
+    shards = spread(job.schema.layout.num_shards, NUM_BATCHES)
     places = []
     for shard in shards:
         batches = batch_sentences(job, shard)
-        places += [(shard, batches[at]) for at in _spread(len(batches), -(-NUM_BATCHES // len(shards)))]
-    return places
-
-
-def _spread(total: int, number: int) -> list[int]:
-    """Divide 0 to ``total`` - 1 into ``number`` equal parts; return the middle of each part, without repetitions."""
-    return sorted({(2 * part + 1) * total // (2 * number) for part in range(number)}) if total else []
+        places += [(shard, batches[at]) for at in spread(len(batches), -(-NUM_BATCHES // len(shards)))]
+    order = np.random.default_rng(1).permutation(len(places))  # if time runs out, any first part is a fair sample
+    places = [places[at] for at in order]
+    return [(shard, sentences[: 1 + len(sentences) // 16]) for shard, sentences in places[:1]] + places
 
 
 def _resized(schema: DumpSchema, num_positions: int) -> DumpSchema:
@@ -112,17 +163,15 @@ def _resized(schema: DumpSchema, num_positions: int) -> DumpSchema:
     )
 
 
-def _encode(schema: DumpSchema, rows: Positions) -> tuple[float, float]:
-    """Encode positions; return the bytes per position of the chunks of all arrays, and the seconds per position."""
+def _chunks(schema: DumpSchema, rows: Positions) -> tuple[float, float]:
+    """Return the bytes per position of the chunks of all arrays, and the seconds per position to check them."""
     whole_chunks = len(rows) - len(rows) % schema.chunk_positions
     kept = rows.slice(0, whole_chunks or len(rows))
     resized = _resized(schema, len(kept))
+    files = [(spec, bytes(data)) for spec, data, _ in encoded(kept, resized, 0, where="plan")]
     begin = time.perf_counter()
-    check_positions(kept, resized, num_positions=len(kept), where="plan")
-    sizes = {spec: FileDigest.of_bytes(data).size_bytes for spec, data, _ in encoded(kept, resized, 0, where="plan")}
-    shard_figures(kept, np.zeros(len(kept), np.bool_), schema.num_top)
-    spent = time.perf_counter() - begin
-    return sum(size - index_bytes(spec) for spec, size in sizes.items()) / len(kept), spent / len(kept)
+    sizes = [FileDigest.of_bytes(data).size_bytes - index_bytes(spec) for spec, data in files]
+    return sum(sizes) / len(kept), (time.perf_counter() - begin) / len(kept)
 
 
 def _size_bytes(schema: DumpSchema, chunk_bytes: float) -> int:
@@ -135,18 +184,11 @@ def _size_bytes(schema: DumpSchema, chunk_bytes: float) -> int:
     return metadata + indexes + round(chunk_bytes * schema.num_positions)
 
 
-def _rates(seconds: dict[str, float], rows: Positions | None, threads: int) -> dict[str, float | None]:
-    """Return positions per second of each stage and of one process. Stages overlap if a core is free."""
-    if rows is None:
-        return dict.fromkeys((*seconds, "one_process"))
-    background = seconds["prepare"] + seconds["encode"]
-    overlaps = usable_cores() > threads
-    whole = max(seconds["compute"], background) if overlaps else seconds["compute"] + background
-    return {**{stage: 1 / spent for stage, spent in seconds.items()}, "one_process": 1 / whole}
+def _hours(schema: DumpSchema, seconds: dict[str, float], processes: int) -> float | None:
+    """Return the hours of the process with the most shards, and of the last check; None if the rate is unknown.
 
-
-def _hours(schema: DumpSchema, rates: dict[str, float | None], processes: int) -> float | None:
-    """Return the hours of the process with the most shards; None if the rate is unknown."""
-    rate = rates["one_process"]
-    most = -(-schema.layout.num_shards // processes) * schema.shard_positions
-    return min(schema.num_positions, most) / rate / 3600 if rate else None
+    All processes write to the same place, so they are not faster than it is.
+    """
+    most = min(schema.num_positions, -(-schema.layout.num_shards // processes) * schema.shard_positions)
+    compute_s = max(most * seconds["one_process"], schema.num_positions * seconds["write"])
+    return (compute_s + schema.num_positions * seconds["check"]) / 3600 if seconds["one_process"] else None

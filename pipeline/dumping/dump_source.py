@@ -100,9 +100,9 @@ def dump_run(data: Place, sources: Sequence[DumpSource], out: Location, config: 
 
 
 def plan_run(
-    data: Place, sources: Sequence[DumpSource], config: DumpConfig, processes: Sequence[int]
+    data: Place, sources: Sequence[DumpSource], out: Place | None, config: DumpConfig, processes: Sequence[int]
 ) -> dict[str, Any]:
-    """Predict the size and hours of a dump, as `pipeline.dumping.dump_plan` describes. Nothing is written.
+    """Predict size, memory and hours of a dump, as `pipeline.dumping.dump_plan` describes. Nothing is written.
 
     Raises:
         ConfigError: If the command itself runs in several processes. Also as ``dump_run``.
@@ -111,7 +111,7 @@ def plan_run(
     _check_condition(sources, config.condition)
     with joined(config.device, threads=config.threads) as (world, device):
         world.refuse_several("dump-teacher --plan")
-        return plan_dump(_job(load_dataset(data), sources, config, device), processes)
+        return plan_dump(_job(load_dataset(data), sources, config, device), out, processes)
 
 
 def verify_run(

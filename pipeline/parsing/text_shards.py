@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -137,13 +137,7 @@ class TextShards:
 
     def write(self, shard: TextShard, outcomes: list[Outcome]) -> None:
         """Write a finished shard."""
-        rows = [
-            {"tree": format_tree(outcome.tree)}
-            | ({"reason": outcome.reason, "detail": outcome.detail} if outcome.reason is not None else {})
-            for outcome in outcomes
-        ]
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_atomically(self._file(shard), lines.encode())
+        write_atomically(self._file(shard), encoded_rows(outcomes))
 
     def rows(self, shard: TextShard) -> Iterator[dict[str, str]]:
         """Yield an object for each sentence of a shard: ``tree``; without a parse also ``reason`` and ``detail``.
@@ -190,3 +184,13 @@ class TextShards:
 
     def _file(self, shard: TextShard) -> Path:
         return self.path / f"{shard.number:05}.jsonl"
+
+
+def encoded_rows(outcomes: Sequence[Outcome]) -> bytes:
+    """Return the content of the file of a finished shard."""
+    rows = [
+        {"tree": format_tree(outcome.tree)}
+        | ({"reason": outcome.reason, "detail": outcome.detail} if outcome.reason is not None else {})
+        for outcome in outcomes
+    ]
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

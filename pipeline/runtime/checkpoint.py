@@ -95,13 +95,18 @@ def save_checkpoint(
     """
     path = state_path(run)
     make_directory(path.parent)
-    content = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    buffer = io.BytesIO()
     info = open_run(run)
-    torch.save({"format_version": STATE_FORMAT_VERSION, "run": info.identity, **content}, buffer)
-    write_atomically(path, buffer.getbuffer())
+    write_atomically(path, encoded_state(state, info.identity))
     for weights in _weight_paths(run, state, also):
         save_weights(weights, model, weights_of(info, metadata or {}))
+
+
+def encoded_state(state: TrainingState, run: str | None) -> memoryview:
+    """Return the content of the file ``training_state.pt`` of the run with an identity."""
+    content = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    buffer = io.BytesIO()
+    torch.save({"format_version": STATE_FORMAT_VERSION, "run": run, **content}, buffer)
+    return buffer.getbuffer()
 
 
 def repair_weights(

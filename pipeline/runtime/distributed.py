@@ -26,13 +26,15 @@ from torch import Tensor
 from torch.distributed import HashStore, PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
 
 from pipeline.runtime.display import set_log_level
+from pipeline.runtime.heartbeat import Heartbeat
 from pipeline.runtime.workers import usable_cores
 from storage.errors import ConfigError, RunError
 
 Result = TypeVar("Result")
 
 COLLECTIVE_TIMEOUT = dt.timedelta(hours=12)
-"""How long a rank may wait for a slower rank. A dead process is noticed at once, because its connections close."""
+"""How long a rank may wait for a slower rank. A dead process is noticed at once, because its connections close, and a
+lost machine is noticed by `pipeline.runtime.heartbeat`."""
 JOIN_TIMEOUT = dt.timedelta(minutes=10)
 """How long the first process waits for the last process to join."""
 MAX_THREADS = 1024
@@ -288,6 +290,7 @@ def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]
     world = dataclasses.replace(world, store=PrefixStore("run", store))
     try:
         chosen = _chosen_device(device, world, threads)
+        heartbeat = Heartbeat(store, rank=world.rank, size=world.size)
         _wait_for_all(world)
         # CPU tensors always go through gloo. They are small, and gloo notices a dead process.
         torch.distributed.init_process_group(
@@ -298,7 +301,8 @@ def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]
             timeout=COLLECTIVE_TIMEOUT,
         )
         try:
-            yield world, chosen
+            with heartbeat:
+                yield world, chosen
         except BaseException as error:
             if isinstance(error, Exception):
                 world.failed(error)  # publish first, because the others notice when the connections close
@@ -486,6 +490,17 @@ def available_bytes(device: torch.device) -> int:
         sizes = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         return int(sizes["MemAvailable"].split()[0]) * 1024  # includes what the page cache can give back
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_gpu_bytes(device: torch.device) -> int | None:
+    """Return the most memory of a GPU that this process has used so far; None if the device is no GPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done all its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def device_model(device: torch.device) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from pipeline.runtime.plan_config import PlanConfig
 from storage.errors import ConfigError
 
 Schedule = Literal["cosine", "linear", "constant", "wsd"]
@@ -182,8 +183,8 @@ def num_words_of(name: str) -> int:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ResumeConfig:
-    """How a training command treats a run that exists already."""
+class ResumeConfig(PlanConfig):
+    """How a training command starts, and how it treats a run that exists already."""
 
     resume: Literal["auto", "never"] = "auto"
     """If --out holds a run of the same command: continue it from its last checkpoint (auto), or refuse to start

@@ -151,6 +151,10 @@ class BatchPlan:
         for first, stop in consecutive_batches(lengths, self._config.batch_tokens, self._config.batch_sentences):
             yield sample[first:stop][self._world.rank :: self._world.size], int(lengths[first:stop].sum())
 
+    def num_sampled(self) -> int:
+        """Return about how many positions ``sample_slices`` yields, over all ranks."""
+        return int(min(SAMPLE_SIZE, len(self._lengths)) * self._lengths.mean())
+
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Return the sentences of each batch of an epoch, over all ranks. The result of the latest epoch is cached."""
         if self._newest is None or self._newest[0] != epoch:

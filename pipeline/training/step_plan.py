@@ -50,6 +50,10 @@ class Task(Protocol):
     def dev_parts(self) -> Sequence[str]:
         """Names of the sums that are also computed on dev. They come first in ``parts``."""
 
+    @property
+    def num_evaluated(self) -> int:
+        """The number of positions that an evaluation reads: those of dev, and of a sample of train."""
+
     def batch_positions(self, epoch: int) -> np.ndarray:
         """Return int64 ``[B]``: positions of each batch of an epoch."""
 

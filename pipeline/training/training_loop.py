@@ -59,7 +59,7 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
     """
     # Outermost, so that a second SIGTERM cannot end the process between the last checkpoint and the history record.
     with stop_request() as stop, recorded_end(run, world) as ending:
-        training = _Training(task, config, run, world, stop)
+        training = Training(task, config, run, world, stop)
         ending.step = training.step
         if training.end is None:
             try:
@@ -92,17 +92,20 @@ def evaluate(task: Task, batches: Iterable[Batch], world: World) -> dict[str, fl
     return dict(zip(parts, means, strict=True))
 
 
-class _Training:
-    """One training run in this process: its current state, and how it takes a step."""
+class Training:
+    """One training run in this process: its current state, and how it takes a step.
+
+    ``train`` takes all steps. ``pipeline.training.training_plan`` measures some.
+    """
 
     def __init__(self, task: Task, config: TrainConfig, run: Path, world: World, stop: StopRequest) -> None:
         self._task, self._config, self._run, self._world = task, config, run, world
-        self._plan = self._planned(stop)
+        self.plan = self._planned(stop)
         self._optimizer = adamw(task.model, config)
         self._word_checkpoints = self._planned_word_checkpoints()
         peak_flops = task.peak_flops * world.size if task.peak_flops is not None else None
         self._tally = Tally(task.parts, _device(task.model), peak_flops=peak_flops)
-        self._watch = DivergenceWatch(task, self._plan)
+        self._watch = DivergenceWatch(task, self.plan)
         self.step = self.positions = 0
         self.best_loss, self.best_step, self.num_worse = math.inf, 0, 0
         self.elapsed_s = 0.0
@@ -135,11 +138,11 @@ class _Training:
     @property
     def end(self) -> str | None:
         """Why training is over; None if it is not over."""
-        if self.step >= self._plan.num_steps:
+        if self.step >= self.plan.num_steps:
             return f"all {self.step} steps are done"
         if self._config.patience and self.num_worse >= self._config.patience:
             return (
-                f"no better dev loss in {self.num_worse} evaluations, after {self.step} of {self._plan.num_steps} steps"
+                f"no better dev loss in {self.num_worse} evaluations, after {self.step} of {self.plan.num_steps} steps"
             )
         return None
 
@@ -158,14 +161,14 @@ class _Training:
                 )
                 stack.callback(self._metrics.close)
             progress = stack.enter_context(
-                Progress("training", total=self._plan.num_steps, unit="steps", shown=world.is_main, initial=self.step)
+                Progress("training", total=self.plan.num_steps, unit="steps", shown=world.is_main, initial=self.step)
             )
-            stream = stack.enter_context(ReadAhead(self._plan.batches(after_step=self.step)))
+            stream = stack.enter_context(ReadAhead(self.plan.batches(after_step=self.step)))
             for place in stream:
-                self._backward(place)
+                self.backward(place)
                 if not place.closes_step:
                     continue
-                gradient_norm = self._update(place)
+                gradient_norm = self.update(place)
                 progress.update(1)
                 # The ranks agree, over the CPU, whether one of them got SIGTERM, so that all stop after the same step.
                 stopping = world.any(stop.requested)
@@ -174,11 +177,11 @@ class _Training:
                     break
                 if stopping:
                     if world.is_main:
-                        where = f"after step {self.step} of {self._plan.num_steps}"
+                        where = f"after step {self.step} of {self.plan.num_steps}"
                         log.warning("%s: stopped by SIGTERM %s. Run the same command to continue", self._run, where)
                     raise StoppedBySignal
 
-    def _backward(self, place: StepBatch) -> None:
+    def backward(self, place: StepBatch) -> None:
         """Compute the gradient of a batch and add it to the gradient of the step."""
         if place.opens_step:
             torch.manual_seed(_step_seed(self._config.seed, place.step, self._world.rank))
@@ -193,12 +196,12 @@ class _Training:
         self._watch.see_loss(sums[0], step=place.step, index=place.index)
         self._tally.add(sums, place.batch.num_positions_global, flops=place.num_flops)
 
-    def _update(self, place: StepBatch) -> Tensor:
+    def update(self, place: StepBatch) -> Tensor:
         """Update the weights with the gradient of the step; return its norm before clipping."""
         config = self._config
         factor = lr_factor(
             place.step - 1,
-            num_steps=self._plan.num_steps,
+            num_steps=self.plan.num_steps,
             warmup_steps=config.warmup_steps,
             schedule=config.schedule,
             decay_share=config.decay_share or DECAY_SHARE,
@@ -218,8 +221,8 @@ class _Training:
     ) -> None:
         """Write a row, evaluate and write a checkpoint if they are due. Before stopping, always write a checkpoint."""
         step, every = self.step, self._config.checkpoint_every
-        has_row = step % self._config.log_every == 0 or step == self._plan.num_steps
-        is_evaluated = self._plan.is_evaluated(step)
+        has_row = step % self._config.log_every == 0 or step == self.plan.num_steps
+        is_evaluated = self.plan.is_evaluated(step)
         is_due = (every > 0 and step % every == 0) or step in self._word_checkpoints
         is_saved = is_evaluated or stopping or is_due
         if has_row or is_saved:
@@ -267,28 +270,32 @@ class _Training:
         row_sums, row_positions = self._tally.saved(self._world)
         self._world.on_main(lambda: self._write(row_sums, row_positions))
 
-    def _write(self, row_sums: Tensor, row_positions: int) -> None:
-        assert self._metrics is not None, "only the main rank writes, and it has a Metrics"
-        self._metrics.sync()
-        state = TrainingState(
+    def state(self, elapsed_s: float, row_sums: Tensor, row_positions: int) -> TrainingState:
+        """Return what a checkpoint holds, given what only the writer of the metrics knows."""
+        return TrainingState(
             step=self.step,
             positions=self.positions,
             best_loss=self.best_loss,
             best_step=self.best_step,
             num_worse=self.num_worse,
-            elapsed_s=self._metrics.elapsed_s,
+            elapsed_s=elapsed_s,
             row_sums=row_sums,
             row_positions=row_positions,
             model=self._task.model.state_dict(),
             optimizer=self._optimizer.state_dict(),
         )
+
+    def _write(self, row_sums: Tensor, row_positions: int) -> None:
+        assert self._metrics is not None, "only the main rank writes, and it has a Metrics"
+        self._metrics.sync()
+        state = self.state(self._metrics.elapsed_s, row_sums, row_positions)
         also = self._word_checkpoints.get(self.step, ())
         save_checkpoint(self._run, state, self._task.model, also=also, metadata=self._weights_metadata())
 
     def _restore(self, state: TrainingState) -> None:
-        if state.step > self._plan.num_steps or state.row_sums.shape[1:] != (len(self._task.parts),):
+        if state.step > self.plan.num_steps or state.row_sums.shape[1:] != (len(self._task.parts),):
             raise RunError(
-                f"{self._run}: the training state is of step {state.step} of {self._plan.num_steps} and has sums of "
+                f"{self._run}: the training state is of step {state.step} of {self.plan.num_steps} and has sums of "
                 f"shape {list(state.row_sums.shape)}, so it is damaged or of another training. Restore "
                 "checkpoints/last/training_state.pt from a copy, or train again into another --out"
             )
@@ -301,19 +308,19 @@ class _Training:
         metadata = self._weights_metadata()
         self._world.on_main(lambda: repair_weights(self._run, state, self._task.model, also=also, metadata=metadata))
         if self._world.is_main and self.end is None:
-            log.info("%s: continuing after step %d of %d", self._run, self.step, self._plan.num_steps)
+            log.info("%s: continuing after step %d of %d", self._run, self.step, self.plan.num_steps)
 
     def _weights_metadata(self) -> Mapping[str, str]:
-        epoch, batches = self._plan.place(self.step)
+        epoch, batches = self.plan.place(self.step)
         return self._task.weights_metadata(epoch, batches.stop)
 
     def _planned_word_checkpoints(self) -> dict[int, list[str]]:
         """Return the names of the word checkpoints by step. Log the names that training never reaches."""
         thresholds = word_thresholds(self._config.word_checkpoints)
-        reached = self._plan.steps_reaching(thresholds)
+        reached = self.plan.steps_reaching(thresholds)
         missed = [words_name(threshold) for threshold in thresholds if threshold not in reached]
         if missed and self._world.is_main:
-            seen = self._plan.words_after(self._plan.num_steps)
+            seen = self.plan.words_after(self.plan.num_steps)
             log.info(
                 "%s: training ends after %s words, so it will not write %s", self._run, f"{seen:,}", ", ".join(missed)
             )

@@ -19,6 +19,7 @@ from pipeline.corpus.trees.readers import Counts, read_sentences
 from pipeline.corpus.trees.trees import format_tree, parse_tree
 from pipeline.parsing.parse import parse_texts
 from pipeline.parsing.parse_config import ParseConfig
+from pipeline.parsing.parse_plan import plan_parse
 from pipeline.parsing.sentence_parser import SentenceParser
 from pipeline.parsing.text_shards import TextShards
 from storage.errors import ConfigError, InputError, RunError, StoreBusyError, StoreError
@@ -445,3 +446,23 @@ def test_bad_options_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.md").write_text("A b.")
     with pytest.raises(InputError, match="expected the name of a file"):
         parse_texts([tmp_path / "text.md"], tmp_path / "o", FLAT)
+
+
+@pytest.mark.parametrize("flat", [True, False], ids=["flat", "model"])
+def test_a_plan_predicts_the_trees_and_leaves_nothing_behind(
+    parser_file: Path, tmp_path: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch, flat: bool
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    files = write(tmp_path, texts[:60], documents=True)
+    config = FLAT if flat else with_model(parser_file)
+    plan = plan_parse(files, tmp_path / "out/trees", config, (1, 2, 100))
+    assert not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "temporary").iterdir())
+    parse_texts(files, tmp_path / "out/trees", config)
+    written = sum((tmp_path / f"out/trees{suffix}").stat().st_size for suffix in (".mrg", ".txt", ".docs", ".speakers"))
+    assert plan["size_bytes"] == pytest.approx(written, rel=0.15)  # a sample of 60 sentences
+    assert (plan["num_sentences"], plan["num_shards"]) == (60, 3)
+    hours = plan["hours_by_processes"]
+    assert 0 < hours["100"] < hours["2"] < hours["1"]
