@@ -75,23 +75,22 @@ cli() { "$python" cli.py "$@"; }
 
 # ---- 1. The data: a share of every document of the text, and of the trees; then clean text, gold trees and a tokenizer.
 
-# Documents 2, 22, 42 ... of a file are for dev: their first lines, up to DEV_WORDS words. The others are for train: the
-# first lines of each, SHARE of all lines.
+# Documents 2, 22, 42 ... of a file are for dev: their first lines, up to DEV_WORDS words. The others are for train: their
+# first lines, so that the lines so far have SHARE of the words so far.
 cut_text() {
-  gzip -cdf "$1" | awk -v share="$SHARE" -v split_name="$2" -v room="$DEV_WORDS" '
+  gzip -cdf "$1" | awk -v share="$SHARE" -v part="$2" -v dev_words="$DEV_WORDS" '
     function flush(   i) {
-      if (count && (++number % 20 == 2) == (split_name == "dev")) {
-        seen += count
-        for (i = 1; i <= count && (split_name == "dev" ? room > 0 : taken < seen * share - 1e-6); i++) {
+      if (count && (++number % 20 == 2) == (part == "dev")) {
+        for (i = 1; i <= count; i++) all += words[i]
+        for (i = 1; i <= count && taken < (part == "dev" ? dev_words : all * share); i++) {
           print lines[i]
-          taken++
-          room -= split(lines[i], words, " ")
+          taken += words[i]
         }
         print ""
       }
       count = 0
     }
-    /[^ \t\r]/ { lines[++count] = $0; next }
+    NF { lines[++count] = $0; words[count] = NF; next }
     { flush() }
     END { flush() }'
 }
@@ -160,7 +159,7 @@ print(*(functools.reduce(lambda found, name: found[name], path.split("."), value
 rate_of() { grep '"split": "train",' "$1" | tail -n 1 | sed -E 's/.*"positions_per_s": *([0-9.]+).*/\1/'; }
 # Print the sentences per second of a command, as its last line of progress shows them.
 shown_rate() {
-  "$@" 2>&1 >/dev/null | tee /dev/stderr | tr '\r' '\n' | sed -nE 's|.* ([0-9.,]+) sentences/s, took.*|\1|p' | tail -n 1 | tr -d ,
+  "$@" 2>&1 >/dev/null | tee >(cat >&2) | tr '\r' '\n' | sed -nE 's|.* ([0-9.,]+) sentences/s, took.*|\1|p' | tail -n 1 | tr -d ,
 }
 
 plan() {
