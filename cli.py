@@ -184,7 +184,7 @@ def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
 
     \b
     Example: python cli.py clean-text babylm/train_10M --source babylm --out text/train
-             python cli.py clean-text tales.txt.gz --source plain --source-name tales --out text/tales --licence "CC BY 4.0"
+             python cli.py clean-text tales.txt.gz --source plain --source-name tales --licence CC0 --out text/tales
              python cli.py clean-text reviews.csv --source plain --column review --out text/reviews
     """
     from pipeline.corpus.text.cleaning import clean_texts

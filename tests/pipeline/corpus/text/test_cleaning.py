@@ -73,7 +73,7 @@ def test_the_table_has_one_row_for_each_document_of_the_sentences(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("given", "source"), [("", "plain"), ("fairy tales", "fairy tales"), ("a\tb\n", "a b"), ("ο 字", "ο 字")]
+    ("given", "source"), [("", "plain"), ("fairy tales", "fairy tales"), ("a\tb\n", "a b"), ("д 字", "д 字")]
 )
 def test_documents_come_from_the_source_name_that_is_given(tmp_path: Path, given: str, source: str) -> None:
     cleaned(tmp_path, "One.\n\nTwo.\n", source_name=given)
