@@ -254,6 +254,8 @@ def train_parser(
     The released models of benepar parse far better. Use this command if the words of a pretrained model would count, as
     in BabyLM; if no model can be downloaded; or for a language without a released model.
 
+    If the command is interrupted, run it again: it continues after the last whole epoch.
+
     \b
     Example: python cli.py train-parser trees/train.mrg --dev trees/dev.mrg --out parser.pt
     """

@@ -130,7 +130,7 @@ for file in "$TREES"/*-train.mrg; do
 done
 
 gold_train=("${treebanks[@]/#/$OUT/trees/train-}") gold_dev=("${treebanks[@]/#/$OUT/trees/dev-}")
-silver_train=("${sources[@]/#/$OUT/trees/train-}") silver_dev=("${sources[@]/#/$OUT/trees/dev-}")
+silver_train=("$OUT/trees/train-silver") silver_dev=("$OUT/trees/dev-silver")
 texts=("${sources[@]/#/$OUT/text/train-}")
 once tokenizer cli train-tokenizer "${gold_train[@]/%/.txt}" "${texts[@]/%/.txt}" --out "$OUT/tokenizer.json" \
   --vocab-size "$VOCABULARY"
@@ -212,10 +212,8 @@ cat "$OUT/logs/plan.log"
 once parser cli train-parser "${gold_train[@]/%/.mrg}" --dev "${gold_dev[0]}.mrg" \
   $(for stem in "${gold_dev[@]:1}"; do printf ' --dev %s.mrg' "$stem"; done) --out "$OUT/parser.pt" "${parser[@]}"
 for part in train dev; do
-  for name in "${sources[@]}"; do
-    once "parse-$part-$name" cli parse "$OUT/text/$part-$name.txt" --model "$OUT/parser.pt" --out "$OUT/trees/$part-$name" \
-      --workers "$JOBS"
-  done
+  texts=("${sources[@]/#/$OUT/text/$part-}")
+  once "parse-$part" cli parse "${texts[@]/%/.txt}" --model "$OUT/parser.pt" --out "$OUT/trees/$part-silver" --workers "$JOBS"
 done
 
 # The dataset `silver` has gold and silver trees; `right` has the same sentences with right-branching trees.
@@ -274,7 +272,7 @@ cat "$OUT/logs/students.log"
 
 # ---- 6. More measures: perplexity by source, surprisal against the teacher, curves over the words seen; the report.
 
-cat "${silver_dev[@]/%/.txt}" | awk 'NR % 20 == 0' >"$OUT/surprisal.txt"
+awk 'NR % 20 == 0' "$OUT/trees/dev-silver.txt" >"$OUT/surprisal.txt"
 for run in "$OUT/teachers/$best" "$OUT/students/baseline-seed${seeds[0]}" "$OUT/students/alpha${alphas[0]}-seed${seeds[0]}"; do
   once "surprisal-${run##*/}" cli evaluate surprisal "$run" "$OUT/surprisal.txt" --out "$OUT/surprisal-${run##*/}.tsv" \
     --device cpu
