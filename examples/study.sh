@@ -272,19 +272,29 @@ cat "$OUT/logs/students.log"
 
 # ---- 6. More measures: perplexity by source, surprisal against the teacher, curves over the words seen; the report.
 
-awk 'NR % 20 == 0' "$OUT/trees/dev-silver.txt" >"$OUT/surprisal.txt"
-for run in "$OUT/teachers/$best" "$OUT/students/baseline-seed${seeds[0]}" "$OUT/students/alpha${alphas[0]}-seed${seeds[0]}"; do
-  once "surprisal-${run##*/}" cli evaluate surprisal "$run" "$OUT/surprisal.txt" --out "$OUT/surprisal-${run##*/}.tsv" \
+awk 'NF <= 60 && ++number % 20 == 0' "$OUT/trees/dev-silver.txt" >"$OUT/surprisal.txt"
+for run in "teachers/$best" "students/baseline-seed${seeds[0]}" "students/alpha${alphas[0]}-seed${seeds[0]}"; do
+  once "surprisal-${run##*/}" cli evaluate surprisal "$OUT/$run" "$OUT/surprisal.txt" --out "$OUT/surprisal-${run##*/}.tsv" \
     --device cpu
+  # Pearson's correlation of the surprisals of all words with those of the teacher.
+  paste "$OUT/surprisal-$best.tsv" "$OUT/surprisal-${run##*/}.tsv" | awk -F '\t' -v run="$run" '
+    NR == 1 { for (i = 1; i <= NF; i++) if ($i == "surprisal_bits") column[++found] = i; next }
+    { x = $column[1]; y = $column[2]; n++; sx += x; sy += y; xx += x * x; yy += y * y; xy += x * y }
+    END {
+      r = (n * xy - sx * sy) / sqrt((n * xx - sx * sx) * (n * yy - sy * sy))
+      printf "surprisal of %d words: correlation with the teacher %.3f, %s\n", n, r, run
+    }'
 done
 for name in baseline "alpha${alphas[0]}"; do
   for seed in "${seeds[@]}"; do
     run=$OUT/students/$name-seed$seed
     for folder in "$run"/checkpoints/words_*; do
-      point=${folder##*/}
-      once "curve-perplexity-$name-$seed-$point" cli evaluate perplexity "$run" --data "$OUT/data/silver" --checkpoint "$point" \
-        --device cpu --json
-      once "curve-pairs-$name-$seed-$point" cli evaluate minimal-pairs "$run" "$PAIRS" --checkpoint "$point" --device cpu --json
+      [[ -e $folder ]] || continue
+      point=${folder##*/} log=curve-$name-seed$seed-${folder##*/}
+      once "$log-perplexity" cli evaluate perplexity "$run" --data "$OUT/data/silver" --checkpoint "$point" --device cpu --json
+      once "$log-pairs" cli evaluate minimal-pairs "$run" "$PAIRS" --checkpoint "$point" --device cpu --json
+      echo "${point#words_} words, $name, seed $seed: perplexity $(figure "$OUT/logs/$log-perplexity.log" unconditional.per_token)," \
+        "minimal pairs $(figure "$OUT/logs/$log-pairs.log" accuracy_macro)"
     done
   done
 done

@@ -171,6 +171,13 @@ def test_a_stopped_job_on_several_nodes_is_requeued_after_it_has_ended(tmp_path:
     assert (tmp_path / "notes").read_text() == "--signal=TERM 77.0\nrequeue 77\n"
 
 
+PRETENDED = {
+    "gain_nats": 0.25, "accuracy_macro": 0.5, "unconditional": {"per_token": 2.0},
+    "splits": {"train": {"num_positions": 60, "num_words": 40}}, "positions_per_s": {"one_process": 10.0},
+}  # fmt: skip
+"""Figures of all commands with --json."""
+
+
 def pretending(folder: Path) -> Path:
     """Write a program that notes each command as ``noting`` does, and writes the files that later commands need.
 
@@ -187,14 +194,14 @@ while (($#)); do
   case $1 in
     --text) text=$2 ;;
     --out) out=$2 ;;
-    --json) echo '{{"gain_nats": 0.25, "splits": {{"train": {{"num_positions": 60, "num_words": 40}}}}, \
-      "positions_per_s": {{"one_process": 10.0}}}}' ;;
+    --json) echo '{json.dumps(PRETENDED)}' ;;
   esac
   shift
 done
 case $out in
   */text/*) cp "$input" "$out.txt" ;;
   */trees/* | */plan/trees) cp "$input" "$out.mrg"; cp "${{text:-$input}}" "$out.txt" ;;
+  *.tsv) printf 'word\\tsurprisal_bits\\na\\t%d\\nb\\t2\\nc\\t4\\n' "${{#out}}" >"$out" ;;
   */students | */report.html | */data/* | */tokenizer.json) ;;
   */parser.pt | */plan/*.pt) echo "train-parser: 3/3, 2,000.5 sentences/s, took 0:00:01" >&2 ;;
   ?*) mkdir -p "$out/checkpoints/words_5"
@@ -221,6 +228,8 @@ def test_the_study_starts_commands_that_exist_and_goes_on_where_it_stopped(tmp_p
     assert err.endswith("study: mixture-gold failed; run the same command again to go on\n")
     out, _ = ended("study.sh", **study)
     assert "the teacher to dump is gold" in out
+    assert "surprisal of 3 words: correlation with the teacher 1.000, teachers/gold" in out
+    assert "5 words, baseline, seed 1: perplexity 2.0, minimal pairs 0.5" in out
     made = calls(tmp_path)
     commands = [call[call.index("cli.py") + 1 :] for call in made if "cli.py" in call]
     for command in commands:
