@@ -43,7 +43,7 @@ else
 fi
 MAX_TOKENS=${MAX_TOKENS:-256} # longer sentences are left out of all datasets
 DEV_WORDS=${DEV_WORDS:-5000}  # of each source of raw text, from documents that no model trains on
-read -ra parser <<<"--num-epochs $PARSER_EPOCHS $PARSER"
+read -ra parser <<<"$PARSER"
 read -ra teacher <<<"$TEACHER --threads 1 --device cpu"
 read -ra student <<<"$STUDENT --num-epochs $STUDENT_EPOCHS"
 IFS=, read -ra seeds <<<"$SEEDS"
@@ -171,7 +171,8 @@ plan() {
   trees=$(cat "${gold_train[@]/%/.mrg}" | wc -l)
   cat "${gold_train[@]/%/.mrg}" | awk -v every=$((trees / 300 + 1)) 'NR % every == 0' >"$probe/few.mrg"
   cat "${texts[@]/%/.txt}" | awk -v every=$((sentences / 1000 + 1)) 'NR % every == 0' >"$probe/few.txt"
-  parser_rate=$(shown_rate cli train-parser "$probe/few.mrg" --dev "$probe/few.mrg" --out "$probe/parser.pt" "${parser[@]}")
+  parser_rate=$(shown_rate cli train-parser "$probe/few.mrg" --dev "$probe/few.mrg" --out "$probe/parser.pt" \
+    --num-epochs 1 "${parser[@]}")
   parse_rate=$(shown_rate cli parse "$probe/few.txt" --model "$probe/parser.pt" --out "$probe/trees")
   cli train-teacher "${few[@]}" --out "$probe/teacher" "${teacher[@]}" >/dev/null
   cli train-student "${few[@]}" --out "$probe/student" "${student[@]}" --threads 1 --device cpu >/dev/null
@@ -210,7 +211,8 @@ cat "$OUT/logs/plan.log"
 # ---- 3. Silver trees: a parser of the gold trees parses the text.
 
 once parser cli train-parser "${gold_train[@]/%/.mrg}" --dev "${gold_dev[0]}.mrg" \
-  $(for stem in "${gold_dev[@]:1}"; do printf ' --dev %s.mrg' "$stem"; done) --out "$OUT/parser.pt" "${parser[@]}"
+  $(for stem in "${gold_dev[@]:1}"; do printf ' --dev %s.mrg' "$stem"; done) --out "$OUT/parser.pt" \
+  --num-epochs "$PARSER_EPOCHS" "${parser[@]}"
 for part in train dev; do
   texts=("${sources[@]/#/$OUT/text/$part-}")
   once "parse-$part" cli parse "${texts[@]/%/.txt}" --model "$OUT/parser.pt" --out "$OUT/trees/$part-silver" --workers "$JOBS"
