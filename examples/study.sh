@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A whole study, from raw text and treebanks to a table: does a student learn more from a teacher that knows trees?
 #
-#   TEXTS=raw TREES=trees PAIRS=blimp SUITES=syntaxgym OUT=study SHARE=0.1 examples/study.sh
+#   TEXTS=raw TREES=trees PAIRS=blimp SUITES=syntaxgym OUT=study SHARE=0.02 examples/study.sh
 #
 # The script first prepares the data and times each long step on a small sample. It prints this plan of hours, and then does
 # the steps. If it is interrupted, run the same command again: finished steps are skipped, and the step that was stopped
@@ -278,13 +278,13 @@ awk 'NF <= 60 && ++number % 20 == 0' "$OUT/trees/dev-silver.txt" >"$OUT/surprisa
 for run in "teachers/$best" "students/baseline-seed${seeds[0]}" "students/alpha${alphas[0]}-seed${seeds[0]}"; do
   once "surprisal-${run##*/}" cli evaluate surprisal "$OUT/$run" "$OUT/surprisal.txt" --out "$OUT/surprisal-${run##*/}.tsv" \
     --device cpu
-  # Pearson's correlation of the surprisals of all words with those of the teacher.
+  # Pearson's correlation of the surprisals of all words and sentence ends with those of the teacher.
   paste "$OUT/surprisal-$best.tsv" "$OUT/surprisal-${run##*/}.tsv" | awk -F '\t' -v run="$run" '
     NR == 1 { for (i = 1; i <= NF; i++) if ($i == "surprisal_bits") column[++found] = i; next }
     { x = $column[1]; y = $column[2]; n++; sx += x; sy += y; xx += x * x; yy += y * y; xy += x * y }
     END {
       r = (n * xy - sx * sy) / sqrt((n * xx - sx * sx) * (n * yy - sy * sy))
-      printf "surprisal of %d words: correlation with the teacher %.3f, %s\n", n, r, run
+      printf "surprisal of %d words and sentence ends: correlation with the teacher %.3f, %s\n", n, r, run
     }'
 done
 for name in baseline "alpha${alphas[0]}"; do

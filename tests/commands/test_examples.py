@@ -228,7 +228,7 @@ def test_the_study_starts_commands_that_exist_and_goes_on_where_it_stopped(tmp_p
     assert err.endswith("study: mixture-gold failed; run the same command again to go on\n")
     out, _ = ended("study.sh", **study)
     assert "the teacher to dump is gold" in out
-    assert "surprisal of 3 words: correlation with the teacher 1.000, teachers/gold" in out
+    assert "surprisal of 3 words and sentence ends: correlation with the teacher 1.000, teachers/gold" in out
     assert "5 words, baseline, seed 1: perplexity 2.0, minimal pairs 0.5" in out
     made = calls(tmp_path)
     commands = [call[call.index("cli.py") + 1 :] for call in made if "cli.py" in call]
