@@ -190,7 +190,7 @@ def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
 
     \b
     Example: python cli.py clean-text babylm/train_10M --source babylm --out text/train
-             python cli.py clean-text stories.txt.gz --source plain --out text/stories --licence "CC BY 4.0"
+             python cli.py clean-text tales.txt.gz --source plain --source-name tales --licence CC0 --out text/tales
              python cli.py clean-text reviews.csv --source plain --column review --out text/reviews
     """
     from pipeline.corpus.text.cleaning import clean_texts
@@ -263,6 +263,8 @@ def train_parser(
 
     The released models of benepar parse far better. Use this command if the words of a pretrained model would count, as
     in BabyLM; if no model can be downloaded; or for a language without a released model.
+
+    If the command is interrupted, run it again: it continues after the last whole epoch.
 
     \b
     Example: python cli.py train-parser trees/train.mrg --dev trees/dev.mrg --out parser.pt

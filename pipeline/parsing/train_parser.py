@@ -9,7 +9,7 @@ import io
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,13 @@ from pipeline.corpus.trees.evalb import EvalbFigure, GoldAndPredicted, score_by_
 from pipeline.corpus.trees.readers import malformed_tree, parse_raw_tree
 from pipeline.corpus.trees.trees import MalformedTreeError, Tree, format_tree, normalise_tree
 from pipeline.parsing.parse_config import PARSER_POSITIONS, ParserConfig
+from pipeline.parsing.parser_state import STATE_SUFFIX, ParserState
 from pipeline.parsing.sentence_parser import check_scores, read_words, to_phrases
 from pipeline.runtime.options import to_json
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.train_config import lr_factor
 from storage.errors import InputError, RunError, StoreError
-from storage.files import beside, make_directory, write_atomically
+from storage.files import beside, is_there, make_directory, write_atomically
 from storage.fingerprints import Json, sha256_file
 
 SUBBATCH_WORDS = 500
@@ -72,6 +73,8 @@ def train_parser(
 ) -> dict[str, Json]:
     """Train a parser, and write the weights of the epoch with the best labelled F1 on all dev trees.
 
+    If a training of the same trees and options was interrupted, continue it after its last whole epoch.
+
     Args:
         trees: Files of trees in brackets, plain or gzipped.
         dev: Files of trees to score the parser on. Each file is also scored alone.
@@ -85,12 +88,14 @@ def train_parser(
     Raises:
         InputError: If a file cannot be read, a tree is malformed, or no tree is left.
         ConfigError: If an output would replace an input.
-        RunError: If the loss, the norm of the gradients or a score is not finite.
-        StoreError: If the model exists already, or cannot be written.
+        RunError: If the loss, the norm of the gradients or a score is not finite, or the state of an interrupted
+            training is damaged.
+        StoreError: If the model exists already, or cannot be written, or the interrupted training had other trees or
+            options.
     """
-    outputs = (out, beside(out, ".json"), beside(out, ".metrics.jsonl"))
+    outputs = (out, beside(out, ".json"), beside(out, ".metrics.jsonl"), beside(out, STATE_SUFFIX))
     check_replaces_no_input("train-parser", outputs, (*trees, *dev))
-    if out.exists():
+    if out.exists() and not is_there(beside(out, STATE_SUFFIX)):
         raise StoreError(f"{out}: already exists; remove it, or give another --out")
     dropped: Counter[str] = Counter()
     by_file = {path: list(read_examples(path, on_error, dropped, max_words=config.max_words)) for path in trees}
@@ -111,36 +116,37 @@ def train_parser(
     parser.forward = check_scores(parser.forward)
     num_steps = config.num_epochs * -(-len(examples) // config.batch_sentences)
     optimiser = torch.optim.Adam(parser.parameters(), lr=config.lr, betas=(0.9, 0.98), eps=1e-9)
-    order = torch.Generator().manual_seed(config.seed)
-    rows, best = [], -1.0
-    start = time.monotonic()
+    state = ParserState.begin(
+        beside(out, STATE_SUFFIX), {**to_json(config), "trees": _digests(trees), "dev": _digests(dev)}, config.seed
+    )
+    state.restore(parser, optimiser)
+    start = time.monotonic() - (state.rows[-1]["elapsed_s"] if state.rows else 0)
     with Progress("train-parser", total=config.num_epochs * len(examples), unit="sentences") as progress:
-        for epoch in range(1, config.num_epochs + 1):
+        progress.update(len(state.rows) * len(examples))
+        for epoch in range(len(state.rows) + 1, config.num_epochs + 1):
             try:
-                loss = _train_epoch(parser, optimiser, examples, order, config, epoch, num_steps, progress)
-                both = {name: score_parser(parser, found) for name, found in sets.items()}
+                loss = _train_epoch(parser, optimiser, examples, state.order, config, epoch, num_steps, progress)
+                figures = {name: figure for name, (figure, _) in _score(parser, sets).items()}
             except FloatingPointError as error:
                 raise RunError(f"train-parser: {error} in epoch {epoch}; lower --lr") from error
-            figures = {name: figure for name, (figure, _) in both.items()}
-            overall = _f1(*figures.values())
-            rows.append(
-                {
-                    "epoch": epoch,
-                    "elapsed_s": round(time.monotonic() - start, 1),
-                    "loss": loss,
-                    "dev_f1": overall,
-                    "dev": {name: figure.f1 for name, figure in figures.items()},
-                }
-            )
-            write_atomically(beside(out, ".metrics.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
-            progress.figures(loss=loss, dev_f1=overall)
-            if overall > best:
-                best = overall
-                best_row, best_figures = rows[-1], figures
-                evalb = {name: figure for name, (_, figure) in both.items()}
-                buffer = io.BytesIO()  # in benepar's format
-                torch.save({"config": parser.config, "state_dict": parser.state_dict()}, buffer)
-                write_atomically(out, buffer.getvalue())
+            row: dict[str, Any] = {
+                "epoch": epoch,
+                "elapsed_s": round(time.monotonic() - start, 1),
+                "loss": loss,
+                "dev_f1": _f1(*figures.values()),
+                "dev": {name: figure.f1 for name, figure in figures.items()},
+            }
+            state.save(row, parser, optimiser)
+            lines = [json.dumps(row) + "\n" for row in state.rows]
+            write_atomically(beside(out, ".metrics.jsonl"), "".join(lines).encode())
+            progress.figures(loss=loss, dev_f1=row["dev_f1"])
+    parser.load_state_dict(state.best)
+    buffer = io.BytesIO()  # in benepar's format
+    torch.save({"config": parser.config, "state_dict": parser.state_dict()}, buffer)
+    both = _score(parser, sets)
+    best_figures = {name: figure for name, (figure, _) in both.items()}
+    evalb = {name: figure for name, (_, figure) in both.items()}
+    write_atomically(out, buffer.getvalue())
     about: dict[str, Any] = {
         "parser": str(out),
         "sha256": sha256_file(out),
@@ -149,12 +155,13 @@ def train_parser(
         "dropped_of_dev": {name: dict(sorted(counts.items())) for name, counts in dropped_of_dev.items() if counts},
         "num_labels": len(parser.label_vocab) - 1,
         "num_parameters": sum(weights.numel() for weights in parser.parameters()),
-        "epoch": best_row["epoch"],
-        "labelled_f1": {"all of dev": best} | {name: figure.f1 for name, figure in best_figures.items()},
+        "epoch": state.best_row["epoch"],
+        "labelled_f1": {"all of dev": state.best_row["dev_f1"]}
+        | {name: figure.f1 for name, figure in best_figures.items()},
         "f1_is": "all brackets but TOP, over words, nothing deleted",
         "evalb_f1": {"all of dev": sum(evalb.values(), EvalbFigure()).f1}
         | {name: figure.f1 for name, figure in evalb.items()},
-        "elapsed_s": rows[-1]["elapsed_s"],
+        "elapsed_s": state.rows[-1]["elapsed_s"],
     }
     kept = about | {
         "configuration": to_json(config),
@@ -166,7 +173,18 @@ def train_parser(
         },
     }
     write_atomically(beside(out, ".json"), (json.dumps(kept, indent=2) + "\n").encode())
+    state.remove()
     return about
+
+
+def _digests(paths: Sequence[Path]) -> str:
+    return ", ".join(map(sha256_file, paths))
+
+
+def _score(
+    parser: parse_chart.ChartParser, sets: Mapping[str, Sequence[Example]]
+) -> dict[str, tuple[ParseFigure, EvalbFigure]]:
+    return {name: score_parser(parser, found) for name, found in sets.items()}
 
 
 def _record(path: Path, examples: Sequence[Example]) -> TrainingText:

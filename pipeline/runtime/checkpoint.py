@@ -44,6 +44,7 @@ from storage.json_files import MAX_INT_BITS
 log = logging.getLogger(__name__)
 
 STATE_FORMAT_VERSION = 1
+_REMEDY = "Restore the file from a copy, or train again into another --out"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,6 +162,39 @@ def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, wo
     return state
 
 
+def unpacked(path: Path, data: bytes, *, remedy: str) -> dict[str, Any]:
+    """Return the dict that ``torch.save`` wrote into ``data``, the content of a file; empty if it wrote something else.
+
+    Nothing in the file is executed.
+
+    Args:
+        path: The file, for messages.
+        data: Its bytes.
+        remedy: The end of a message: what to do with a file that cannot be read.
+
+    Raises:
+        RunError: If the file is damaged or holds more than tensors, numbers, strings and containers of these.
+    """
+
+    def refusal(what: str) -> RunError:
+        return RunError(f"{path}: {what}. {remedy}")
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise refusal(f"is damaged: {error}") from error
+    if damaged is not None:
+        raise refusal(f"is damaged: the checksum of {damaged} is wrong")
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise refusal("holds more than numbers; nothing in it was executed") from error
+    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise refusal(f"is not a training state: {error!r}") from error
+    return content if isinstance(content, dict) else {}
+
+
 def _weight_paths(run: Path, state: TrainingState, also: Iterable[str]) -> list[Path]:
     """Return the weight files of a state: ``last``, ``best`` if the state is the best so far, and names in ``also``."""
     best = ["best"] if state.best_step == state.step else []
@@ -183,13 +217,6 @@ def _checked(run: Path) -> bytes:
         raise RunError(
             f"{path}: cannot be read ({error.strerror}). Make it readable and run the same command"
         ) from error
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise _refusal(path, f"is damaged: {error}") from error
-    if damaged is not None:
-        raise _refusal(path, f"is damaged: the checksum of {damaged} is wrong")
     _, identity = _parse(path, data)
     if identity not in {None, open_run(run).identity}:
         raise _refusal(path, "is the training state of another run")
@@ -198,13 +225,8 @@ def _checked(run: Path) -> bytes:
 
 def _parse(path: Path, data: bytes) -> tuple[TrainingState, str | None]:
     """Return the state, and the identity of its run; None if an older version of this program wrote the file."""
-    try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise _refusal(path, "holds more than numbers; nothing in it was executed") from error
-    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise _refusal(path, f"is not a training state: {error!r}") from error
-    found = content.pop("format_version", None) if isinstance(content, dict) else None
+    content = unpacked(path, data, remedy=_REMEDY)
+    found = content.pop("format_version", None)
     if found != STATE_FORMAT_VERSION:
         raise _refusal(path, f"has format version {found!r}, expected {STATE_FORMAT_VERSION}")
     identity = content.pop("run", None)
@@ -225,4 +247,4 @@ def _parse(path: Path, data: bytes) -> tuple[TrainingState, str | None]:
 
 
 def _refusal(path: Path, what: str) -> RunError:
-    return RunError(f"{path}: {what}. Restore the file from a copy, or train again into another --out")
+    return RunError(f"{path}: {what}. {_REMEDY}")

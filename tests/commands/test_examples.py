@@ -19,6 +19,7 @@ import cli
 from student.student_config import StudentTrainConfig
 from student.train_student import train_student
 from tests.processes import ROOT, metrics
+from tests.test_documentation import parse
 
 EXAMPLES = ROOT / "examples"
 SIZES = ["--embed-dim", "16", "--num-blocks", "1", "--num-heads", "2"]
@@ -73,7 +74,7 @@ def ended(script: str, *arguments: str, status: int = 0, **environment: object) 
     return out, err
 
 
-@pytest.mark.parametrize("script", ["sweep.sh", "sweep.sbatch", "multi_node.sbatch"])
+@pytest.mark.parametrize("script", ["study.sh", "sweep.sh", "sweep.sbatch", "multi_node.sbatch"])
 def test_the_scripts_are_valid_shell(script: str) -> None:
     done = subprocess.run(["bash", "-n", str(EXAMPLES / script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -168,3 +169,84 @@ def test_a_stopped_job_on_several_nodes_is_requeued_after_it_has_ended(tmp_path:
     assert process.returncode == 1, err
     assert (tmp_path / "saved").exists()
     assert (tmp_path / "notes").read_text() == "--signal=TERM 77.0\nrequeue 77\n"
+
+
+PRETENDED = {
+    "gain_nats": 0.25, "accuracy_macro": 0.5, "unconditional": {"per_token": 2.0},
+    "splits": {"train": {"num_positions": 60, "num_words": 40}}, "positions_per_s": {"one_process": 10.0},
+}  # fmt: skip
+"""Figures of all commands with --json."""
+
+
+def pretending(folder: Path) -> Path:
+    """Write a program that notes each command as ``noting`` does, and writes the files that later commands need.
+
+    It fails at the command that STOP_AT names.
+    """
+    return noting(
+        folder,
+        f"""
+[[ $1 != -c ]] || exec {sys.executable} "$@"
+[[ -z ${{STOP_AT:-}} || " $* " != *" $STOP_AT "* ]] || exit 7
+while [[ $# -gt 0 && $1 != cli.py ]]; do shift; done
+input=${{3:-}} text= out=
+while (($#)); do
+  case $1 in
+    --text) text=$2 ;;
+    --out) out=$2 ;;
+    --json) echo '{json.dumps(PRETENDED)}' ;;
+  esac
+  shift
+done
+case $out in
+  */text/*) cp "$input" "$out.txt" ;;
+  */trees/* | */plan/trees) cp "$input" "$out.mrg"; cp "${{text:-$input}}" "$out.txt" ;;
+  *.tsv) printf 'word\\tsurprisal_bits\\na\\t%d\\nb\\t2\\nc\\t4\\n' "${{#out}}" >"$out" ;;
+  */students | */report.html | */data/* | */tokenizer.json) ;;
+  */parser.pt | */plan/*.pt) echo "train-parser: 3/3, 2,000.5 sentences/s, took 0:00:01" >&2 ;;
+  ?*) mkdir -p "$out/checkpoints/words_5"
+    echo '{{"split": "train", "positions_per_s": 10.0, "data_wait_s": 0.1}}' >"$out/metrics.jsonl" ;;
+esac
+case $out in */plan/trees) echo "parse: 3/3, 50 sentences/s, took 0:00:01" >&2 ;; esac""",
+    )
+
+
+def test_the_study_starts_commands_that_exist_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    for name in ("books", "plays"):
+        (tmp_path / f"{name}.txt").write_text("".join(f"A line of {name} {n}.\n\n" for n in range(30)))
+    (tmp_path / "trees").mkdir()
+    for stem, suffix in ((stem, suffix) for stem in ("bank-train", "bank-dev") for suffix in ("mrg", "txt", "docs")):
+        (tmp_path / "trees" / f"{stem}.{suffix}").write_text(f"{suffix}\n" * 20)
+    study = {
+        "TEXTS": tmp_path, "TREES": tmp_path / "trees", "PAIRS": "pairs", "SUITES": "suites", "OUT": tmp_path / "study",
+        "SHARE": "0.2", "FOLDS": "2", "BEAM": "10,5", "ALPHAS": "0.3,0.7", "PYTHON": pretending(tmp_path),
+    }  # fmt: skip
+    plan, _ = ended("study.sh", PLAN="1", **study)
+    # Two seeds of: baseline, two alphas, shuffled, born-again, right-branching, folds, given the tree.
+    assert "16 students" in plan
+    _, err = ended("study.sh", status=1, STOP_AT="evaluate", **study)
+    assert err.endswith("study: mixture-gold failed; run the same command again to go on\n")
+    out, _ = ended("study.sh", **study)
+    assert "the teacher to dump is gold" in out
+    assert "surprisal of 3 words and sentence ends: correlation with the teacher 1.000, teachers/gold" in out
+    assert "5 words, baseline, seed 1: perplexity 2.0, minimal pairs 0.5" in out
+    made = calls(tmp_path)
+    commands = [call[call.index("cli.py") + 1 :] for call in made if "cli.py" in call]
+    for command in commands:
+        parse(command)
+    assert {command[0] for command in commands} >= {"clean-text", "parse", "build-dataset", "train-teacher", "compare"}
+    (distillation,) = (call for call in made if "benchmarks.distillation" in call)
+    assert distillation[distillation.index("--folds") + 1].count("teachers/fold") == 2
+    evaluations = Counter(" ".join(command) for command in commands if command[0] not in ("inspect", "evaluate"))
+    assert set(evaluations.values()) == {1}, "only the command that failed ran twice"
+    ended("study.sh", **study)
+    assert [call[1] for call in calls(tmp_path)[len(made) :] if call[0] == "cli.py"] == ["inspect"]
+
+
+def test_a_study_with_other_options_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done/cut-train-books").write_text("something else")
+    (tmp_path / "books.txt").write_text("One.\n\nTwo.\n")
+    places = dict.fromkeys(("TEXTS", "TREES", "PAIRS", "SUITES", "OUT"), tmp_path)
+    _, err = ended("study.sh", status=1, PYTHON="false", **places)
+    assert "cut-train-books was made by another command" in err

@@ -92,7 +92,8 @@ def clean_texts(
         beside(out_stem, suffix) for suffix in (".txt", DOCS_SUFFIX, TABLE_SUFFIX, DROPPED_SUFFIX, SPEAKERS_SUFFIX)
     ]
     check_replaces_no_input("clean-text", stale, (path for path, _ in files))
-    record, names = CleaningRecord(), _DocumentNames()
+    source_name = " ".join(config.source_name.split())
+    record, names = CleaningRecord(), _DocumentNames(source_name)
     with written_whole([beside(out_stem, suffix) for suffix in suffixes], stale=stale) as opened:
         out = dict(zip(suffixes, opened, strict=True))
         documents: list[Document] = []
@@ -103,7 +104,8 @@ def clean_texts(
                 if has_speakers:
                     out[SPEAKERS_SUFFIX].write((speaker or NO_SPEAKER) + "\n")
                 if not documents or documents[-1].document != document:
-                    documents.append(Document(document=document, source=name, licence=config.licence))
+                    source = source_name or name
+                    documents.append(Document(document=document, source=source, licence=config.licence))
         total = record.total()
         if not total.num_sentences:
             raise InputError(
@@ -304,13 +306,15 @@ def _decodable(
 class _DocumentNames:
     """Give each document a unique name: SOURCE/TITLE, or without a title SOURCE/FILE or SOURCE/FILE:NUMBER."""
 
-    def __init__(self) -> None:
+    def __init__(self, source_name: str) -> None:
+        self._source_name = source_name
         self._given: set[str] = set()
         self._current = ""
 
     def begin(self, path: Path, source: str, *, is_whole: bool) -> None:
         """Begin a file. ``is_whole`` says whether the whole file is one document."""
-        self._source, self._file, self._is_whole = source, path.name.removesuffix(".gz"), is_whole
+        self._source = self._source_name or source
+        self._file, self._is_whole = path.name.removesuffix(".gz"), is_whole
         self._num_untitled = 0
         self._current = self._title = ""
 

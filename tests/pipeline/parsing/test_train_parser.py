@@ -1,7 +1,10 @@
 """Test that a parser is trained from trees alone, that benepar loads it, and that its figures are right."""
 
+import itertools
 import json
+import pkgutil
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +62,53 @@ def test_the_same_seed_gives_the_same_parser(corpus: Path, tmp_path: Path) -> No
         for number, seed in enumerate((1, 1, 2))
     ]
     assert shas[0] == shas[1] != shas[2]
+
+
+def test_an_interrupted_training_goes_on_to_the_same_parser(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, trees = replace(SMALL, num_epochs=3, dropout=0.2), [corpus / "short.mrg"]
+    whole = train_parser(trees, trees, tmp_path / "whole.pt", config)
+    for number, (where, last_call) in enumerate(
+        (
+            ("pipeline.parsing.parser_state.write_atomically", 2),  # before the state of the second epoch is written
+            ("pipeline.parsing.train_parser.score_parser", 3),  # in the third epoch
+            ("pipeline.parsing.train_parser.sha256_file", 3),  # after the parser was written, before its description
+        )
+    ):
+        out = tmp_path / f"parts{number}.pt"
+        with monkeypatch.context() as patch:
+            patch.setattr(where, interrupted(pkgutil.resolve_name(where), last_call))
+            with pytest.raises(KeyboardInterrupt):
+                train_parser(trees, trees, out, config)
+        with pytest.raises(StoreError, match=r"with other lr, dev was interrupted; run its command again"):
+            train_parser(trees, [corpus / "dev.mrg"], out, replace(config, lr=1e-3))
+        parts = train_parser(trees, trees, out, config)
+        assert [parts[name] for name in ("sha256", "labelled_f1", "evalb_f1")] == [
+            whole[name] for name in ("sha256", "labelled_f1", "evalb_f1")
+        ]
+        assert not out.with_name(f"{out.name}.training.pt").exists()
+
+
+def interrupted(function: Callable[..., object], last_call: int) -> Callable[..., object]:
+    """Return the function, with Ctrl-C in place of call number ``last_call``."""
+    numbers = itertools.count(1)
+
+    def called(*arguments: object, **options: object) -> object:
+        if next(numbers) == last_call:
+            raise KeyboardInterrupt
+        return function(*arguments, **options)
+
+    return called
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", b"not a state"])
+def test_a_damaged_state_of_an_interrupted_training_is_refused(corpus: Path, tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "p.pt.training.pt").write_bytes(damage)
+    with pytest.raises(
+        RunError, match=r"p\.pt\.training\.pt: is damaged: .*Remove the file to train from the beginning"
+    ):
+        train_parser([corpus / "short.mrg"], [corpus / "short.mrg"], tmp_path / "p.pt", SMALL)
 
 
 def test_training_trees_that_are_left_out_are_counted(tmp_path: Path, corpus: Path) -> None:

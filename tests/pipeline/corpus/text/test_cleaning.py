@@ -72,6 +72,16 @@ def test_the_table_has_one_row_for_each_document_of_the_sentences(tmp_path: Path
     assert {row.licence for row in table} == {"mixed"}
 
 
+@pytest.mark.parametrize(
+    ("given", "source"), [("", "plain"), ("fairy tales", "fairy tales"), ("a\tb\n", "a b"), ("д 字", "д 字")]
+)
+def test_documents_come_from_the_source_name_that_is_given(tmp_path: Path, given: str, source: str) -> None:
+    cleaned(tmp_path, "One.\n\nTwo.\n", source_name=given)
+    assert {row.source for row in read_document_table(tmp_path / "out.documents.tsv")} == {source}
+    names = [f"{source}/plain.txt:1", f"{source}/plain.txt:2"]
+    assert read_documents(tmp_path / "out.docs", num_trees=2) == names
+
+
 def test_the_lookalikes_cover_every_source() -> None:
     assert {source for release in RELEASES.values() for source in release} == set(BABYLM)
 

@@ -1,0 +1,306 @@
+#!/usr/bin/env bash
+# A whole study, from raw text and treebanks to a table: does a student learn more from a teacher that knows trees?
+#
+#   TEXTS=raw TREES=trees PAIRS=blimp SUITES=syntaxgym OUT=study SHARE=0.02 examples/study.sh
+#
+# The script first prepares the data and times each long step on a small sample. It prints this plan of hours, and then does
+# the steps. If it is interrupted, run the same command again: finished steps are skipped, and the step that was stopped
+# continues. Each step writes what it prints to OUT/logs. docs/study.md explains every step and what it prints.
+#
+#   TEXTS    a folder of raw text, one file SOURCE.txt or SOURCE.txt.gz per source; one paragraph per line, a blank line
+#            between documents
+#   TREES    a folder of treebanks from import-trees: NAME-train.mrg, .txt, .docs and NAME-dev.mrg, .txt, .docs per treebank
+#   PAIRS    a folder of minimal pairs in BLiMP's format
+#   SUITES   a folder of SyntaxGym suites
+#   OUT      the folder to write
+#   SHARE    the share of the text and of the trees to use [1]. Up to 0.2, the models are small too
+#   PLAN=1   stop after the plan
+#   JOBS     number of processes at a time [2]
+#   PYTHON   the interpreter [python]
+#
+# The sizes are in the variables below. Set any of them to replace it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+: "${TEXTS:?is not set: name the folder of raw text, TEXTS=raw}"
+: "${TREES:?is not set: name the folder of treebanks, TREES=trees}"
+: "${PAIRS:?is not set: name the folder of minimal pairs, PAIRS=blimp}"
+: "${SUITES:?is not set: name the folder of SyntaxGym suites, SUITES=syntaxgym}"
+: "${OUT:?is not set: name the folder to write, OUT=study}"
+SHARE=${SHARE:-1} TREE_SHARE=${TREE_SHARE:-${SHARE:-1}} JOBS=${JOBS:-2} python=${PYTHON:-python}
+if awk "BEGIN { exit !($SHARE > 0 && $SHARE <= 0.2) }"; then
+  : "${VOCABULARY:=4000}" "${SEEDS:=1,2}" "${ALPHAS:=0.5}" "${FOLDS:=0}" "${BEAM:=}"
+  : "${PARSER:=--warmup-steps 20}" "${PARSER_EPOCHS:=6}"
+  : "${TEACHER:=--embed-dim 64 --hidden-dim 64 --num-layers 1 --batch-tokens 1024 --warmup-steps 50}"
+  : "${STUDENT:=--embed-dim 64 --num-blocks 2 --num-heads 2 --batch-tokens 1024 --warmup-steps 50}"
+  : "${GOLD_EPOCHS:=6}" "${SILVER_EPOCHS:=1}" "${STUDENT_EPOCHS:=2}" "${MIXTURE_SENTENCES:=200}"
+else
+  : "${VOCABULARY:=10000}" "${SEEDS:=1,2,3}" "${ALPHAS:=0.3,0.5,0.7}" "${FOLDS:=3}" "${BEAM:=}"
+  : "${PARSER:=}" "${PARSER_EPOCHS:=8}"
+  : "${TEACHER:=--batch-tokens 2048 --dropout 0.2}"
+  : "${STUDENT:=--embed-dim 192 --num-blocks 4 --num-heads 4}"
+  : "${GOLD_EPOCHS:=8}" "${SILVER_EPOCHS:=2}" "${STUDENT_EPOCHS:=6}" "${MIXTURE_SENTENCES:=1000}"
+fi
+MAX_TOKENS=${MAX_TOKENS:-256} # longer sentences are left out of all datasets
+DEV_WORDS=${DEV_WORDS:-5000}  # of each source of raw text, from documents that no model trains on
+read -ra parser <<<"$PARSER"
+read -ra teacher <<<"$TEACHER --threads 1 --device cpu"
+read -ra student <<<"$STUDENT --num-epochs $STUDENT_EPOCHS"
+IFS=, read -ra seeds <<<"$SEEDS"
+IFS=, read -ra alphas <<<"$ALPHAS"
+mkdir -p "$OUT"/{logs,done,raw,text,trees,data,teachers,students}
+export OMP_NUM_THREADS=1
+
+fail() {
+  echo "study: $1" >&2
+  exit 1
+}
+
+# Run a command once: `once NAME COMMAND...`. Its output goes to OUT/logs/NAME.log. OUT/done/NAME holds the command when it
+# has ended well.
+once() {
+  local name=$1 start=$SECONDS
+  shift
+  if [[ -e $OUT/done/$name ]]; then
+    [[ $(<"$OUT/done/$name") == "$*" ]] || fail "$name was made by another command, see $OUT/done/$name; give another OUT"
+    return
+  fi
+  echo "study: $name" >&2
+  "$@" >"$OUT/logs/$name.log" || fail "$name failed; run the same command again to go on"
+  printf '%s' "$*" >"$OUT/done/$name"
+  printf '%s\t%d\n' "$name" $((SECONDS - start)) >>"$OUT/seconds.tsv"
+}
+
+cli() { "$python" cli.py "$@"; }
+
+# ---- 1. The data: a share of every document of the text, and of the trees; then clean text, gold trees and a tokenizer.
+
+# Documents 2, 22, 42 ... of a file are for dev: their first lines, up to DEV_WORDS words. The others are for train: their
+# first lines, so that the lines so far have SHARE of the words so far.
+cut_text() {
+  gzip -cdf "$1" | awk -v share="$SHARE" -v part="$2" -v dev_words="$DEV_WORDS" '
+    function flush(   i) {
+      if (count && (++number % 20 == 2) == (part == "dev")) {
+        for (i = 1; i <= count; i++) all += words[i]
+        for (i = 1; i <= count && taken < (part == "dev" ? dev_words : all * share); i++) {
+          print lines[i]
+          taken += words[i]
+        }
+        print ""
+      }
+      count = 0
+    }
+    NF { lines[++count] = $0; words[count] = NF; next }
+    { flush() }
+    END { flush() }'
+}
+thin() { awk -v share="$TREE_SHARE" 'int(NR * share + 1e-9) > int((NR - 1) * share + 1e-9)' "$1"; }
+
+prepare_text() { cut_text "$1" "$2" >"$OUT/raw/$2-$3.txt"; }
+sources=()
+for file in "$TEXTS"/*.txt "$TEXTS"/*.txt.gz; do
+  [[ -e $file ]] || continue
+  name=$(basename "${file%.gz}" .txt)
+  sources+=("$name")
+  for part in train dev; do
+    once "cut-$part-$name" prepare_text "$file" "$part" "$name"
+    [[ -s $OUT/raw/$part-$name.txt ]] || fail "$file has a single document; put a blank line between documents"
+    once "clean-$part-$name" cli clean-text "$OUT/raw/$part-$name.txt" --source plain --source-name "$name" \
+      --out "$OUT/text/$part-$name"
+  done
+done
+((${#sources[@]})) || fail "$TEXTS has no file SOURCE.txt or SOURCE.txt.gz"
+
+treebanks=()
+for file in "$TREES"/*-train.mrg; do
+  [[ -e $file ]] || fail "$TREES has no file NAME-train.mrg; make them with import-trees --out $TREES/NAME-train"
+  name=$(basename "$file" -train.mrg)
+  treebanks+=("$name")
+  for part in train dev; do
+    thinned=()
+    for suffix in mrg txt docs; do
+      whole=$TREES/$name-$part.$suffix
+      [[ -e $whole || $suffix == docs ]] || fail "$whole is missing; make it with import-trees --out $TREES/$name-$part"
+      [[ ! -e $whole ]] || thin "$whole" >"$OUT/raw/$part-$name.$suffix"
+    done
+    [[ ! -e $TREES/$name-$part.docs ]] || thinned=(--documents "$OUT/raw/$part-$name.docs" --source-name "$name")
+    once "import-$part-$name" cli import-trees "$OUT/raw/$part-$name.mrg" --text "$OUT/raw/$part-$name.txt" \
+      "${thinned[@]}" --out "$OUT/trees/$part-$name"
+  done
+done
+
+gold_train=("${treebanks[@]/#/$OUT/trees/train-}") gold_dev=("${treebanks[@]/#/$OUT/trees/dev-}")
+silver_train=("$OUT/trees/train-silver") silver_dev=("$OUT/trees/dev-silver")
+texts=("${sources[@]/#/$OUT/text/train-}")
+once tokenizer cli train-tokenizer "${gold_train[@]/%/.txt}" "${texts[@]/%/.txt}" --out "$OUT/tokenizer.json" \
+  --vocab-size "$VOCABULARY"
+
+# Set `stems` to --train and --dev options: `choose NAME...`, where gold and silver are the names.
+choose() {
+  local kind stem
+  stems=(--tokenizer "$OUT/tokenizer.json" --max-tokens "$MAX_TOKENS")
+  for kind in "$@"; do
+    local -n train_stems=${kind}_train dev_stems=${kind}_dev
+    for stem in "${train_stems[@]}"; do stems+=(--train "$stem"); done
+    for stem in "${dev_stems[@]}"; do stems+=(--dev "$stem"); done
+  done
+}
+choose gold
+once data-gold cli build-dataset "${stems[@]}" --out "$OUT/data/gold"
+
+# ---- 2. The plan: rates of small samples, and the hours that follow from them.
+
+# Print .NAME.NAME of a file of JSON: `figure FILE NAME.NAME...`, one line for all values.
+figure() {
+  "$python" -c 'import functools, json, sys
+value = json.load(open(sys.argv[1]))
+print(*(functools.reduce(lambda found, name: found[name], path.split("."), value) for path in sys.argv[2:]))' "$@"
+}
+rate_of() { grep '"split": "train",' "$1" | tail -n 1 | sed -E 's/.*"positions_per_s": *([0-9.]+).*/\1/'; }
+# Print the sentences per second of a command, as its last line of progress shows them.
+shown_rate() {
+  "$@" 2>&1 >/dev/null | tee >(cat >&2) | tr '\r' '\n' | sed -nE 's|.* ([0-9.,]+) sentences/s, took.*|\1|p' | tail -n 1 | tr -d ,
+}
+
+plan() {
+  local probe=$OUT/plan few=(--max-steps 20 --log-every 20 --data "$OUT/data/gold")
+  rm -rf "$probe"
+  mkdir -p "$probe"
+  local sentences words gold gold_words trees parser_rate parse_rate
+  read -r sentences words < <(cat "${texts[@]/%/.txt}" | wc -lw)
+  trees=$(cat "${gold_train[@]/%/.mrg}" | wc -l)
+  cat "${gold_train[@]/%/.mrg}" | awk -v every=$((trees / 300 + 1)) 'NR % every == 0' >"$probe/few.mrg"
+  cat "${texts[@]/%/.txt}" | awk -v every=$((sentences / 1000 + 1)) 'NR % every == 0' >"$probe/few.txt"
+  parser_rate=$(shown_rate cli train-parser "$probe/few.mrg" --dev "$probe/few.mrg" --out "$probe/parser.pt" \
+    --num-epochs 1 "${parser[@]}")
+  parse_rate=$(shown_rate cli parse "$probe/few.txt" --model "$probe/parser.pt" --out "$probe/trees")
+  cli train-teacher "${few[@]}" --out "$probe/teacher" "${teacher[@]}" >/dev/null
+  cli train-student "${few[@]}" --out "$probe/student" "${student[@]}" --threads 1 --device cpu >/dev/null
+  cli dump-teacher --data "$OUT/data/gold" --teacher "$probe/teacher" --device cpu --plan --json >"$probe/dump.json"
+  cli inspect "$OUT/data/gold" --json >"$probe/gold.json"
+  read -r gold gold_words < <(figure "$probe/gold.json" splits.train.num_positions splits.train.num_words)
+  awk -v jobs="$JOBS" -v sentences="$sentences" -v words="$words" -v gold="$gold" -v gold_words="$gold_words" \
+    -v trees="$trees" -v folds="$FOLDS" -v gold_epochs="$GOLD_EPOCHS" -v silver_epochs="$SILVER_EPOCHS" \
+    -v student_epochs="$STUDENT_EPOCHS" -v seeds=${#seeds[@]} -v alphas=${#alphas[@]} -v beam="$BEAM" \
+    -v parser="$parser_rate" -v parse="$parse_rate" -v parser_epochs="$PARSER_EPOCHS" \
+    -v teacher="$(rate_of "$probe/teacher/metrics.jsonl")" -v student="$(rate_of "$probe/student/metrics.jsonl")" \
+    -v dump="$(figure "$probe/dump.json" positions_per_s.one_process)" '
+    function line(name, amount, unit, rate, together) {
+      hours = amount / rate / together / 3600
+      total += hours
+      printf "%-28s %12.0f %-10s %9.1f per second %9.2f hours\n", name, amount, unit, rate, hours
+    }
+    BEGIN {
+      all = gold + words * gold / gold_words
+      students = alphas + 4 + (folds > 0) + (beam != "")
+      printf "%d words of text, %d trees; %d processes at a time\n", words, trees, jobs
+      line("parser", trees * parser_epochs, "trees", parser, 1)
+      line("parse", sentences, "sentences", parse, jobs)
+      teachers = gold * gold_epochs + all * silver_epochs * (2 + (folds > 0) * (folds - 1))
+      line("teachers", teachers, "positions", teacher, jobs)
+      line("dumps given the trees", all * (2 + seeds + (folds > 0)), "positions", dump, jobs)
+      line(students * seeds " students", all * student_epochs * students * seeds, "positions", student, jobs)
+      printf "%-28s %53.2f hours\n", "all, without the measures", total
+      if (beam != "") print "A dump by beam search is not in the plan. After the teachers, ask dump-teacher --condition beam --plan."
+    }'
+}
+once plan plan
+cat "$OUT/logs/plan.log"
+[[ -z ${PLAN:-} ]] || exit 0
+
+# ---- 3. Silver trees: a parser of the gold trees parses the text.
+
+once parser cli train-parser "${gold_train[@]/%/.mrg}" --dev "${gold_dev[0]}.mrg" \
+  $(for stem in "${gold_dev[@]:1}"; do printf ' --dev %s.mrg' "$stem"; done) --out "$OUT/parser.pt" \
+  --num-epochs "$PARSER_EPOCHS" "${parser[@]}"
+for part in train dev; do
+  texts=("${sources[@]/#/$OUT/text/$part-}")
+  once "parse-$part" cli parse "${texts[@]/%/.txt}" --model "$OUT/parser.pt" --out "$OUT/trees/$part-silver" --workers "$JOBS"
+done
+
+# The dataset `silver` has gold and silver trees; `right` has the same sentences with right-branching trees.
+choose gold silver
+folds=()
+((FOLDS == 0)) || folds=(--folds "$FOLDS")
+once data-silver cli build-dataset "${stems[@]}" "${folds[@]}" --out "$OUT/data/silver"
+once data-right cli build-dataset "${stems[@]}" --trees right --out "$OUT/data/right"
+
+# ---- 4. Teachers, and a student without a dump. Their mixture decides which teacher is dumped.
+
+parallel() { "$python" -m torch.distributed.run --standalone --nproc-per-node "$JOBS" cli.py "$@"; }
+train_teacher() { # NAME DATA EPOCHS OPTIONS...
+  once "teacher-$1" parallel train-teacher --data "$OUT/data/$2" --out "$OUT/teachers/$1" --num-epochs "$3" "${teacher[@]}" \
+    "${@:4}"
+}
+train_teacher gold gold "$GOLD_EPOCHS"
+train_teacher silver silver "$SILVER_EPOCHS"
+train_teacher right right "$SILVER_EPOCHS"
+
+words=$(figure <(cli inspect "$OUT/data/silver" --json) splits.train.num_words)
+curve=$(awk "BEGIN { all = $words * $STUDENT_EPOCHS; for (i = 16; i >= 2; i /= 2) printf \"%s%d\", i < 16 ? \",\" : \"\", all / i }")
+student+=(--word-checkpoints "$curve")
+# benchmarks.distillation trains the same run, and finds it finished.
+once baseline cli train-student --data "$OUT/data/silver" --out "$OUT/students/baseline-seed${seeds[0]}" --seed "${seeds[0]}" \
+  --threads 1 --device cpu "${student[@]}"
+best="" best_gain=""
+for name in gold silver right; do
+  data=$OUT/data/silver
+  [[ $name != right ]] || data=$OUT/data/right
+  once "mixture-$name" cli evaluate mixture "$OUT/teachers/$name" "$OUT/students/baseline-seed${seeds[0]}" --data "$data" \
+    --max-sentences "$MIXTURE_SENTENCES" --beam 10 --word-beam 5 --device cpu --json
+  gain=$(figure "$OUT/logs/mixture-$name.log" gain_nats)
+  echo "teacher $name: the mixture with the baseline gains $gain nats per position"
+  [[ $name != right ]] || continue
+  if [[ -z $best ]] || awk "BEGIN { exit !($gain > $best_gain) }"; then best=$name best_gain=$gain; fi
+done
+echo "the teacher to dump is $best"
+
+# ---- 5. Students: all controls and seeds, with perplexity, minimal pairs and SyntaxGym.
+
+study=(-m benchmarks.distillation --data "$OUT/data/silver" --teacher "$OUT/teachers/$best" --pairs "$PAIRS" --suites "$SUITES"
+  --split dev --out "$OUT/students" --json "$OUT/students.json" --alphas "$ALPHAS" --seeds "$SEEDS" --jobs "$JOBS"
+  --right "$OUT/data/right,$OUT/teachers/right")
+[[ -z $BEAM ]] || study+=(--beam "$BEAM")
+if ((FOLDS > 0)); then
+  runs=()
+  for ((fold = 1; fold <= FOLDS; fold++)); do
+    train_teacher "fold$fold" silver "$SILVER_EPOCHS" --leave-out "$fold"
+    runs+=("$OUT/teachers/fold$fold")
+  done
+  study+=(--folds "$(IFS=,; echo "${runs[*]}")")
+fi
+once students "$python" "${study[@]}" -- "${student[@]}"
+cat "$OUT/logs/students.log"
+
+# ---- 6. More measures: perplexity by source, surprisal against the teacher, curves over the words seen; the report.
+
+awk 'NF <= 60 && ++number % 20 == 0' "$OUT/trees/dev-silver.txt" >"$OUT/surprisal.txt"
+for run in "teachers/$best" "students/baseline-seed${seeds[0]}" "students/alpha${alphas[0]}-seed${seeds[0]}"; do
+  once "surprisal-${run##*/}" cli evaluate surprisal "$OUT/$run" "$OUT/surprisal.txt" --out "$OUT/surprisal-${run##*/}.tsv" \
+    --device cpu
+  # Pearson's correlation of the surprisals of all words and sentence ends with those of the teacher.
+  paste "$OUT/surprisal-$best.tsv" "$OUT/surprisal-${run##*/}.tsv" | awk -F '\t' -v run="$run" '
+    NR == 1 { for (i = 1; i <= NF; i++) if ($i == "surprisal_bits") column[++found] = i; next }
+    { x = $column[1]; y = $column[2]; n++; sx += x; sy += y; xx += x * x; yy += y * y; xy += x * y }
+    END {
+      r = (n * xy - sx * sy) / sqrt((n * xx - sx * sx) * (n * yy - sy * sy))
+      printf "surprisal of %d words and sentence ends: correlation with the teacher %.3f, %s\n", n, r, run
+    }'
+done
+for name in baseline "alpha${alphas[0]}"; do
+  for seed in "${seeds[@]}"; do
+    run=$OUT/students/$name-seed$seed
+    for folder in "$run"/checkpoints/words_*; do
+      [[ -e $folder ]] || continue
+      point=${folder##*/} log=curve-$name-seed$seed-${folder##*/}
+      once "$log-perplexity" cli evaluate perplexity "$run" --data "$OUT/data/silver" --checkpoint "$point" --device cpu --json
+      once "$log-pairs" cli evaluate minimal-pairs "$run" "$PAIRS" --checkpoint "$point" --device cpu --json
+      echo "${point#words_} words, $name, seed $seed: perplexity $(figure "$OUT/logs/$log-perplexity.log" unconditional.per_token)," \
+        "minimal pairs $(figure "$OUT/logs/$log-pairs.log" accuracy_macro)"
+    done
+  done
+done
+once compare cli compare "$OUT"/students/*-seed*
+once report cli report "$OUT"/teachers/* "$OUT"/students/*-seed* --data "$OUT/data/silver" --out "$OUT/report.html"
+cat "$OUT/logs/compare.log"
+echo "study: done. $OUT/report.html has all figures, $OUT/seconds.tsv the seconds of each step"
