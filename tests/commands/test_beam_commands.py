@@ -111,7 +111,7 @@ def evaluations(world: Path, few: Path, folder: Path) -> list[list[object]]:
     folder.mkdir(exist_ok=True)
     (folder / pairs.name).write_text("".join(pairs.read_text().splitlines(keepends=True)[:8]))
     (folder / "suite.json").write_text(json.dumps(SUITE))
-    teacher = shutil.copytree(world / "teacher", folder / "teacher")
+    teacher = shutil.copytree(world / "teacher", folder / "teacher", ignore=shutil.ignore_patterns("results"))
     data = ["--data", few / "dataset", "--split", "dev"]
     return [
         ["perplexity", teacher, *data, "--marginal"],
