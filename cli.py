@@ -513,8 +513,9 @@ def evaluate() -> None:
     write a file with one line per item next to it. Sentences without trees are scored by beam search if the model is a
     teacher.
 
-    minimal-pairs, syntaxgym, surprisal, parses and perplexity --marginal also run under torchrun. If they are
-    interrupted, run the same command again: it continues.
+    minimal-pairs, syntaxgym, surprisal, parses and perplexity --marginal also run under torchrun. A process that scores
+    with a teacher uses one core, so start as many processes as there are cores. If they are interrupted, run the same
+    command again: it continues.
     """
 
 

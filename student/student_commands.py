@@ -165,7 +165,7 @@ def score_split(
     """
     _refuse_teacher_options(model, [*beam, *["marginal"] * marginal])
     with joined(device, threads=0) as (world, where):
-        world.refuse_several("evaluate perplexity of a student")
+        world.refuse_several("evaluate: the perplexity of a student")
         opened = open_student_or_folder(model, where, checkpoint)
         dataset = load_dataset(data)
         check_tokenizer(opened.files, dataset)

@@ -48,3 +48,8 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = ["--embed-dim", 24, "--hidden-dim", 32, "--max-steps", 12, "--batch-tokens", 1024, "--threads", 1]
     run_cli("train-teacher", "--data", folder / "dataset", "--out", folder / "teacher", *sizes)
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with a file that takes two minutes, or it would be the last one and leave the other cores idle."""
+    items.sort(key=lambda item: item.path.name != "test_gpu_path.py")

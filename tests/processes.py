@@ -123,7 +123,8 @@ def start_cli(*arguments: object, processes: int = 1, last: Sequence[object] = (
                 "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             }  # fmt: skip
         typed = last_of_each([*arguments, *last[rank : rank + 1]])
-        if sys.platform == "linux" and "RNNG_DISTILL_SOAK" not in os.environ:
+        # The compiler of torch starts processes and threads of its own, which a fork would wait for.
+        if sys.platform == "linux" and "RNNG_DISTILL_SOAK" not in os.environ and "--compile" not in typed:
             started.append(ForkedCommand(typed, environment))
         else:
             command, pipe = [sys.executable, str(ROOT / "cli.py"), *typed], subprocess.PIPE

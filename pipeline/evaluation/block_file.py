@@ -127,9 +127,12 @@ class BlockFile:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             is_free = False
-        if is_file and is_free:
+        is_removed = not os.fstat(file.fileno()).st_nlink  # another process finished while this one waited
+        if is_file and is_free and not is_removed:
             return file
         file.close()
+        if is_file and is_free:
+            return self._open()
         if is_file:
             raise StoreBusyError(f"{self.path}: another process is doing the same evaluation; wait for it, or stop it")
         raise StoreError(f"{self.path}: is not a file, expected finished blocks; remove it")

@@ -16,6 +16,7 @@ Shape letters: M sentences, n tokens of a sentence.
 """
 
 import contextlib
+import hashlib
 import itertools
 import json
 import logging
@@ -29,6 +30,7 @@ import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 
+from pipeline import __version__
 from pipeline.evaluation.block_file import BlockFile
 from pipeline.runtime.distributed import World, device_model
 from pipeline.runtime.progress import Progress
@@ -37,7 +39,7 @@ from pipeline.runtime.run_end import StoppedBySignal, stop_request
 from pipeline.training.batching import consecutive_batches, longest_first
 from pipeline.training.model_files import ModelFiles
 from storage.errors import RunError, StoreError
-from storage.fingerprints import Json, canonical_json, sha256_bytes
+from storage.fingerprints import Json, canonical_json
 from storage.ragged import Ragged
 
 log = logging.getLogger(__name__)
@@ -121,7 +123,7 @@ def shared_blocks(
             "settings": dict(settings),
             "device": device_model(device),
             "threads": torch.get_num_threads(),
-            "versions": versions(),
+            "versions": versions() | {"rnng-distill": __version__},
         }
     )
     world.on_main(files.check_writable)
@@ -129,7 +131,7 @@ def shared_blocks(
         ours, theirs = json.loads(about), json.loads(expected)
         different = ", ".join(name for name, value in ours.items() if theirs[name] != value)
         raise RunError(
-            f"{files.path}: rank {world.rank} has another {different} than rank 0, expected the same. Start all "
+            f"{files.path}: rank {world.rank} and rank 0 have other values of {different}, expected the same. Start all "
             "processes on machines of one kind, with the same model and the same versions"
         )
     blocks = SharedBlocks(jobs, world, files, about)
@@ -185,8 +187,7 @@ class SharedBlocks:
         values = {"extra": np.asarray(extra, np.int64)} | _as_arrays(inputs)
         windows = job.blocks_of(inputs)
         blocks = [block for window in windows for block in window]
-        payload = safetensors.numpy.save(values)
-        fingerprint = sha256_bytes(self._about + canonical_json({"what": what, **job.form()}) + payload)
+        fingerprint = self._fingerprint(canonical_json({"what": what, **job.form()}), values)
         folder = results_folder(self._model.path)
         if (file := self._files.get(fingerprint)) is None:
             file = BlockFile(folder, what, fingerprint=fingerprint, num_blocks=len(blocks))
@@ -196,10 +197,18 @@ class SharedBlocks:
         todo = [number for number in range(len(blocks)) if number not in file.finished]
         if todo:
             self._is_sharing = True
-            self._world.share(canonical_json({"what": what, "todo": todo}) + payload)
+            if self._world.size > 1:
+                self._world.share(canonical_json({"what": what, "todo": todo}) + safetensors.numpy.save(values))
             self._compute(what, inputs, values["extra"], blocks, todo, file)
             self._is_sharing = False
         return _in_order(windows, file, job, inputs["tokens"].lengths)
+
+    def _fingerprint(self, form: bytes, values: Mapping[str, NDArray[Any]]) -> str:
+        digest = hashlib.sha256(self._about + form)
+        for name, array in sorted(values.items()):
+            digest.update(canonical_json({"name": name, "type": str(array.dtype), "size": len(array)}))
+            digest.update(array.data)
+        return digest.hexdigest()
 
     def help(self, request: bytes) -> None:
         """Compute blocks that rank 0 asked for. The other ranks call this."""

@@ -223,7 +223,8 @@ def write_surprisals(
     """Score the sentences of a text and write the table. Return its sums, and the number of skipped lines by reason.
 
     The table appears only when it is complete, and replaces an earlier table. The text is read twice. So a faulty line
-    is found before anything is scored, and only the token ids of the whole text are in memory.
+    is found before anything is scored, and only token ids are in memory: those of the whole text, and for each sentence
+    those of the text before it.
 
     Args:
         scorer: Gives the scores.

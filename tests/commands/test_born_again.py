@@ -108,7 +108,7 @@ def test_a_student_that_starts_as_its_teacher_has_nothing_to_learn(small_world, 
 def test_a_recomputed_students_dump_is_identical_and_its_planned_size_is_right(small_world, student, dump):
     found = verify_recomputing(dump, small_world / "dataset", [student], num_shards=3, seed=1, device="cpu")
     assert found["recomputed"]["is_identical"]
-    planned = plan_run(small_world / "dataset", [StudentSource(student)], CONFIG, (1,))
+    planned = plan_run(small_world / "dataset", [StudentSource(student)], None, CONFIG, (1,))
     assert planned["size_bytes"] == DumpReader(dump).summary.size_bytes
 
 

@@ -132,7 +132,7 @@ def test_recomputed_rows_are_identical_and_the_plan_knows_the_size(folder, dump,
     assert found["is_identical"]
     assert found["num_positions"] == DumpReader(dump).schema.num_positions
     if not options:
-        planned = plan_run(folder / "dataset", sources(folder), config, (1,))
+        planned = plan_run(folder / "dataset", sources(folder), None, config, (1,))
         assert planned["size_bytes"] == DumpReader(dump).summary.size_bytes
 
 
