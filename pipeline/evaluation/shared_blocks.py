@@ -131,8 +131,8 @@ def shared_blocks(
         ours, theirs = json.loads(about), json.loads(expected)
         different = ", ".join(name for name, value in ours.items() if theirs[name] != value)
         raise RunError(
-            f"{files.path}: rank {world.rank} and rank 0 have other values of {different}, expected the same. Start all "
-            "processes on machines of one kind, with the same model and the same versions"
+            f"{files.path}: rank {world.rank} and rank 0 have other values of {different}, expected the same. Start "
+            "all processes on machines of one kind, with the same model and the same versions"
         )
     blocks = SharedBlocks(jobs, world, files, about)
     if not world.is_main:
