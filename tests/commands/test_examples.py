@@ -267,4 +267,4 @@ def test_a_plan_without_all_rates_fails(tmp_path: Path, command: str, step: str)
     ended("study.sh", PLAN="1", **study)
     (tmp_path / "study/logs/plan-teacher.log").write_text('{"positions_per_s": {"1": 0}}')
     _, err = ended("study.sh", status=1, PLAN="1", **study)
-    assert "study: teachers: 540 positions, rate 0, expected numbers above 0" in err
+    assert "study: teachers: 945 positions, rate 0, expected numbers above 0" in err
