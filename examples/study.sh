@@ -176,14 +176,15 @@ sample_parser() {
 }
 planned() { cli "$@" --plan --plan-processes 1 --json; }
 trees=$(cat "${gold_train[@]/%/.mrg}" | wc -l)
-gold=(--data "$OUT/data/gold" --out "$OUT/plan/run")
+gold=(--data "$OUT/data/gold" --out "$OUT/plan/nothing") # a plan writes nothing
 once inspect-gold cli inspect "$OUT/data/gold" --json
 once plan-parser sample_parser "${parser[@]}"
 once plan-parse planned parse "${texts[@]/%/.txt}" --model "$OUT/plan/parser.pt" --out "$OUT/plan/trees"
 once plan-teacher planned train-teacher "${gold[@]}" "${teacher[@]}"
 once plan-student planned train-student "${gold[@]}" "${student[@]}" --threads 1 --device cpu
-once plan-step cli train-teacher "${gold[@]}" "${teacher[@]}" --max-steps 1 # a dump needs a teacher
-once plan-dump planned dump-teacher --data "$OUT/data/gold" --teacher "$OUT/plan/run" --device cpu
+# A dump needs a teacher.
+once plan-step cli train-teacher --data "$OUT/data/gold" --out "$OUT/plan/step" "${teacher[@]}" --max-steps 1
+once plan-dump planned dump-teacher --data "$OUT/data/gold" --teacher "$OUT/plan/step" --device cpu
 
 log=$OUT/logs
 read -r positions gold_words <<<"$(figure "$log/inspect-gold.log" splits.train.num_positions splits.train.num_words)"

@@ -203,7 +203,7 @@ case $out in
   */text/*) cp "$input" "$out.txt" ;;
   */trees/*) cp "$input" "$out.mrg"; cp "${{text:-$input}}" "$out.txt" ;;
   *.tsv) printf 'word\\tsurprisal_bits\\na\\t%d\\nb\\t2\\nc\\t4\\n' "${{#out}}" >"$out" ;;
-  */students | */report.html | */data/* | */tokenizer.json | */plan/trees) ;;
+  */students | */report.html | */data/* | */tokenizer.json | */plan/trees | */plan/nothing) ;;
   */parser.pt) echo "train-parser: 3/3, 2,000.5 sentences/s, took 0:00:01" >&2 ;;
   ?*) mkdir -p "$out/checkpoints/words_5"
     echo '{{"split": "train", "positions_per_s": 10.0, "data_wait_s": 0.1}}' >"$out/metrics.jsonl" ;;
