@@ -18,8 +18,13 @@
 #   JOBS     number of processes at a time [2]
 #   PYTHON   the interpreter [python]
 #
+# It needs bash 4.4. JOBS and PYTHON may change when the script is run again; with other options, give another OUT.
 # The sizes are in the variables below. Set any of them to replace it.
 set -euo pipefail
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+  echo "study: this is bash $BASH_VERSION, expected 4.4 or later; install a newer bash and start: bash examples/study.sh" >&2
+  exit 1
+fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 : "${TEXTS:?is not set: name the folder of raw text, TEXTS=raw}"
@@ -48,7 +53,7 @@ read -ra teacher <<<"$TEACHER --threads 1 --device cpu"
 read -ra student <<<"$STUDENT --num-epochs $STUDENT_EPOCHS"
 IFS=, read -ra seeds <<<"$SEEDS"
 IFS=, read -ra alphas <<<"$ALPHAS"
-mkdir -p "$OUT"/{logs,done,raw,text,trees,data,teachers,students}
+mkdir -p "$OUT"/{logs,done,raw/trees,text,trees,plan,data,teachers,students}
 export OMP_NUM_THREADS=1
 
 fail() {
@@ -57,12 +62,13 @@ fail() {
 }
 
 # Run a command once: `once NAME COMMAND...`. Its output goes to OUT/logs/NAME.log. OUT/done/NAME holds the command when it
-# has ended well.
+# has ended well. A function must get all options that change its result as arguments, so that other options are noticed.
+# `set -e` has no effect in it.
 once() {
   local name=$1 start=$SECONDS
   shift
   if [[ -e $OUT/done/$name ]]; then
-    [[ $(<"$OUT/done/$name") == "$*" ]] || fail "$name was made by another command, see $OUT/done/$name; give another OUT"
+    [[ $(<"$OUT/done/$name") == "$*" ]] || fail "$name was made with other options, see $OUT/done/$name; give another OUT"
     return
   fi
   echo "study: $name" >&2
@@ -73,12 +79,12 @@ once() {
 
 cli() { "$python" cli.py "$@"; }
 
-# ---- 1. The data: a share of every document of the text, and of the trees; then clean text, gold trees and a tokenizer.
+# ---- 1. Cut and clean: a share of every document of the text.
 
-# Documents 2, 22, 42 ... of a file are for dev: their first lines, up to DEV_WORDS words. The others are for train: their
-# first lines, so that the lines so far have SHARE of the words so far.
+# `cut_text FILE train|dev SHARE DEV_WORDS OUT`. Documents 2, 22, 42 ... of a file are for dev: their first lines, up to
+# DEV_WORDS words. The others are for train: their first lines, so that the lines so far have SHARE of the words so far.
 cut_text() {
-  gzip -cdf "$1" | awk -v share="$SHARE" -v part="$2" -v dev_words="$DEV_WORDS" '
+  gzip -cdf "$1" | awk -v part="$2" -v share="$3" -v dev_words="$4" '
     function flush(   i) {
       if (count && (++number % 20 == 2) == (part == "dev")) {
         for (i = 1; i <= count; i++) all += words[i]
@@ -92,40 +98,45 @@ cut_text() {
     }
     NF { lines[++count] = $0; words[count] = NF; next }
     { flush() }
-    END { flush() }'
+    END { flush() }' >"$5"
 }
-thin() { awk -v share="$TREE_SHARE" 'int(NR * share + 1e-9) > int((NR - 1) * share + 1e-9)' "$1"; }
-
-prepare_text() { cut_text "$1" "$2" >"$OUT/raw/$2-$3.txt"; }
 sources=()
 for file in "$TEXTS"/*.txt "$TEXTS"/*.txt.gz; do
   [[ -e $file ]] || continue
   name=$(basename "${file%.gz}" .txt)
   sources+=("$name")
   for part in train dev; do
-    once "cut-$part-$name" prepare_text "$file" "$part" "$name"
-    [[ -s $OUT/raw/$part-$name.txt ]] || fail "$file has a single document; put a blank line between documents"
-    once "clean-$part-$name" cli clean-text "$OUT/raw/$part-$name.txt" --source plain --source-name "$name" \
-      --out "$OUT/text/$part-$name"
+    raw=$OUT/raw/$part-$name.txt
+    once "cut-$part-$name" cut_text "$file" "$part" "$SHARE" "$DEV_WORDS" "$raw"
+    [[ -s $raw ]] || fail "$file has a single document; put a blank line between documents"
+    once "clean-$part-$name" cli clean-text "$raw" --source plain --source-name "$name" --out "$OUT/text/$part-$name"
   done
 done
 ((${#sources[@]})) || fail "$TEXTS has no file SOURCE.txt or SOURCE.txt.gz"
 
+# ---- 2. Trees and tokenizer: a share of the trees, and the dataset `gold`.
+
+# Take a share of the lines of STEM.mrg, STEM.txt and STEM.docs: `thin STEM SHARE OUT_STEM`.
+thin() {
+  local suffix
+  for suffix in mrg txt docs; do
+    [[ -e $1.$suffix ]] || continue
+    awk -v share="$2" 'int(NR * share + 1e-9) > int((NR - 1) * share + 1e-9)' "$1.$suffix" >"$3.$suffix" || return 1
+  done
+}
 treebanks=()
 for file in "$TREES"/*-train.mrg; do
   [[ -e $file ]] || fail "$TREES has no file NAME-train.mrg; make them with import-trees --out $TREES/NAME-train"
   name=$(basename "$file" -train.mrg)
   treebanks+=("$name")
   for part in train dev; do
-    thinned=()
-    for suffix in mrg txt docs; do
-      whole=$TREES/$name-$part.$suffix
-      [[ -e $whole || $suffix == docs ]] || fail "$whole is missing; make it with import-trees --out $TREES/$name-$part"
-      [[ ! -e $whole ]] || thin "$whole" >"$OUT/raw/$part-$name.$suffix"
+    whole=$TREES/$name-$part raw=$OUT/raw/trees/$part-$name documents=()
+    for suffix in mrg txt; do
+      [[ -e $whole.$suffix ]] || fail "$whole.$suffix is missing; make it with import-trees --out $whole"
     done
-    [[ ! -e $TREES/$name-$part.docs ]] || thinned=(--documents "$OUT/raw/$part-$name.docs" --source-name "$name")
-    once "import-$part-$name" cli import-trees "$OUT/raw/$part-$name.mrg" --text "$OUT/raw/$part-$name.txt" \
-      "${thinned[@]}" --out "$OUT/trees/$part-$name"
+    once "thin-$part-$name" thin "$whole" "$TREE_SHARE" "$raw"
+    [[ ! -e $raw.docs ]] || documents=(--documents "$raw.docs" --source-name "$name")
+    once "import-$part-$name" cli import-trees "$raw.mrg" --text "$raw.txt" "${documents[@]}" --out "$OUT/trees/$part-$name"
   done
 done
 
@@ -148,7 +159,7 @@ choose() {
 choose gold
 once data-gold cli build-dataset "${stems[@]}" --out "$OUT/data/gold"
 
-# ---- 2. The plan: rates of small samples, and the hours that follow from them.
+# ---- 3. The plan: rates of one process, measured once on small samples, and the hours that follow from them.
 
 # Print .NAME.NAME of a file of JSON: `figure FILE NAME.NAME...`, one line for all values.
 figure() {
@@ -156,76 +167,79 @@ figure() {
 value = json.load(open(sys.argv[1]))
 print(*(functools.reduce(lambda found, name: found[name], path.split("."), value) for path in sys.argv[2:]))' "$@"
 }
-rate_of() { grep '"split": "train",' "$1" | tail -n 1 | sed -E 's/.*"positions_per_s": *([0-9.]+).*/\1/'; }
-# Print the sentences per second of a command, as its last line of progress shows them.
-shown_rate() {
-  "$@" 2>&1 >/dev/null | tee >(cat >&2) | tr '\r' '\n' | sed -nE 's|.* ([0-9.,]+) sentences/s, took.*|\1|p' | tail -n 1 | tr -d ,
+# Train a parser for one epoch on about 300 trees. Print the trees per second, as the last line of its progress shows them.
+sample_parser() {
+  rm -f "$OUT"/plan/parser.pt* || return 1
+  cat "${gold_train[@]/%/.mrg}" | awk -v every=$((trees / 300 + 1)) 'NR % every == 0' >"$OUT/plan/few.mrg" || return 1
+  cli train-parser "$OUT/plan/few.mrg" --dev "$OUT/plan/few.mrg" --out "$OUT/plan/parser.pt" --num-epochs 1 "$@" 2>&1 >/dev/null |
+    tee >(cat >&2) | tr '\r' '\n' | sed -nE 's|.* ([0-9.,]+) sentences/s, took.*|\1|p' | tail -n 1 | tr -d , | grep .
 }
+planned() { cli "$@" --plan --plan-processes 1 --json; }
+trees=$(cat "${gold_train[@]/%/.mrg}" | wc -l)
+gold=(--data "$OUT/data/gold" --out "$OUT/plan/nothing") # a plan writes nothing
+once inspect-gold cli inspect "$OUT/data/gold" --json
+once plan-parser sample_parser "${parser[@]}"
+once plan-parse planned parse "${texts[@]/%/.txt}" --model "$OUT/plan/parser.pt" --out "$OUT/plan/trees"
+once plan-teacher planned train-teacher "${gold[@]}" "${teacher[@]}"
+once plan-student planned train-student "${gold[@]}" "${student[@]}" --threads 1 --device cpu
+# A dump needs a teacher.
+once plan-step cli train-teacher --data "$OUT/data/gold" --out "$OUT/plan/step" "${teacher[@]}" --max-steps 1
+once plan-dump planned dump-teacher --data "$OUT/data/gold" --teacher "$OUT/plan/step" --device cpu
 
-plan() {
-  local probe=$OUT/plan few=(--max-steps 20 --log-every 20 --data "$OUT/data/gold")
-  rm -rf "$probe"
-  mkdir -p "$probe"
-  local sentences words gold gold_words trees parser_rate parse_rate
-  read -r sentences words < <(cat "${texts[@]/%/.txt}" | wc -lw)
-  trees=$(cat "${gold_train[@]/%/.mrg}" | wc -l)
-  cat "${gold_train[@]/%/.mrg}" | awk -v every=$((trees / 300 + 1)) 'NR % every == 0' >"$probe/few.mrg"
-  cat "${texts[@]/%/.txt}" | awk -v every=$((sentences / 1000 + 1)) 'NR % every == 0' >"$probe/few.txt"
-  parser_rate=$(shown_rate cli train-parser "$probe/few.mrg" --dev "$probe/few.mrg" --out "$probe/parser.pt" \
-    --num-epochs 1 "${parser[@]}")
-  parse_rate=$(shown_rate cli parse "$probe/few.txt" --model "$probe/parser.pt" --out "$probe/trees")
-  cli train-teacher "${few[@]}" --out "$probe/teacher" "${teacher[@]}" >/dev/null
-  cli train-student "${few[@]}" --out "$probe/student" "${student[@]}" --threads 1 --device cpu >/dev/null
-  cli dump-teacher --data "$OUT/data/gold" --teacher "$probe/teacher" --device cpu --plan --json >"$probe/dump.json"
-  cli inspect "$OUT/data/gold" --json >"$probe/gold.json"
-  read -r gold gold_words < <(figure "$probe/gold.json" splits.train.num_positions splits.train.num_words)
-  awk -v jobs="$JOBS" -v sentences="$sentences" -v words="$words" -v gold="$gold" -v gold_words="$gold_words" \
-    -v trees="$trees" -v folds="$FOLDS" -v gold_epochs="$GOLD_EPOCHS" -v silver_epochs="$SILVER_EPOCHS" \
-    -v student_epochs="$STUDENT_EPOCHS" -v seeds=${#seeds[@]} -v alphas=${#alphas[@]} -v beam="$BEAM" \
-    -v parser="$parser_rate" -v parse="$parse_rate" -v parser_epochs="$PARSER_EPOCHS" \
-    -v teacher="$(rate_of "$probe/teacher/metrics.jsonl")" -v student="$(rate_of "$probe/student/metrics.jsonl")" \
-    -v dump="$(figure "$probe/dump.json" positions_per_s.one_process)" '
-    function line(name, amount, unit, rate, together) {
-      hours = amount / rate / together / 3600
-      total += hours
-      printf "%-28s %12.0f %-10s %9.1f per second %9.2f hours\n", name, amount, unit, rate, hours
+log=$OUT/logs
+read -r positions gold_words <<<"$(figure "$log/inspect-gold.log" splits.train.num_positions splits.train.num_words)"
+read -r sentences words parse_rate <<<"$(figure "$log/plan-parse.log" num_sentences num_words sentences_per_s)"
+awk -v jobs="$JOBS" -v sentences="$sentences" -v words="$words" -v gold="$positions" -v gold_words="$gold_words" \
+  -v trees="$trees" -v folds="$FOLDS" -v gold_epochs="$GOLD_EPOCHS" -v silver_epochs="$SILVER_EPOCHS" \
+  -v student_epochs="$STUDENT_EPOCHS" -v seeds=${#seeds[@]} -v alphas=${#alphas[@]} -v beam="$BEAM" \
+  -v parser="$(<"$log/plan-parser.log")" -v parse="$parse_rate" \
+  -v parser_epochs="$PARSER_EPOCHS" -v teacher="$(figure "$log/plan-teacher.log" positions_per_s.1)" \
+  -v student="$(figure "$log/plan-student.log" positions_per_s.1)" \
+  -v dump="$(figure "$log/plan-dump.log" positions_per_s.one_process)" '
+  function line(name, amount, unit, rate, together) {
+    if (!(rate + 0 > 0 && amount + 0 > 0)) {
+      print "study: " name ": " amount " " unit ", rate " rate ", expected numbers above 0" >"/dev/stderr"
+      exit 1
     }
-    BEGIN {
-      all = gold + words * gold / gold_words
-      students = alphas + 4 + (folds > 0) + (beam != "")
-      printf "%d words of text, %d trees; %d processes at a time\n", words, trees, jobs
-      line("parser", trees * parser_epochs, "trees", parser, 1)
-      line("parse", sentences, "sentences", parse, jobs)
-      teachers = gold * gold_epochs + all * silver_epochs * (2 + (folds > 0) * (folds - 1))
-      line("teachers", teachers, "positions", teacher, jobs)
-      line("dumps given the trees", all * (2 + seeds + (folds > 0)), "positions", dump, jobs)
-      line(students * seeds " students", all * student_epochs * students * seeds, "positions", student, jobs)
-      printf "%-28s %53.2f hours\n", "all, without the measures", total
-      if (beam != "") print "A dump by beam search is not in the plan. After the teachers, ask dump-teacher --condition beam --plan."
-    }'
-}
-once plan plan
-cat "$OUT/logs/plan.log"
+    hours = amount / rate / together / 3600
+    total += hours
+    printf "%-28s %12.0f %-10s %9.1f per second %9.2f hours\n", name, amount, unit, rate, hours
+  }
+  BEGIN {
+    all = gold + (gold_words ? words * gold / gold_words : 0)
+    students = alphas + 4 + (folds > 0) + (beam != "")
+    printf "%d words of text, %d trees; %d processes at a time\n", words, trees, jobs
+    line("parser", trees * parser_epochs, "trees", parser, 1)
+    line("parse", sentences, "sentences", parse, jobs)
+    teachers = gold * gold_epochs + all * silver_epochs * (2 + (folds > 0) * (folds - 1))
+    line("teachers", teachers, "positions", teacher, jobs)
+    line("dumps given the trees", all * (2 + seeds + (folds > 0)), "positions", dump, jobs)
+    line(students * seeds " students", all * student_epochs * students * seeds, "positions", student, jobs)
+    printf "%-28s %53.2f hours\n", "all, without the measures", total
+    if (beam != "") print "A dump by beam search is not in the plan. After the teachers, ask dump-teacher --condition beam --plan."
+  }' || fail "there is no plan; see $log/plan-*.log"
 [[ -z ${PLAN:-} ]] || exit 0
 
-# ---- 3. Silver trees: a parser of the gold trees parses the text.
+# ---- 4. Silver trees: a parser of the gold trees parses the text.
 
+parse_text() { cli parse "$@" --workers "$JOBS"; } # JOBS may change, so `once` must not see it
 once parser cli train-parser "${gold_train[@]/%/.mrg}" --dev "${gold_dev[0]}.mrg" \
   $(for stem in "${gold_dev[@]:1}"; do printf ' --dev %s.mrg' "$stem"; done) --out "$OUT/parser.pt" \
   --num-epochs "$PARSER_EPOCHS" "${parser[@]}"
 for part in train dev; do
   texts=("${sources[@]/#/$OUT/text/$part-}")
-  once "parse-$part" cli parse "${texts[@]/%/.txt}" --model "$OUT/parser.pt" --out "$OUT/trees/$part-silver" --workers "$JOBS"
+  once "parse-$part" parse_text "${texts[@]/%/.txt}" --model "$OUT/parser.pt" --out "$OUT/trees/$part-silver"
 done
 
-# The dataset `silver` has gold and silver trees; `right` has the same sentences with right-branching trees.
+# ---- 5. Datasets: `silver` has gold and silver trees; `right` has the same sentences with right-branching trees.
+
 choose gold silver
 folds=()
 ((FOLDS == 0)) || folds=(--folds "$FOLDS")
 once data-silver cli build-dataset "${stems[@]}" "${folds[@]}" --out "$OUT/data/silver"
 once data-right cli build-dataset "${stems[@]}" --trees right --out "$OUT/data/right"
 
-# ---- 4. Teachers, and a student without a dump. Their mixture decides which teacher is dumped.
+# ---- 6. Teachers, and a student without a dump. Their mixture decides which teacher is dumped.
 
 parallel() { "$python" -m torch.distributed.run --standalone --nproc-per-node "$JOBS" cli.py "$@"; }
 train_teacher() { # NAME DATA EPOCHS OPTIONS...
@@ -236,7 +250,8 @@ train_teacher gold gold "$GOLD_EPOCHS"
 train_teacher silver silver "$SILVER_EPOCHS"
 train_teacher right right "$SILVER_EPOCHS"
 
-words=$(figure <(cli inspect "$OUT/data/silver" --json) splits.train.num_words)
+once inspect-silver cli inspect "$OUT/data/silver" --json
+words=$(figure "$log/inspect-silver.log" splits.train.num_words)
 curve=$(awk "BEGIN { all = $words * $STUDENT_EPOCHS; for (i = 16; i >= 2; i /= 2) printf \"%s%d\", i < 16 ? \",\" : \"\", all / i }")
 student+=(--word-checkpoints "$curve")
 # benchmarks.distillation trains the same run, and finds it finished.
@@ -255,10 +270,11 @@ for name in gold silver right; do
 done
 echo "the teacher to dump is $best"
 
-# ---- 5. Students: all controls and seeds, with perplexity, minimal pairs and SyntaxGym.
+# ---- 7. Students: all controls and seeds, with perplexity, minimal pairs and SyntaxGym.
 
-study=(-m benchmarks.distillation --data "$OUT/data/silver" --teacher "$OUT/teachers/$best" --pairs "$PAIRS" --suites "$SUITES"
-  --split dev --out "$OUT/students" --json "$OUT/students.json" --alphas "$ALPHAS" --seeds "$SEEDS" --jobs "$JOBS"
+students() { "$python" -m benchmarks.distillation --jobs "$JOBS" "$@"; }
+study=(--data "$OUT/data/silver" --teacher "$OUT/teachers/$best" --pairs "$PAIRS" --suites "$SUITES"
+  --split dev --out "$OUT/students" --json "$OUT/students.json" --alphas "$ALPHAS" --seeds "$SEEDS"
   --right "$OUT/data/right,$OUT/teachers/right")
 [[ -z $BEAM ]] || study+=(--beam "$BEAM")
 if ((FOLDS > 0)); then
@@ -269,12 +285,13 @@ if ((FOLDS > 0)); then
   done
   study+=(--folds "$(IFS=,; echo "${runs[*]}")")
 fi
-once students "$python" "${study[@]}" -- "${student[@]}"
+once students students "${study[@]}" -- "${student[@]}"
 cat "$OUT/logs/students.log"
 
-# ---- 6. More measures: perplexity by source, surprisal against the teacher, curves over the words seen; the report.
+# ---- 8. More measures: perplexity by source, surprisal against the teacher, curves over the words seen; the report.
 
-awk 'NF <= 60 && ++number % 20 == 0' "$OUT/trees/dev-silver.txt" >"$OUT/surprisal.txt"
+awk 'NF <= 60 && number++ % 20 == 0' "$OUT/trees/dev-silver.txt" >"$OUT/surprisal.txt"
+[[ -s $OUT/surprisal.txt ]] || fail "$OUT/trees/dev-silver.txt has no sentence of at most 60 words"
 for run in "teachers/$best" "students/baseline-seed${seeds[0]}" "students/alpha${alphas[0]}-seed${seeds[0]}"; do
   once "surprisal-${run##*/}" cli evaluate surprisal "$OUT/$run" "$OUT/surprisal.txt" --out "$OUT/surprisal-${run##*/}.tsv" \
     --device cpu
@@ -292,11 +309,11 @@ for name in baseline "alpha${alphas[0]}"; do
     run=$OUT/students/$name-seed$seed
     for folder in "$run"/checkpoints/words_*; do
       [[ -e $folder ]] || continue
-      point=${folder##*/} log=curve-$name-seed$seed-${folder##*/}
-      once "$log-perplexity" cli evaluate perplexity "$run" --data "$OUT/data/silver" --checkpoint "$point" --device cpu --json
-      once "$log-pairs" cli evaluate minimal-pairs "$run" "$PAIRS" --checkpoint "$point" --device cpu --json
-      echo "${point#words_} words, $name, seed $seed: perplexity $(figure "$OUT/logs/$log-perplexity.log" unconditional.per_token)," \
-        "minimal pairs $(figure "$OUT/logs/$log-pairs.log" accuracy_macro)"
+      point=${folder##*/} step=curve-$name-seed$seed-${folder##*/}
+      once "$step-perplexity" cli evaluate perplexity "$run" --data "$OUT/data/silver" --checkpoint "$point" --device cpu --json
+      once "$step-pairs" cli evaluate minimal-pairs "$run" "$PAIRS" --checkpoint "$point" --device cpu --json
+      echo "${point#words_} words, $name, seed $seed: perplexity $(figure "$log/$step-perplexity.log" unconditional.per_token)," \
+        "minimal pairs $(figure "$log/$step-pairs.log" accuracy_macro)"
     done
   done
 done

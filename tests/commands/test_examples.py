@@ -173,7 +173,8 @@ def test_a_stopped_job_on_several_nodes_is_requeued_after_it_has_ended(tmp_path:
 
 PRETENDED = {
     "gain_nats": 0.25, "accuracy_macro": 0.5, "unconditional": {"per_token": 2.0},
-    "splits": {"train": {"num_positions": 60, "num_words": 40}}, "positions_per_s": {"one_process": 10.0},
+    "splits": {"train": {"num_positions": 60, "num_words": 40}}, "num_sentences": 8, "num_words": 90,
+    "sentences_per_s": 50.0, "positions_per_s": {"1": 10.0, "one_process": 10.0},
 }  # fmt: skip
 """Figures of all commands with --json."""
 
@@ -200,33 +201,38 @@ while (($#)); do
 done
 case $out in
   */text/*) cp "$input" "$out.txt" ;;
-  */trees/* | */plan/trees) cp "$input" "$out.mrg"; cp "${{text:-$input}}" "$out.txt" ;;
+  */trees/*) cp "$input" "$out.mrg"; cp "${{text:-$input}}" "$out.txt" ;;
   *.tsv) printf 'word\\tsurprisal_bits\\na\\t%d\\nb\\t2\\nc\\t4\\n' "${{#out}}" >"$out" ;;
-  */students | */report.html | */data/* | */tokenizer.json) ;;
-  */parser.pt | */plan/*.pt) echo "train-parser: 3/3, 2,000.5 sentences/s, took 0:00:01" >&2 ;;
+  */students | */report.html | */data/* | */tokenizer.json | */plan/trees | */plan/nothing) ;;
+  */parser.pt) echo "train-parser: 3/3, 2,000.5 sentences/s, took 0:00:01" >&2 ;;
   ?*) mkdir -p "$out/checkpoints/words_5"
     echo '{{"split": "train", "positions_per_s": 10.0, "data_wait_s": 0.1}}' >"$out/metrics.jsonl" ;;
-esac
-case $out in */plan/trees) echo "parse: 3/3, 50 sentences/s, took 0:00:01" >&2 ;; esac""",
+esac""",
     )
 
 
-def test_the_study_starts_commands_that_exist_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def study_of(tmp_path: Path) -> dict[str, object]:
+    """Write texts and trees; return the variables of a study of them in which programs only pretend."""
     for name in ("books", "plays"):
         (tmp_path / f"{name}.txt").write_text("".join(f"A line of {name} {n}.\n\n" for n in range(30)))
     (tmp_path / "trees").mkdir()
     for stem, suffix in ((stem, suffix) for stem in ("bank-train", "bank-dev") for suffix in ("mrg", "txt", "docs")):
         (tmp_path / "trees" / f"{stem}.{suffix}").write_text(f"{suffix}\n" * 20)
-    study = {
+    return {
         "TEXTS": tmp_path, "TREES": tmp_path / "trees", "PAIRS": "pairs", "SUITES": "suites", "OUT": tmp_path / "study",
         "SHARE": "0.2", "FOLDS": "2", "BEAM": "10,5", "ALPHAS": "0.3,0.7", "PYTHON": pretending(tmp_path),
     }  # fmt: skip
+
+
+def test_the_study_starts_commands_that_exist_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    study = study_of(tmp_path)
     plan, _ = ended("study.sh", PLAN="1", **study)
     # Two seeds of: baseline, two alphas, shuffled, born-again, right-branching, folds, given the tree.
     assert "16 students" in plan
     _, err = ended("study.sh", status=1, STOP_AT="evaluate", **study)
     assert err.endswith("study: mixture-gold failed; run the same command again to go on\n")
-    out, _ = ended("study.sh", **study)
+    out, _ = ended("study.sh", **study | {"JOBS": "3"})
+    assert "; 3 processes at a time" in out
     assert "the teacher to dump is gold" in out
     assert "surprisal of 3 words and sentence ends: correlation with the teacher 1.000, teachers/gold" in out
     assert "5 words, baseline, seed 1: perplexity 2.0, minimal pairs 0.5" in out
@@ -239,14 +245,26 @@ def test_the_study_starts_commands_that_exist_and_goes_on_where_it_stopped(tmp_p
     assert distillation[distillation.index("--folds") + 1].count("teachers/fold") == 2
     evaluations = Counter(" ".join(command) for command in commands if command[0] not in ("inspect", "evaluate"))
     assert set(evaluations.values()) == {1}, "only the command that failed ran twice"
+    assert (tmp_path / "study/surprisal.txt").read_text() == "A line of books 1.\n", "of 2 dev sentences"
     ended("study.sh", **study)
-    assert [call[1] for call in calls(tmp_path)[len(made) :] if call[0] == "cli.py"] == ["inspect"]
+    assert not any("cli.py" in call or "-m" in call for call in calls(tmp_path)[len(made) :])
 
 
 def test_a_study_with_other_options_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "done").mkdir()
-    (tmp_path / "done/cut-train-books").write_text("something else")
-    (tmp_path / "books.txt").write_text("One.\n\nTwo.\n")
-    places = dict.fromkeys(("TEXTS", "TREES", "PAIRS", "SUITES", "OUT"), tmp_path)
-    _, err = ended("study.sh", status=1, PYTHON="false", **places)
-    assert "cut-train-books was made by another command" in err
+    study = study_of(tmp_path)
+    ended("study.sh", PLAN="1", **study)
+    changes = {"SHARE": "cut-train-books", "DEV_WORDS": "cut-train-books", "TREE_SHARE": "thin-train-bank"}
+    for variable, step in changes.items():
+        _, err = ended("study.sh", status=1, **study | {variable: "0.1"})
+        assert f"{step} was made with other options" in err
+
+
+@pytest.mark.parametrize(("command", "step"), [("train-teacher", "plan-teacher"), ("train-parser", "plan-parser")])
+def test_a_plan_without_all_rates_fails(tmp_path: Path, command: str, step: str) -> None:
+    study = study_of(tmp_path)
+    out, err = ended("study.sh", status=1, PLAN="1", STOP_AT=command, **study)
+    assert (out, err.splitlines()[-1]) == ("", f"study: {step} failed; run the same command again to go on")
+    ended("study.sh", PLAN="1", **study)
+    (tmp_path / "study/logs/plan-teacher.log").write_text('{"positions_per_s": {"1": 0}}')
+    _, err = ended("study.sh", status=1, PLAN="1", **study)
+    assert "study: teachers: 945 positions, rate 0, expected numbers above 0" in err
