@@ -54,6 +54,7 @@ from pipeline.runtime.click_options import (
     OutPath,
     Place,
     configured_by,
+    json_of_plan_option,
     json_option,
     on_error_option,
     show,
@@ -331,7 +332,7 @@ def build_dataset(values: Values) -> None:
 @main.command()
 @data_option
 @click.option("--out", type=OutPath(outputs.FOLDER), required=True, help="The run directory to write.")
-@json_option
+@json_of_plan_option
 @configured_by(ResumeConfig, TeacherConfig, TeacherTrainConfig)
 def train_teacher(data: Place, out: Path, values: Values) -> None:
     """Train the RNNG teacher. Also runs under torchrun.
@@ -480,7 +481,7 @@ def import_dump(source: Path, data: Place, out: Place, values: Values) -> None:
     "target is the mixture of the dumps' distributions.",
 )
 @click.option("--out", type=OutPath(outputs.FOLDER), required=True, help="The run directory to write.")
-@json_option
+@json_of_plan_option
 @configured_by(StudentCommandConfig, StudentConfig, StudentTrainConfig, without=("vocab_size",))
 def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Values) -> None:
     """Train a student on tokens and, with --dump, on the teacher's soft targets. Also runs under torchrun.

@@ -31,7 +31,7 @@ class Stage:
 
     name: str
     amount: float
-    """Words, sentences or positions."""
+    """Words, sentences, tokens or positions."""
     rate: float
     """Amount per second of one process on one core."""
     memory: str
@@ -68,6 +68,7 @@ def main() -> None:
         found |= _figures(name)
     teacher, student = _figures("teacher-gum"), _figures("student")
     positions = NUM_WORDS * POSITIONS_PER_WORD
+    tokens = positions - NUM_WORDS / WORDS_PER_SENTENCE  # each sentence has one position more, its end
     dump_gb = positions * found["exact_bytes_per_position"] / 1e9
     stages = [
         Stage(name="clean", amount=NUM_WORDS, rate=RATES["clean"], memory="< 0.1 GB", disk_gb=0.63, processes=1),
@@ -92,11 +93,11 @@ def main() -> None:
             disk_gb=dump_gb, on_gpu=GPU_TEACHER,
         ),
         Stage(
-            name="dump by beam 10/5", amount=positions, rate=found["tokens_per_s_10_5"], memory="0.8 GB per process",
+            name="dump by beam 10/5", amount=tokens, rate=found["tokens_per_s_10_5"], memory="0.8 GB per process",
             disk_gb=dump_gb,
         ),
         Stage(
-            name="dump by beam 50/10", amount=positions, rate=found["tokens_per_s_50_10"], memory="0.9 GB per process",
+            name="dump by beam 50/10", amount=tokens, rate=found["tokens_per_s_50_10"], memory="0.9 GB per process",
             disk_gb=dump_gb,
         ),
         Stage(

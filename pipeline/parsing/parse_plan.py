@@ -1,9 +1,9 @@
 """Predict the hours, the memory and the bytes of ``parse`` before it is begun. Nothing is written to its outputs.
 
-The text is gathered into a temporary folder, which is removed at the end; with ``--source`` it is also cleaned. Then
-some packs of sentences from all parts of the text are parsed. The hours are those of whole text shards, so more
-processes than shards do not help. The time to join the shards at the end is not included. It is that of reading and
-writing the trees once.
+The text is gathered into a temporary folder, with ``--source`` after cleaning. The folder is removed at the end, also
+after SIGTERM. Then some packs of sentences from all parts of the text are parsed. The hours are those of whole text
+shards, so more processes than shards do not help. The time to join the shards at the end is not included. It is that
+of reading and writing the trees once.
 """
 
 import tempfile
@@ -22,6 +22,7 @@ from pipeline.parsing.text_shards import encoded_rows
 from pipeline.runtime.distributed import joined
 from pipeline.runtime.plan import MEASURE_S, peak_memory, spread, write_rate
 from pipeline.runtime.progress import Progress
+from pipeline.runtime.run_end import StoppedBySignal, stop_request
 
 NUM_PACKS = 8
 """Maximum number of packs of sentences to time."""
@@ -45,11 +46,21 @@ def plan_parse(texts: Sequence[Path], out_stem: Path, config: ParseConfig, proce
     Raises:
         ConfigError: If the command itself runs in several processes.
         InputError: If a text or the model cannot be read.
+        StoppedBySignal: After SIGTERM.
     """
-    with joined(config.device, threads=1) as (world, device), tempfile.TemporaryDirectory() as folder:
+    with (
+        joined(config.device, threads=1) as (world, device),
+        stop_request() as stop,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+
+        def heed() -> None:
+            if stop.requested:
+                raise StoppedBySignal
+
         world.refuse_several("parse --plan")
         stem, start = Path(folder) / "text", time.perf_counter()
-        gather(texts, stem, config)
+        gather(texts, stem, config, before_line=heed)
         gather_s = time.perf_counter() - start
         text_bytes = sum(file.stat().st_size for file in Path(folder).iterdir())
         lengths = _words_by_line(stem.with_suffix(".txt"))
@@ -64,6 +75,7 @@ def plan_parse(texts: Sequence[Path], out_stem: Path, config: ParseConfig, proce
         packs = np.random.default_rng(1).permutation(spread(max(1, num_sentences - size), NUM_PACKS))
         with Progress("plan", total=len(packs), unit="packs") as progress:
             for number, first in enumerate(packs.tolist()):
+                heed()
                 pack = _lines(stem.with_suffix(".txt"), [(first, size)])
                 begin = time.perf_counter()
                 row_bytes += len(encoded_rows(parser.parse(pack)))

@@ -54,15 +54,24 @@ def input_files(texts: Sequence[Path], *, is_raw: bool) -> list[Path]:
     return found
 
 
-def gather(texts: Sequence[Path], stem: Path, config: ParseConfig) -> dict[str, Json]:
+def gather(
+    texts: Sequence[Path], stem: Path, config: ParseConfig, *, before_line: Callable[[], None] = lambda: None
+) -> dict[str, Json]:
     """Write all sentences to the files of ``stem``. Return how many lines were read, kept and dropped.
+
+    ``before_line`` is called at every line. If it raises an error, nothing is written.
 
     Raises:
         InputError: As ``gather_sentences`` and ``clean_texts``.
     """
     with Progress("read", total=None, unit="lines") as progress:
+
+        def read(num_lines: int) -> None:
+            before_line()
+            progress.update(num_lines)
+
         if not config.source:
-            return gather_sentences(texts, stem, on_error=config.on_error, progress=progress.update)
+            return gather_sentences(texts, stem, on_error=config.on_error, progress=read)
         cleaning = CleanConfig(
             source=config.source,
             column=config.column,
@@ -70,7 +79,7 @@ def gather(texts: Sequence[Path], stem: Path, config: ParseConfig) -> dict[str, 
             licence=config.licence,
             on_error=config.on_error,
         )
-        return clean_texts(texts, stem, cleaning, progress.update)
+        return clean_texts(texts, stem, cleaning, read)
 
 
 def gather_sentences(

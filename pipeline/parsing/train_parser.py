@@ -121,8 +121,8 @@ def train_parser(
     )
     state.restore(parser, optimiser)
     start = time.monotonic() - (state.rows[-1]["elapsed_s"] if state.rows else 0)
-    with Progress("train-parser", total=config.num_epochs * len(examples), unit="sentences") as progress:
-        progress.update(len(state.rows) * len(examples))
+    total, done = config.num_epochs * len(examples), len(state.rows) * len(examples)
+    with Progress("train-parser", total=total, unit="sentences", initial=done) as progress:
         for epoch in range(len(state.rows) + 1, config.num_epochs + 1):
             try:
                 loss = _train_epoch(parser, optimiser, examples, state.order, config, epoch, num_steps, progress)

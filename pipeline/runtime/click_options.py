@@ -41,9 +41,12 @@ def _remember_json(context: click.Context, _: click.Parameter, value: bool) -> N
     context.meta[AS_JSON] = value
 
 
-json_option = click.option(
-    "--json", is_flag=True, expose_value=False, callback=_remember_json, help="Print JSON instead of text."
-)
+def _json_option(text: str) -> Callable[[Any], Any]:
+    return click.option("--json", is_flag=True, expose_value=False, callback=_remember_json, help=text)
+
+
+json_option = _json_option("Print JSON instead of text.")
+json_of_plan_option = _json_option("With --plan: print JSON instead of text.")
 on_error_option = click.option(
     "--on-error",
     type=click.Choice(["stop", "skip"]),

@@ -72,19 +72,22 @@ class Heartbeat:
             thread.join(self._interval_s + _LEAVE_S)
 
     def _exchange(self) -> None:
-        """Write and read signs of life until the end. If connections were closed, the main thread notices."""
+        """Write and read signs of life until the end.
+
+        If the store closes its connection, this ends, and `_watch` reports the store unless the process ends first.
+        """
         number, host = 0, socket.gethostname()
         with contextlib.suppress(RuntimeError):
             while not self._ended.wait(self._interval_s):
                 number += 1
                 self._write(f"{number} {host}".encode())
                 found = self._store.multi_get(self._keys)
-                self._answered_s = now = time.monotonic()
+                now = time.monotonic()
                 for rank, value in enumerate(found):
                     if value != self._values[rank] or value == _LEFT:
                         self._values[rank], self._changed_s[rank] = value, now
+                self._answered_s = now
             self._write(_LEFT)
-        self._ended.set()
 
     def _watch(self) -> None:
         last = time.monotonic()
@@ -96,7 +99,8 @@ class Heartbeat:
             if now - self._answered_s > self._lost_after_s:
                 self._end("the machine that holds the store of this run")
             for rank, changed_s in enumerate(self._changed_s):
-                if now - changed_s > self._lost_after_s:
+                # Only the time in which the store answered. While it is silent, all processes seem to be.
+                if self._answered_s - changed_s > self._lost_after_s:
                     self._end(f"rank {rank} on {self._values[rank].decode().partition(' ')[2]}")
 
     def _write(self, value: bytes) -> None:

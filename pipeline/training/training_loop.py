@@ -60,6 +60,7 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
     # Outermost, so that a second SIGTERM cannot end the process between the last checkpoint and the history record.
     with stop_request() as stop, recorded_end(run, world) as ending:
         training = Training(task, config, run, world, stop)
+        training.resume()
         ending.step = training.step
         if training.end is None:
             try:
@@ -109,12 +110,23 @@ class Training:
         self.step = self.positions = 0
         self.best_loss, self.best_step, self.num_worse = math.inf, 0, 0
         self.elapsed_s = 0.0
-        state = load_state(run, task.model, self._optimizer, world)
+        self._parallel: DistributedDataParallel | None = None
+        self._metrics: Metrics | None = None
+
+    def resume(self) -> None:
+        """Continue from the run's checkpoint if it has one, and connect the model to those of the other processes.
+
+        Also writes the weight files that a killed process left out. A plan never calls this.
+
+        Raises:
+            RunError: If the run's state is damaged or belongs to another model.
+        """
+        state = load_state(self._run, self._task.model, self._optimizer, self._world)
         if state is not None:
             self._restore(state)
         # After the weights are loaded, because DistributedDataParallel copies the main rank's weights to all ranks.
-        self._parallel = DistributedDataParallel(task.objective) if world.size > 1 else None
-        self._metrics: Metrics | None = None
+        if self._world.size > 1:
+            self._parallel = DistributedDataParallel(self._task.objective)
 
     def _planned(self, stop: StopRequest) -> StepPlan:
         """Return the plan of the steps. With many epochs this takes long, so it shows progress and heeds SIGTERM."""

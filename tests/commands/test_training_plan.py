@@ -48,6 +48,23 @@ def test_a_training_takes_the_planned_steps_and_writes_the_planned_bytes(
     assert list(plan["hours_by_processes"]) == ["1", "2"]
 
 
+def test_a_plan_leaves_an_existing_run_as_it_is(small_world: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(training_plan, "NUM_STEPS", 2)
+    monkeypatch.setattr(training_plan, "write_rate", lambda _: 1000.0)
+    data, run = small_world / "dataset", tmp_path / "run"
+    training = TeacherTrainConfig(max_steps=2, threads=1, device="cpu")
+    train_teacher(data, run, TEACHER, training)
+    (run / "checkpoints/last/model.safetensors").unlink()  # as if the process had been killed before it was written
+
+    def content() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+
+    before = content()
+    for sizes in (TEACHER, TeacherConfig(embed_dim=8, hidden_dim=12)):
+        assert plan_teacher(data, run, sizes, training, (1,))["num_steps"] == 2
+        assert content() == before
+
+
 def test_hours_count_steps_evaluations_and_checkpoints(small_world: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(training_plan, "_step_seconds", lambda *_: 2.0)
     monkeypatch.setattr(training_plan, "_evaluation_seconds", lambda _: 0.5)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import time
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from pipeline.parsing.parse_config import ParseConfig
 from pipeline.parsing.parse_plan import plan_parse
 from pipeline.parsing.sentence_parser import SentenceParser
 from pipeline.parsing.text_shards import TextShards
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.run_end import StoppedBySignal
 from storage.errors import ConfigError, InputError, RunError, StoreBusyError, StoreError
 from storage.fingerprints import sha256_file
 from tests.killing import attempt
@@ -466,3 +469,14 @@ def test_a_plan_predicts_the_trees_and_leaves_nothing_behind(
     assert (plan["num_sentences"], plan["num_shards"]) == (60, 3)
     hours = plan["hours_by_processes"]
     assert 0 < hours["100"] < hours["2"] < hours["1"]
+
+
+def test_a_plan_that_gets_sigterm_removes_its_copy_of_the_text(
+    tmp_path: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(Progress, "update", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(StoppedBySignal):
+        plan_parse(write(tmp_path, texts[:3]), tmp_path / "trees", FLAT, (1,))
+    assert not list((tmp_path / "temporary").iterdir())

@@ -53,6 +53,28 @@ def test_a_store_that_does_not_answer_is_reported(ended, capsys):
     assert "the machine that holds the store of this run has given no sign of life" in capsys.readouterr().err
 
 
+def test_a_silent_store_is_reported_and_not_a_rank_that_was_last_heard_before(ended, capsys):
+    store = Silent()
+    store.set("heartbeat/1", "7 node9")
+    with Heartbeat(store, rank=0, size=2):
+        time.sleep(0.6)
+        store.silent = True
+        assert ended.wait(10)
+        store.silent = False
+    assert capsys.readouterr().err.startswith("Error: the machine that holds the store of this run has given no sign")
+
+
+def test_a_store_that_closes_its_connection_is_reported(ended, capsys, monkeypatch):
+    def closed(_):
+        raise RuntimeError("Connection reset by peer")
+
+    store = Silent()
+    monkeypatch.setattr(store, "multi_get", closed)
+    with Heartbeat(store, rank=0, size=1):
+        assert ended.wait(10)
+    assert "the machine that holds the store of this run has given no sign of life" in capsys.readouterr().err
+
+
 def test_processes_that_live_or_have_left_are_not_reported(ended):
     store = Silent()
     first, second = (Heartbeat(store, rank=rank, size=2) for rank in range(2))
