@@ -34,7 +34,9 @@ _IN_OPEN, _IN_ISDIR = 0x20, 0x40000000
 _CAPABILITIES_3 = 0x20080522
 _MAY_READ_ALL = 0b110
 """CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
-_TIMES = re.compile(r"(_s|seconds|elapsed|hours_by_processes|per_s|started|ended|mfu|data_wait_share)(/|$)")
+_TIMES = re.compile(
+    r"(_s|seconds|elapsed|hours_by_processes|per_s|started|ended|mfu|data_wait_share|memory_bytes)(/|$)"
+)
 """Names of values that differ from run to run."""
 _LOGS = re.compile(r"\.lock$|[./]history\.jsonl$|/tensorboard/|training_state\.pt$")
 """Files that hold times, and no figures that are not in another file too."""

@@ -1,6 +1,8 @@
 """Define the fixtures that all tests share."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["GOMP_SPINCOUNT"] = "0"
 # Hide GPUs, so that sums are the same on every machine.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+ACCESS_KEY = "AKIDTESTTESTTEST"
+SECRET_KEY = "do-not-show/this+secret"  # noqa: S105  it opens nothing
 
 # A slow example on a busy machine is not a failure.
 settings.register_profile("default", deadline=None)
@@ -48,6 +53,32 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = ["--embed-dim", 24, "--hidden-dim", 32, "--max-steps", 12, "--batch-tokens", 1024, "--threads", 1]
     run_cli("train-teacher", "--data", folder / "dataset", "--out", folder / "teacher", *sizes)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_bucket() -> Iterator[str]:
+    """The URL of a bucket of moto's S3 server on this machine, reached over HTTP. Environment variables give the server and credentials."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
+            patch.delenv(name)
+        patch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        import s3fs
+
+        s3fs.S3FileSystem(use_listings_cache=False).mkdir("bucket")
+        yield "s3://bucket"
+        s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

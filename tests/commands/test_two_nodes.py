@@ -20,7 +20,6 @@ from student.student_config import StudentTrainConfig
 from student.train_student import train_student
 from teacher.teacher_commands import dump_source
 from tests.processes import ROOT, metrics, store_digest
-from tests.storage.conftest import s3_bucket  # noqa: F401  a fixture
 
 pytestmark = [pytest.mark.processes, pytest.mark.faults]
 TRAINING = {
@@ -60,7 +59,7 @@ def digest_of_one_process(world: Path, folder: Path) -> str:
 def test_a_dump_by_two_machines_to_an_object_store_survives_the_loss_of_one(
     small_world: Path,
     tmp_path: Path,
-    s3_bucket: str,  # noqa: F811  the fixture
+    s3_bucket: str,
     soak_factor: int,
 ) -> None:
     s3_url = f"{s3_bucket}/two-nodes/dump"

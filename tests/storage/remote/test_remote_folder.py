@@ -22,7 +22,8 @@ from storage.folder import Folder, LocalFolder
 from storage.remote.cache import FileCache
 from storage.remote.objects import ObjectStore, plain_text
 from storage.remote.remote_folder import RemoteFolder
-from tests.storage.conftest import ACCESS_KEY, SECRET_KEY, wait_for
+from tests.conftest import ACCESS_KEY, SECRET_KEY
+from tests.storage.conftest import wait_for
 from tests.storage.dumps import mapped
 
 DATA = bytes(range(256)) * 40
