@@ -57,7 +57,10 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def s3_bucket() -> Iterator[str]:
-    """The URL of a bucket of moto's S3 server on this machine, reached over HTTP. Environment variables give the server and credentials."""
+    """The URL of a bucket of moto's S3 server on this machine, reached over HTTP.
+
+    Environment variables give the server and credentials.
+    """
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", port=0)
