@@ -108,9 +108,11 @@ def _run_in_child(
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "w" if n else "r", closefd=False) for n in range(3))
         os.chdir(folder)
-        # One core, so that the command takes one thread. GNU OpenMP hangs in a fork of a process that had threads.
+        # One core and one thread. GNU OpenMP hangs in a fork of a process that had threads.
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
         sys.argv = ["cli.py", *arguments]
         warnings.resetwarnings()  # pytest makes errors of warnings
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
