@@ -104,7 +104,8 @@ class NextTokenScorer:
         self, sentences: Sentences, before: Sentences, boundary_ids: NDArray[np.int64]
     ) -> list[TokenScores]:
         """See ``DistributionScorer.distributions``."""
-        rows = [np.array([*text, *sentence], np.int64) for text, sentence in zip(before, sentences, strict=True)]
+        pairs = zip(before, sentences, strict=True)
+        rows = [np.concatenate([np.asarray(tokens, np.int64) for tokens in pair]) for pair in pairs]
         warn_beyond([len(row) for row in rows], self.num_trained_positions)
         order = _longest_first(rows)
         tokens = Ragged.from_lists([rows[i] for i in order], np.int64)
