@@ -57,10 +57,11 @@ BATCH_TOKENS = 8192
 MAX_NODES = 4096
 """A pool of stacks (``stack_pool``) is compacted when it has more nodes than this, and more than twice as many as
 after the last compaction. With two layers of size 256, a node and its data take 17 KB at most."""
-_LOGIT_ROWS = 256
 _TILE_ROWS, _TILE_COLUMNS = 512, 1000
-"""Logits that are computed at a time where only their log-sum-exp is needed. 2 MB stay in the cache of a CPU's core. On
-other devices, a tile has all columns."""
+"""Logits that are computed at a time where only sums of their exponentials are needed. 2 MB stay in the cache of a
+CPU's core. On other devices, a tile has all columns."""
+_SAFE_LOG_SUM = 60.0
+"""No exponential that matters to a sum overflows or underflows in float32 if the log of the sum is this close to 0."""
 _SHIFT_COLUMN = 0
 
 
@@ -148,12 +149,18 @@ class BeamTeacher:
         beam = self._search.config.beam
         mixtures = states.new_empty((len(states), self.vocab_size))
         candidates = _candidates_of(states, beam)
-        rows = max(1, _LOGIT_ROWS // beam)
+        rows = max(1, _TILE_ROWS // beam)
+        tiles = _vocabulary_tiles(self._model)
         for at, part in zip(mixtures.split(rows), candidates.split(rows), strict=True):
-            logits: Tensor = self._model.logits(part[..., :-1].reshape(-1, part.shape[2] - 1))
-            logits += part[..., -1].reshape(-1, 1)
-            torch.logsumexp(logits.view(len(part), beam, -1), 1, out=at)
-        return mixtures
+            states_and_shifts = F.pad(part, (0, 1), value=1.0).flatten(0, 1)
+            first = 0
+            for tile in tiles:
+                # These are log-probabilities, so exp cannot overflow.
+                probs = (states_and_shifts @ tile.T).exp_().view(len(part), beam, -1)
+                torch.sum(probs, 1, out=at[:, first : first + len(tile)])
+                first += len(tile)
+        # exp may have rounded the smallest to 0.
+        return mixtures.clamp_min_(torch.finfo(mixtures.dtype).tiny).log_()
 
     def num_effective(self, states: Tensor) -> Tensor:
         """Return ``[R]``: the effective number of candidates; see ``BeamResult.num_effective``."""
@@ -163,6 +170,18 @@ class BeamTeacher:
 def _candidates_of(states: Tensor, beam: int) -> Tensor:
     """Return a view ``[R, B, D + 1]`` of states: the part of each candidate."""
     return states[:, :-1].view(len(states), beam, (states.shape[1] - 1) // beam)
+
+
+def _vocabulary_tiles(model: Rnng) -> tuple[Tensor, ...]:
+    """Return the vocabulary in tiles ``[*, D + 2]``: embeddings, a column of ones, and biases.
+
+    The product of a tile with a row (state, s, 1) is the logits plus s. Bias and s are columns, because adding them to
+    a product would take as long as a third of the product.
+    """
+    bias = model.token_bias[:, None]
+    whole = torch.cat([model.token_embedding, torch.ones_like(bias), bias], dim=1)
+    tiles: tuple[Tensor, ...] = whole.split(_TILE_COLUMNS if whole.device.type == "cpu" else len(whole))
+    return tiles
 
 
 class _Found:
@@ -273,6 +292,7 @@ class _Batch:
         self._begins = gold.offsets[sentences]
         self._found = found
         self._max_nodes = self._compact_above = max_nodes
+        self._tiles = _vocabulary_tiles(model)
         self._pool = StackPool(model, np.unique(self._gold.values))
         self._history = History()
         self._ended: list[np.ndarray] = []
@@ -363,14 +383,16 @@ class _Batch:
 
     def _normalisers(self, states: Tensor) -> Tensor:
         """Return ``[n]``: log sum over the vocabulary of exp of the logits."""
-        weight, bias = self._model.token_embedding, self._model.token_bias
-        columns = _TILE_COLUMNS if states.device.type == "cpu" else len(bias)
-        normalisers = []
-        for rows in states.split(_TILE_ROWS):
-            tiles = zip(weight.split(columns), bias.split(columns), strict=True)
-            sums = [F.linear(rows, *tile).logsumexp(1) for tile in tiles]
-            normalisers.append(torch.stack(sums).logsumexp(0))
-        return torch.cat(normalisers)
+        rows = F.pad(F.pad(states, (0, 1)), (0, 1), value=1.0)
+        return torch.cat([self._log_sums(some) for some in rows.split(_TILE_ROWS)])
+
+    def _log_sums(self, rows: Tensor) -> Tensor:
+        if len(self._tiles) > 1:
+            # On a CPU, logsumexp would read and write each tile twice more, to subtract the largest logit.
+            sums = torch.stack([(rows @ tile.T).exp_().sum(1) for tile in self._tiles]).sum(0).log()
+            if (sums.abs() <= _SAFE_LOG_SUM).all():
+                return sums
+        return torch.stack([(rows @ tile.T).logsumexp(1) for tile in self._tiles]).logsumexp(0)
 
     def _log_probs(self, states: Tensor, normalisers: Tensor, places: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Return float64 ``[n]``: the log-probability of each of n tokens in the state at its place."""

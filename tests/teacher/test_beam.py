@@ -200,6 +200,22 @@ def test_sentences_that_begin_alike_have_the_same_results_as_alone(kind, max_act
         torch.testing.assert_close(together.states[offsets[i] : offsets[i + 1]], alone.states, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("shift", [0, 200, -200])
+def test_a_vocabulary_in_tiles_and_large_logits_change_nothing(monkeypatch, shift):
+    torch.set_default_dtype(torch.float32)  # exp(200) is finite in float64 only
+    model, config = make_model(), BeamConfig(beam=6, word_beam=4)
+    tokens = random_tokens([1, 4, 6])
+    expected = search(model, tokens, config)
+    rows = mixtures(model, expected, config)
+    monkeypatch.setattr("teacher.beam._TILE_COLUMNS", 3)
+    model.token_bias += shift
+    found = search(model, tokens, config)
+    tolerance = 1e-3 if shift else 1e-5  # a bias of 200 rounds the logits
+    np.testing.assert_allclose(found.token_log_probs.values, expected.token_log_probs.values, atol=tolerance)
+    for row, other in zip(mixtures(model, found, config), rows, strict=True):
+        np.testing.assert_allclose(row, other, atol=tolerance)
+
+
 def test_equal_prefixes_are_searched_once():
     def num_operations(tokens: list[list[int]]) -> int:
         with FlopCounterMode(display=False) as counter:
