@@ -16,8 +16,8 @@ given-the-tree      --beam: with the teacher's dump given the trees of the datas
 folds               --folds: with rows of teachers that did not train on them, one run per fold
 right-branching     --right: with the dump of a teacher of right-branching trees, and the dataset that it trained on
 
-Runs and dumps that exist are not made again, so the same command continues an interrupted study. Each process has one
-thread, and JOBS processes run at a time.
+Runs, dumps and results that exist are not made again, so the same command continues an interrupted study. Each process
+has one thread, and JOBS processes run at a time. A line of progress follows every dump and every student.
 
 Each student's best checkpoint is evaluated: perplexity per token on SPLIT, accuracy on the minimal pairs and, with
 --suites, on SyntaxGym. Each figure has a mean and a standard deviation over the seeds. Differences are taken seed by
@@ -29,17 +29,19 @@ per run.
 import argparse
 import json
 import math
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from benchmarks.common import ROOT, machine, parser, run_python
 from pipeline.evaluation.intervals_and_p_values import mean_over_seeds
 from pipeline.evaluation.perplexity import UNCONDITIONAL
 from pipeline.evaluation.results import load_results
-from pipeline.runtime.display import table
+from pipeline.runtime.display import configure_logging, table
+from pipeline.runtime.progress import Progress
 
 BASELINE, SHUFFLED, BORN_AGAIN = "baseline", "shuffled", "born-again"
 CONTROLS = (BASELINE, SHUFFLED, BORN_AGAIN)
@@ -63,6 +65,7 @@ def main() -> None:
     options.add_argument("--name", default="", help="name of the dataset in the results")
     options.add_argument("student", nargs="*", help="options for train-student, after --")
     given = options.parse_args()
+    configure_logging()
     study = Study(given)
     study.run()
     report(study, given)
@@ -108,8 +111,8 @@ class Study:
 
     def run(self) -> None:
         """Make what does not exist yet: the dumps, the baselines, then everything else, seed by seed."""
-        self._parallel([self._dumped(self._out / name, *source) for name, source in self._dumps.items()])
-        self._parallel([self._trained(BASELINE, seed, self._given.data, []) for seed in self.seeds])
+        self._parallel("dumps", [self._dumped(self._out / name, *source) for name, source in self._dumps.items()])
+        self._parallel("baselines", [self._trained(BASELINE, seed, self._given.data, []) for seed in self.seeds])
         works = []
         for seed in self.seeds:
             works += [
@@ -117,37 +120,47 @@ class Study:
                 for name, (dump, options) in self._students.items()
             ]
             works.append(self._trained_again(seed))
-        self._parallel(works)
+        self._parallel("students", works)
 
     def figures(self) -> dict[str, list[dict[str, float]]]:
         """Return the figures of every configuration, seed by seed."""
         return {name: [self._figures(self.path(name, seed)) for seed in self.seeds] for name in self.configurations}
 
-    def _parallel(self, works: list[Callable[[], None]]) -> None:
-        with ThreadPoolExecutor(self._given.jobs) as pool:
-            for done in [pool.submit(work) for work in works]:
+    def _parallel(self, what: str, works: list[Callable[[], None]]) -> None:
+        with ThreadPoolExecutor(self._given.jobs) as pool, Progress(what, total=len(works), unit=what) as progress:
+            for done in as_completed([pool.submit(work) for work in works]):
                 done.result()
+                progress.update(1)
 
     def _dumped(self, out: Path, data: Path, teachers: list[Path], options: list[str]) -> Callable[[], None]:
         sources = [part for teacher in teachers for part in ("--teacher", teacher)]
         return lambda: _command(["dump-teacher", "--data", data, *sources, "--out", out, "--device", "cpu", *options])
 
     def _trained(self, name: str, seed: int, data: Path, options: list[object]) -> Callable[[], None]:
-        run, given = self.path(name, seed), self._given
+        run = self.path(name, seed)
         training = ["train-student", "--data", data, "--out", run, "--seed", seed, "--threads", 1, "--device", "cpu"]
 
         def work() -> None:
             _command([*training, *options, *self._options])
-            for benchmark, arguments in (
-                ("perplexity", ["--data", given.data, "--split", given.split]),
-                ("minimal-pairs", [given.pairs]),
-                ("syntaxgym", [given.suites] if given.suites else None),
-            ):
-                if arguments is not None and not list((run / "results").glob(f"{benchmark}*.json")):
-                    _command(["evaluate", benchmark, run, *arguments, "--device", "cpu"])
+            results = load_results(run)
+            made = {perplexity.command for perplexity in results.perplexities}
+            made |= {pairs.command for pairs in results.pairs} | {suites.command for suites in results.suites}
+            for evaluation in self._evaluations(run):
+                if _line(evaluation) not in made:
+                    _command(evaluation)
             print(f"{run.name}: {self._figures(run)}", flush=True)
 
         return work
+
+    def _evaluations(self, run: Path) -> list[list[object]]:
+        """Return the commands that evaluate a run: perplexity, minimal pairs and, if there are suites, SyntaxGym."""
+        given = self._given
+        arguments = [
+            ["perplexity", run, "--data", given.data, "--split", given.split],
+            ["minimal-pairs", run, given.pairs],
+            *([["syntaxgym", run, given.suites]] if given.suites else []),
+        ]
+        return [["evaluate", *some, "--device", "cpu"] for some in arguments]
 
     def _trained_again(self, seed: int) -> Callable[[], None]:
         dump = self._out / f"{BORN_AGAIN}-dump-seed{seed}"
@@ -164,13 +177,13 @@ class Study:
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         best = min((row for row in rows if row["split"] == "dev"), key=lambda row: row["loss"])
         figures = {"best_dev_perplexity": math.exp(best["loss"]), "best_step": best["step"]}
-        results = load_results(run)
-        (perplexity,) = (result for result in results.perplexities if result.subject == self._given.split)
+        results, lines = load_results(run), {_line(evaluation) for evaluation in self._evaluations(run)}
+        (perplexity,) = (result for result in results.perplexities if result.command in lines)
         figures["perplexity"] = perplexity.figures[UNCONDITIONAL].per_token
-        (pairs,) = results.pairs
+        (pairs,) = (result for result in results.pairs if result.command in lines)
         figures["pairs_accuracy"] = pairs.figures.macro_accuracy
         if self._given.suites:
-            (suites,) = results.suites
+            (suites,) = (result for result in results.suites if result.command in lines)
             figures["suites_accuracy"] = suites.figures.mean_of_suites
         return figures
 
@@ -222,6 +235,11 @@ def report(study: Study, given: argparse.Namespace) -> None:
 
 def _command(arguments: list[object]) -> None:
     run_python([ROOT / "cli.py", *arguments])
+
+
+def _line(arguments: list[object]) -> str:
+    """Return the command line that a result of this command holds."""
+    return shlex.join(["cli.py", *map(str, arguments)])
 
 
 if __name__ == "__main__":
