@@ -40,7 +40,7 @@ class Form:
     remedy: str = ""
     """What to do about a file of kind "other"."""
     columns: tuple[str, ...] = ()
-    """The fields of the first JSON object, or the cells of the first row of a table."""
+    """The fields of the first JSON objects, or the cells of the first row of a table."""
     table: Table | None = None
     """How to read a table."""
 
@@ -68,7 +68,7 @@ _SIGNATURES: Final = (
         "markup (XML or SGML)",
         "extract the text first",
     ),
-    (re.compile(r"WEBVTT\b"), "subtitles with times", "remove the times first"),
+    (re.compile(r"WEBVTT\b|(?:\{\d+\}\{\d+\}[^\n]*\n){2}"), "subtitles with times", "remove the times first"),
     (re.compile(r"WARC/\d"), "a web archive (WARC or WET)", "extract the text first"),
     (re.compile(r"PAR1"), "a Parquet file", "write it as JSON lines"),
     (
@@ -110,7 +110,7 @@ _SURE_TAG = re.compile(r"</[a-z]|<[a-z][^<>]*(?:=\s*[\"'][^<>]*|/)>|<(?:br|hr|im
 """An end tag, a tag with attributes, an empty tag, or a tag of HTML. ``<laughter>`` and ``<unk>`` do not match."""
 _TIME = re.compile(
     r"[\[(]?(?:\d{1,2}:)?\d{1,2}:\d\d(?:[.,]\d+)?\s*(?:-->|,\d{1,2}:\d\d|$)|[\[(]?\d{1,2}:\d\d:\d\d\b|\[\d\d:\d\d\.\d+\]|"
-    r"\{\d+\}\{\d+\}|Dialogue: \d"
+    r"Dialogue: \d"
 )
 _OBJECT = re.compile(r"\s*(?:\S+ +)?\{\s*(['\"])[^'\"]*\1\s*:")
 """The beginning of a JSON object or of a dictionary of Python, also after a word, such as a key."""
@@ -335,7 +335,7 @@ def _json(first: str, full: Sequence[str], path: Path, *, is_all: bool) -> Form 
     """Return the form of JSON; None if the lines are not JSON."""
     objects = [value for text in full if isinstance(value := _parsed(text), dict)]
     if len(objects) * 2 > len(full):
-        columns = tuple(objects[0])
+        columns = tuple(dict.fromkeys(name for value in objects for name in value))
         return Form(kind="JSON lines", found=f"JSON lines (fields: {_listed(columns)})", columns=columns)
     is_named = Path(path.name.lower().removesuffix(".gz")).suffix in (".json", ".jsonl", ".ndjson")
     is_begun = sum(bool(_OBJECT.match(text)) for text in full) * 2 > len(full)

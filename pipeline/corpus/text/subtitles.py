@@ -66,7 +66,7 @@ _ROLES = (
 )
 _UPPER = "A-Z\u00c0-\u00d6\u00d8-\u00de"
 _CAPITALS = (
-    rf"(?!P\.?S\b)(?:\d+(?:ST|ND|RD|TH) )?(?:(?:Mrs?|Ms|Dr)\.? |Ma?c)?[{_UPPER}][{_UPPER}.'\u2019-]+"
+    rf"(?!P\.?S\b)(?:\d+(?:ST|ND|RD|TH) )?(?:(?:Mrs?|Ms|Dr)\.? )?(?:Ma?c)?[{_UPPER}][{_UPPER}.'\u2019-]+"
     rf"(?:(?: |/|, (?=(?:ON|OVER|OFF|V\.O)\b))(?:[{_UPPER}.'\u2019&-]+|#?\d+)){{0,4}}"
 )
 # A speaker's name: in capitals, or a role. If the text after the colon is in capitals too, the word before the colon
@@ -78,7 +78,7 @@ _TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+(?:[-\u2013\u2014]+|>>+)\s*(?=[A
 # What remains when a NUL has replaced a description: the dash of an empty turn, a colon, a space before
 # a punctuation mark.
 _EMPTY_TURN = re.compile(r"(?:^|(?<=\s))[-\u2013]+\s*\0(?:\s*\0)*\s*(?=[-\u2013]\s|$)")
-_COLON = re.compile(r"^([-\u2013\s]*\0)\s*:")
+_COLON = re.compile(r"^([-\u2013\s]*)(?:[A-Z][a-z][\w.'\u2019-]*(?: [A-Z][\w.'\u2019-]*){0,3}\s*)?\0\s*:")
 _SPACE = re.compile(r"\s*\0\s*(?=[.,!?;])|(?<=^[\"\u201c])\0\s*")
 _TURN_OF_NAME = re.compile(
     r"(?<=[.!?\u2026\"\u201d])(?<!\b[A-Z]\.)(?<!\b[A-Z]{2}\.)(?<!\b(?:MRS|SGT|REV|GEN|COL|Mrs)\.)"
@@ -112,7 +112,7 @@ def _cut_sounds(draft: Draft) -> None:
     text = _SOUND.sub("\0", draft.text)
     if text == draft.text:
         return
-    text = _SPACE.sub("", _COLON.sub(r"\1", _EMPTY_TURN.sub("", text))).replace("\0", " ")
+    text = _SPACE.sub("", _COLON.sub("\\1\0", _EMPTY_TURN.sub("", text))).replace("\0", " ")
     if has_word(text):
         draft.text = text
         draft.repaired.append("sound description inside a line")
