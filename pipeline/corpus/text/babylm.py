@@ -51,6 +51,7 @@ _SPACED_PARTS = re.compile(
     r"|(?<=[a-z]n)\s+(?=['\u2019]t\b(?!['\u2019]|\s+(?:is|was|were|will|would)\b))"
     r"|(?<=(?<!\w)(?:gon|wan))\s+(?=na\b)|(?<=(?<!\w)got)\s+(?=ta\b)|(?<=(?<!\w)(?:lem|gim))\s+(?=me\b)"
     r"|(?<=(?<!\w)[cg]['\u2019])\s+(?=(?:mon|day|night|morning|bye)\b)|(?<=(?<!\w)ma['\u2019])\s+(?=am\b)"
+    r"|(?<=(?<!\w)ma)\s+(?=['\u2019]am\b)|(?<=(?<!\w)[coy])\s+(?=['\u2019](?:mon|clock|all|know)\b)"
     r"|(?<=(?<!\w)['\u2019]t)\s+(?=(?:is|was|were|will|would)\b)"
     r"|(?<=(?<!\w)d['\u2019])\s+(?=(?:you|ya|ye)\b)|(?<=(?<!\w)y['\u2019])\s+(?=(?:know|all|see)\b)"
     r"|(?<=(?<!\w)o['\u2019])\s+(?=clock\b))",
@@ -69,9 +70,18 @@ def title_of(text: str) -> str:
     return match[1] if match else ""
 
 
+# An apostrophe between two spaces, as in "it ' s" and "pick ' em".
+_SPACED_APOSTROPHE = re.compile(
+    r"(?:(?<=\w)\s+(?=['\u2019]\s+(?:s|re|ve|ll|d)\b)|(?<=n)\s+(?=['\u2019]\s+t\b)|(?<=\bI)\s+(?=['\u2019]\s+m\b)|(?<=\s))"
+    r"(['\u2019])\s+(?=(?:s|re|ve|ll|d|t|m|em)\b(?!\s?['\u2019]))",
+    re.IGNORECASE,
+)
+
+
 def _join_punctuation(draft: Draft) -> None:
     draft.replace(_SPACED, "", "space before punctuation")
     draft.replace(_MISPLACED, r"\1 ", "space before punctuation")
+    draft.replace(_SPACED_APOSTROPHE, r"\1", "space inside a contraction")
     draft.replace(_SPACED_PARTS, "", "space inside a contraction")
 
 
@@ -132,9 +142,10 @@ _SPEAKER = re.compile(r"([A-Z]):\s+")
 # annotators use ("typo"), of a sentence, or of the line.
 _REMARK = re.compile(
     r"\[\[[^\[\]]*\]\]+|(?:(?<!\S)\*+\s*|(?<![\w*])\*+(?=\S))"
-    r"(?:\[+[^\[\]]*\]+|\([^()]*\)|\{[^{}]*\}|\"[^\"]*\"(?=\s+(?-i:[A-Z])|$)|$|"
+    r"(?:\[+[^\[\]]*\]+|\([^()]*\)|\{[^{}]*\}|\"[^\"]*\"(?=\s+(?-i:[A-Z])|$)|[?!]+(?=\s|$)|$|"
     r"[^*]{0,200}(?<=[^\s*])\*+(?!\w)|[a-z]\w*\s?=\s?[a-z][\w']*\b[.,;]?|"
-    r"(?:slash errors?|typos?|sic|listen|(?:\d+|one|two|three|four) utt(?:erance)?s?)\b(?!\s*[;:,])[.?!]*|"
+    r"(?:slash errors?|typos?|sic|listen|(?:\d+|one|two|three|four) utt(?:erance)?s?)\b"
+    r"(?!\s*[;:,=-]|\s+(?:for|should|instead)\b)[.?!]*|"
     r"[\[\"]*[^\W\d](?:[^.?!]|\.(?=\S)|(?<=\b\w)\.(?=\s+(?-i:[a-z\d]))|(?<=\b(?:mr|ms|dr))\.|(?<=\bmrs)\.|"
     r"(?<=\b(?:diff|spkr))\.)*[.?!]*)",
     re.IGNORECASE,
@@ -194,7 +205,8 @@ def cbt(draft: Draft) -> None:
 
 
 _PAGE = re.compile(
-    r"^[-\u2013\u2014\[{(]?\s*(?:(?:p(?:age|g)?\.?\s*)?\d{1,4}|p(?:age|g)?\.?\s+[ivxlc]+)\s*[-\u2013\u2014\]})]?$",
+    r"^[-\u2013\u2014\[{(]?\s*(?:(?:p(?:age|g)?\.?\s*)?\d{1,4}|p(?:age|g)?\.?\s+[ivxlc]+|blank page)\s*"
+    r"[-\u2013\u2014\]})]?$",
     re.IGNORECASE,
 )
 _CONTENTS_LINE = re.compile(r"(?:\. ?){4,}+\s*(?:\d+|[ivxlc]+)$")
@@ -205,7 +217,8 @@ _NOTICE = re.compile(
 )
 _INSIDE = r"(?:[^\[\]]|\[[^\[\]]*\])*+(?:\]|$)"
 _ILLUSTRATION = re.compile(
-    r"\[[\s_*=]*(?:(?:Illustrations?|Illus|Illustrated(?= by|:)|Frontispiece|Decoration|Ornament)(?![a-z])|"
+    r"\[[\s_*=]*(?:(?:Illustrations?|Illus|Illustrated(?= by|:)|Image unavailable|Frontispiece|Decorati(?:on|ve)|"
+    r"Ornament)(?![a-z])|"
     r"(?:(?:[a-z-]+ ){1,2}Illustration|Picture|Image|Plate|Drawing|Figure|Fig|Map|Chart|Diagram|Photo|Portrait|"
     rf"Photograph|Vignette|(?:Head|Tail)-?piece|Cover)s?\b(?=\.?\s*(?:\d+|[IVXLC]+\b)?\s*[:.\]])){_INSIDE}|"
     r"[({]Illustrations?\s*(?::[^(){}]*)?[)}]",

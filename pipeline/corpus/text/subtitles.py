@@ -47,7 +47,7 @@ _MANNER = (  # at the beginning of a line or sentence
 # that is in capitals or names a sound. A single word of up to four capitals may be an abbreviation. A verb without an
 # ending names a sound if it stands alone, or after the plural of those who make it.
 _SOUND = re.compile(
-    r"\[(?=[^\[\]]*(?:[^\W\d_]{2}|V\.O|O\.S))(?:[^\[\]]*\]|[^\[\]]{1,60}$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
+    r"\[[^\w\[\]]*\]|\[(?=[^\[\]]*(?:[^\W\d_]{2}|V\.O|O\.S))(?:[^\[\]]*\]|[^\[\]]{1,60}$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
     r"(?:^[-\u2013\s]*|(?<=\s))\((?=[^()a-z]*(?:[A-Z]{5}|[A-Z]{2}[^()a-z]* |V\.O|O\.S))[^()a-z]*\)|"
     r"^[-\u2013\s]*\([^()a-z]*[A-Z]{2}[^()a-z]*\)|"
     r"\{[^{}\\]*[^\W\d_]{2}[^{}\\]*\}|(?<![:;=-])\([^()a-z]*[A-Z]{5}[^()a-z]*$|^[^()a-z:;=]*[A-Z]{5}[^()a-z:;=]*\)|"
@@ -79,7 +79,7 @@ _TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+(?:[-\u2013\u2014]+|>>+)\s*(?=[A
 # a punctuation mark.
 _EMPTY_TURN = re.compile(r"(?:^|(?<=\s))[-\u2013]+\s*\0(?:\s*\0)*\s*(?=[-\u2013]\s|$)")
 _COLON = re.compile(r"^([-\u2013\s]*)(?:[A-Z][a-z][\w.'\u2019-]*(?: [A-Z][\w.'\u2019-]*){0,3}\s*)?\0\s*:")
-_SPACE = re.compile(r"\s*\0\s*(?=[.,!?;])|(?<=^[\"\u201c])\0\s*")
+_SPACE = re.compile(r"\s*\0\s*(?=[.,:!?;])|(?<=^[\"\u201c])\0\s*")
 _TURN_OF_NAME = re.compile(
     r"(?<=[.!?\u2026\"\u201d])(?<!\b[A-Z]\.)(?<!\b[A-Z]{2}\.)(?<!\b(?:MRS|SGT|REV|GEN|COL|Mrs)\.)"
     rf"(?<!\b(?:CAPT|PROF)\.)(?<!\b(?:Mr|Ms|Dr)\.)\s+[-\u2013\u2014]*\s*(?=(?:{_CAPITALS}|{_ROLES}):\s.*[a-z])"

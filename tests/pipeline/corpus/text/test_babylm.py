@@ -25,6 +25,7 @@ SOUNDS = {
     "(sigh) Hello (all laugh) there.": "Hello there.",
     "(in Spanish) Hello. (quietly) Yes.": "Hello. Yes.",
     "{laughs} Hello.": "Hello.",
+    "[...] He said (laughs): yes.": "He said: yes.",
     "*sighs* Hello.": "Hello.",
     '"[Ann] Yes," he said.': '"Yes," he said.',
     "Ann Fox (on radio): Hello.": "Hello.",
@@ -57,7 +58,8 @@ CLITICS = {
     "I don 't see 'em": "I don't see 'em",
     "then 't was gon na go, they wan na": "then 'twas gonna go, they wanna",
     "I got ta lem me go, he got me": "I gotta lemme go, he got me",
-    "c' mon ma' am": "c'mon ma'am",
+    "c' mon ma' am, o 'clock": "c'mon ma'am, o'clock",
+    "it ' s mine, don ' t pick ' em": "it's mine, don't pick 'em",
 }
 REMARKS = {
     "I grow beans, *why no dash? and they keep well.": "I grow beans, and they keep well.",
@@ -79,6 +81,7 @@ REMARKS = {
     "Yes. *Mr. Fox talks here. We went.": "Yes. We went.",
     "Yes. *should be 2 utts. We went.": "Yes. We went.",
     "We went. *": "We went.",
+    "Yes. *? We went. *typo for want. So.": "Yes. We went. So.",
 }
 MARKS = {
     "Yes. [laughter] We [laughter-went].": "Yes. We went.",
@@ -234,6 +237,7 @@ CAPTIONS = (
     "[*Illustration: A CAT.*]",
     "{Illustration: A CAT}",
     "(Illustration)",
+    "[Image unavailable.]",
     "[Full-page illustration: A CAT]",
     "[Tail-piece]",
 )

@@ -86,6 +86,7 @@ OTHERS = {
     "dictionaries of Python": ("{'text': 'It ran.'}\n{'text': 'It slept.'}\n", "jq"),
     "JSON after keys": ('data: {"text": "It ran."}\n\ndata: {"text": "It slept."}\n', "jq"),
     "CSV without quotes": ("id,text\n1,It ran, then.\n2,It slept.\n3,It, too.\n", "--column NAME"),
+    "CSV with wrong quotes": ('id,text\n1,"It \\"ran\\", then."\n2,"It slept."\n3,"No."\n', "--column NAME"),
     "CSV without a header": ("1,It ran.\n2,It slept.\n3,It woke.\n", "--column NAME"),
     "CSV with a comment": ("# made by hand\nword,zone,item\nIt,1,1\nran,2,1\n", "--column NAME"),
     "columns between spaces": ("word rt\nIt 301\nran 290\nthen 288\n", "tabs or commas"),
