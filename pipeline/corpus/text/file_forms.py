@@ -82,11 +82,11 @@ _SIGNATURES: Final = (
         "text in UTF-16 or a binary file",
         "convert it to UTF-8 text",
     ),
-    (re.compile(r"[^\n]*\r[^\n]*\Z"), "text whose lines end with CR", "convert the line ends to LF"),
+    (re.compile(r"[^\r\n]*\r[^\n]*\Z"), "text whose lines end with CR", "convert the line ends to LF"),
     (re.compile(r"%PDF-"), "a PDF document", "convert it to text first"),
     (re.compile(r"\{\\rtf"), "an RTF document", "save it as plain text first"),
     (
-        re.compile(r"(?:[^|\n]*\n)?\|?[^\n]*\|[^\n]*\n\s*\|?[ :|-]*---[ :-]*\|[ :|-]*(?:\n|$)"),
+        re.compile(r"(?:[^|\n]*\n)?\|?[^|\n]*\|[^\n]*\n\s*(?=[^\n]*---)(?=[^\n]*\|)[ :|-]+(?:\n|$)"),
         "a Markdown table",
         "leave only the text",
     ),

@@ -194,6 +194,9 @@ def test_long_odd_lines_take_little_time(tmp_path: Path, source: str) -> None:
         "subtitles ",
         "`` ",
         "1_",
+        "{a",
+        "(AAAAAA",
+        "n ' ",
     )
     text = "".join(f"a {piece * 2000} b\n{piece * 2000}\n" for piece in odd)
     start = time.process_time()
