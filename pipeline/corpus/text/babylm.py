@@ -50,11 +50,11 @@ _SPACED_PARTS = re.compile(
     r"|(?<=\bI)\s+(?=['\u2019]m\b(?!['\u2019]))"
     r"|(?<=[a-z]n)\s+(?=['\u2019]t\b(?!['\u2019]|\s+(?:is|was|were|will|would)\b))"
     r"|(?<=(?<!\w)(?:gon|wan))\s+(?=na\b)|(?<=(?<!\w)got)\s+(?=ta\b)|(?<=(?<!\w)(?:lem|gim))\s+(?=me\b)"
-    r"|(?<=(?<!\w)[cg]['\u2019])\s+(?=(?:mon|day|night|morning|bye)\b)|(?<=(?<!\w)ma['\u2019])\s+(?=am\b)"
-    r"|(?<=(?<!\w)ma)\s+(?=['\u2019]am\b)|(?<=(?<!\w)[coy])\s+(?=['\u2019](?:mon|clock|all|know)\b)"
+    r"|(?<=(?<![\w'\u2019])[cg]['\u2019])\s+(?=(?:mon|day|night|morning|bye)\b)|(?<=(?<!\w)ma['\u2019])\s+(?=am\b)"
+    r"|(?<=(?<!\w)ma)\s+(?=['\u2019]am\b)|(?<=(?<!\w)[coy])\s+(?=['\u2019](?:mon|clock|all|know)\b(?!\s\w+['\u2019]|['\u2019]))"
     r"|(?<=(?<!\w)['\u2019]t)\s+(?=(?:is|was|were|will|would)\b)"
-    r"|(?<=(?<!\w)d['\u2019])\s+(?=(?:you|ya|ye)\b)|(?<=(?<!\w)y['\u2019])\s+(?=(?:know|all|see)\b)"
-    r"|(?<=(?<!\w)o['\u2019])\s+(?=clock\b))",
+    r"|(?<=(?<![\w'\u2019])d['\u2019])\s+(?=(?:you|ya|ye)\b)|(?<=(?<![\w'\u2019])y['\u2019])\s+(?=(?:know|all|see)\b)"
+    r"|(?<=(?<![\w'\u2019])o['\u2019])\s+(?=clock\b))",
     re.IGNORECASE,
 )
 _BRACKETS_ONLY = re.compile(r"^[-\u2013\s]*(?:\[[^\[\]]*\]|\{[^{}]*\})(?:\s*(?:\[[^\[\]]*\]|[.?!]))*$")
@@ -219,8 +219,8 @@ _INSIDE = r"(?:[^\[\]]|\[[^\[\]]*\])*+(?:\]|$)"
 _ILLUSTRATION = re.compile(
     r"\[[\s_*=]*(?:(?:Illustrations?|Illus|Illustrated(?= by|:)|Image unavailable|Frontispiece|Decorati(?:on|ve)|"
     r"Ornament)(?![a-z])|"
-    r"(?:(?:[a-z-]+ ){1,2}Illustration|Picture|Image|Plate|Drawing|Figure|Fig|Map|Chart|Diagram|Photo|Portrait|"
-    rf"Photograph|Vignette|(?:Head|Tail)-?piece|Cover)s?\b(?=\.?\s*(?:\d+|[IVXLC]+\b)?\s*[:.\]])){_INSIDE}|"
+    r"(?:(?:[a-z-]+ ){1,2}Illustration|Picture|Image|Plate|Drawing|Figure|Fig|Map|Chart|Diagram|Photo|Sketch|Ill|"
+    rf"Portrait|Photograph|Vignette|(?:Head|Tail)-?piece|Cover)s?\b(?=\.?\s*(?:\d+|[IVXLC]+\b)?\s*[:.\]])){_INSIDE}|"
     r"[({]Illustrations?\s*(?::[^(){}]*)?[)}]",
     re.IGNORECASE,
 )

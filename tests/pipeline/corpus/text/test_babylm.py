@@ -198,6 +198,13 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ),
     ("bnc_spoken", "Yes yes ,a lot ?No .Well ,I", "Yes yes, a lot? No. Well, I", "", {SPACE}),
     ("simple_wiki", "It is ,or was , a .NET thing ;D", "It is, or was, a .NET thing ;D", "", {SPACE}),
+    (
+        "bnc_spoken",
+        "the letter 'd' you see, the 'g' day and vitamin C 'all day'",
+        "the letter 'd' you see, the 'g' day and vitamin C 'all day'",
+        "",
+        set(),
+    ),
     ("cbt", "give 'em here", "give 'em here", "", set()),
     *[("open_subtitles", line, text, "", {SOUND}) for line, text in SOUNDS.items()],
     *[
@@ -216,6 +223,8 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("gutenberg", "[Transcriber's note: x.] She ran.", "She ran.", "", {"Project Gutenberg notice"}),
     ("open_subtitles", "- [ Sighs ] - Oh. - [ Laughs ]", "Oh.", "", {SOUND, "leading dash"}),
     ("open_subtitles", "- TOM: Yes. - ANN: No.", "Yes. No.", "", {"leading dash", TURNS, "speaker's name"}),
+    ("open_subtitles", "- [Ann] Hi. - (TOM) No.", "Hi. No.", "", {"leading dash", TURNS, SOUND}),
+    ("open_subtitles", "ANN : Yes. TOM : No.", "Yes. No.", "", {TURNS, "speaker's name"}),
     ("open_subtitles", "TOM (V.O.): We go now.", "We go now.", "", {SOUND, "speaker's name"}),
     ("open_subtitles", "DR. FOX: Yes. MR. HEN: No.", "Yes. No.", "", {TURNS, "speaker's name"}),
     ("open_subtitles", "#La la la#", "La la la", "", {"music mark"}),
