@@ -101,10 +101,7 @@ def read_stimuli(
             table.
     """
     faults = _Faults(path, config.on_error, dropped)
-    raws = _raws(path, config)
-    if config.context is not None:
-        raws = _with_context(raws, path, config.context)
-    kept = _with_words(raws, path, config, faults)
+    kept = _kept(path, config, faults)
     added_ids = tokenizer.added_ids
     earlier: deque[list[int]] = deque(maxlen=config.context_sentences)
     document = 0
@@ -147,6 +144,16 @@ def read_stimuli(
             earlier.append(ids)
 
 
+def check_stimuli(path: Path, config: SurprisalConfig) -> None:
+    """Read a text or a table without a tokenizer, so that bad input is refused before a model is loaded.
+
+    Raises:
+        InputError: As ``read_stimuli``, except for errors about tokens.
+        ConfigError: As ``read_stimuli``.
+    """
+    deque(_kept(path, config, _Faults(path, config.on_error, Counter())), maxlen=0)
+
+
 class _Raw(NamedTuple):
     """A line of a text, or the rows of a sentence in a table, as they are in the file."""
 
@@ -177,6 +184,14 @@ class _Faults:
         self.dropped[reason] += 1
 
 
+def _kept(path: Path, config: SurprisalConfig, faults: _Faults) -> Iterator[tuple[_Raw, str, list[Span]]]:
+    """Yield each sentence that is not faulty, with the text before it, its normalised text and its words."""
+    raws = _raws(path, config)
+    if config.context is not None:
+        raws = _with_context(raws, path, config.context)
+    yield from _with_words(raws, path, config, faults)
+
+
 def _raws(path: Path, config: SurprisalConfig) -> Iterator[_Raw]:
     """Yield the lines or the sentences of a file, faulty ones too."""
     lines = read_lines(path)
@@ -196,6 +211,8 @@ def _raws(path: Path, config: SurprisalConfig) -> Iterator[_Raw]:
     known = {*form.columns, *map(str, numbers)}
     if missing := [name for name in named if name not in known]:
         raise InputError(f"{path}: no column {', '.join(missing)}, expected one of {', '.join(form.columns)}")
+    if twice := [name for name in (column, *named) if form.columns.count(name) > 1]:
+        raise InputError(f"{path}: two columns {twice[0]}, expected one; rename one, or give the number of the column")
     records = read_records(form, lines, column)
     yield from _of_regions(path, records, column, config) if config.region else _of_rows(path, records, column, config)
 
@@ -248,6 +265,11 @@ def _of_regions(path: Path, records: Iterable[Record], column: str, config: Surp
             raise InputError(
                 f"{path}:{rows[twice].number}: {config.region} {regions[twice]} of {_named(config.item, item)} a "
                 f"second time, expected each region once; {remedy}"
+            )
+        if all(map(str.isdecimal, regions)) and (numbers := [*map(int, regions)]) != sorted(numbers):
+            raise InputError(
+                f"{path}:{rows[0].number}: {config.region} of {_named(config.item, item)} is {', '.join(regions[:8])}, "
+                "expected ascending numbers, because the rows are the sentence; sort the rows"
             )
         seen.add(item)
         texts = tuple(_cells(row, (column,))[0] for row in rows)
