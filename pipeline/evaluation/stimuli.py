@@ -37,7 +37,14 @@ from pipeline.corpus.text.text_files import Line, OnError, normalise_text, not_u
 from pipeline.corpus.trees.matching import Span
 from pipeline.evaluation.evaluation_config import SurprisalConfig
 from pipeline.evaluation.scorer import BLOCK_SENTENCES
-from pipeline.evaluation.words import SpanFile, around_added_tokens, check_words, spaced_words, words_of_tokens
+from pipeline.evaluation.words import (
+    SpanFile,
+    around_added_tokens,
+    check_words,
+    read_frequencies,
+    spaced_words,
+    words_of_tokens,
+)
 from storage.errors import ConfigError, InputError
 
 
@@ -145,13 +152,15 @@ def read_stimuli(
 
 
 def check_stimuli(path: Path, config: SurprisalConfig) -> None:
-    """Read a text or a table without a tokenizer, so that bad input is refused before a model is loaded.
+    """Read all files of ``config`` without a tokenizer, so that bad input is refused before a model is loaded.
 
     Raises:
-        InputError: As ``read_stimuli``, except for errors about tokens.
+        InputError: As ``read_stimuli``, except for errors about tokens, and as ``read_frequencies``.
         ConfigError: As ``read_stimuli``.
     """
     deque(_kept(path, config, _Faults(path, config.on_error, Counter())), maxlen=0)
+    if config.frequencies is not None:
+        read_frequencies(config.frequencies)
 
 
 class _Raw(NamedTuple):
