@@ -278,7 +278,7 @@ def _of_regions(path: Path, records: Iterable[Record], column: str, config: Surp
         if all(map(str.isdecimal, regions)) and (numbers := [*map(int, regions)]) != sorted(numbers):
             raise InputError(
                 f"{path}:{rows[0].number}: {config.region} of {_named(config.item, item)} is {', '.join(regions[:8])}, "
-                "expected ascending numbers, because the rows are the sentence; sort the rows"
+                "expected ascending numbers, because the rows are the sentence; sort the rows, or name another column"
             )
         seen.add(item)
         texts = tuple(_cells(row, (column,))[0] for row in rows)
