@@ -27,6 +27,7 @@ from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.file_forms import (
     Record,
     form_of,
+    not_a_text,
     read_head,
     read_records,
     refuse_unless_text,
@@ -242,6 +243,9 @@ def _of_rows(path: Path, records: Iterable[Record], column: str, config: Surpris
         if record.fault:
             yield _Raw(number, record.number, fault=f"{record.fault}; correct or remove this row")
             continue
+        if fault := not_a_text(column, record.cells[column]):
+            yield _Raw(number, record.number, fault=fault)
+            continue
         item = _cells(record, config.item)
         if item and item in seen:
             raise InputError(
@@ -260,6 +264,8 @@ def _of_regions(path: Path, records: Iterable[Record], column: str, config: Surp
     def item_of(record: Record) -> tuple[str, ...]:
         if record.fault:  # without this row its item would be another sentence
             raise InputError(f"{path}:{record.number}: {record.fault}; correct this row")
+        if fault := not_a_text(column, record.cells[column]):
+            raise InputError(f"{path}:{record.number}: {fault}")
         return _cells(record, config.item)
 
     for number, (item, group) in enumerate(groupby(records, item_of), 1):

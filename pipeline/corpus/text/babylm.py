@@ -48,6 +48,10 @@ _MISPLACED = re.compile(r"(?<=\w)\s+([,;!?]|\.(?=[A-Z]['\u2019a-z\s]))(?=[^\W\d_
 _SPACED_PARTS = re.compile(
     r"(?:(?<=\w)\s+(?=(?:n['\u2019]t|['\u2019](?:s|d|re|ve|ll))\b(?!['\u2019](?!\w)))"
     r"|(?<=\bI)\s+(?=['\u2019]m\b(?!['\u2019]))"
+    r"|(?<=[a-z]n)\s+(?=['\u2019]t\b(?!['\u2019]|\s+(?:is|was|were|will|would)\b))"
+    r"|(?<=(?<!\w)(?:gon|wan))\s+(?=na\b)|(?<=(?<!\w)got)\s+(?=ta\b)|(?<=(?<!\w)(?:lem|gim))\s+(?=me\b)"
+    r"|(?<=(?<!\w)[cg]['\u2019])\s+(?=(?:mon|day|night|morning|bye)\b)|(?<=(?<!\w)ma['\u2019])\s+(?=am\b)"
+    r"|(?<=(?<!\w)ma)\s+(?=['\u2019]am\b)|(?<=(?<!\w)[coy])\s+(?=['\u2019](?:mon|clock|all|know)\b)"
     r"|(?<=(?<!\w)['\u2019]t)\s+(?=(?:is|was|were|will|would)\b)"
     r"|(?<=(?<!\w)d['\u2019])\s+(?=(?:you|ya|ye)\b)|(?<=(?<!\w)y['\u2019])\s+(?=(?:know|all|see)\b)"
     r"|(?<=(?<!\w)o['\u2019])\s+(?=clock\b))",
@@ -66,9 +70,18 @@ def title_of(text: str) -> str:
     return match[1] if match else ""
 
 
+# An apostrophe between two spaces, as in "it ' s" and "pick ' em".
+_SPACED_APOSTROPHE = re.compile(
+    r"(?:(?<=\w)\s+(?=['\u2019]\s+(?:s|re|ve|ll|d)\b)|(?<=n)\s+(?=['\u2019]\s+t\b)|(?<=\bI)\s+(?=['\u2019]\s+m\b)|(?<=\s))"
+    r"(['\u2019])\s+(?=(?:s|re|ve|ll|d|t|m|em)\b(?!\s?['\u2019]))",
+    re.IGNORECASE,
+)
+
+
 def _join_punctuation(draft: Draft) -> None:
     draft.replace(_SPACED, "", "space before punctuation")
     draft.replace(_MISPLACED, r"\1 ", "space before punctuation")
+    draft.replace(_SPACED_APOSTROPHE, r"\1", "space inside a contraction")
     draft.replace(_SPACED_PARTS, "", "space inside a contraction")
 
 
@@ -128,16 +141,24 @@ _SPEAKER = re.compile(r"([A-Z]):\s+")
 # A remark starts at an asterisk. It reaches to a closing bracket, to a second asterisk, or to the end of a phrase that
 # annotators use ("typo"), of a sentence, or of the line.
 _REMARK = re.compile(
-    r"(?:(?<!\S)\*+\s*|(?<![\w*])\*+(?=\S))(?:\[+[^\[\]]*\]+|[^*]{0,200}(?<=[^\s*])\*+(?!\w)|[a-z]\w*\s?=\s?[a-z][\w']*\b[.,;]?|"
-    r"(?:slash errors?|typos?|sic|listen|(?:\d+|one|two|three|four) utt(?:erance)?s?)\b(?!\s*[;:,])[.?!]*|"
-    r"\[*[^\W\d](?:[^.?!]|\.(?=\S)|(?<=\b\w)\.(?=\s+[a-z]))*[.?!]*)",
+    r"\[\[[^\[\]]*\]\]+|(?:(?<!\S)\*+\s*|(?<![\w*])\*+(?=\S))"
+    r"(?:\[+[^\[\]]*\]+|\([^()]*\)|\{[^{}]*\}|\"[^\"]*\"(?=\s+(?-i:[A-Z])|$)|[?!]+(?=\s|$)|$|"
+    r"[^*]{0,200}(?<=[^\s*])\*+(?!\w)|[a-z]\w*\s?=\s?[a-z][\w']*\b[.,;]?|"
+    r"(?:slash errors?|typos?|sic|listen|(?:\d+|one|two|three|four) utt(?:erance)?s?)\b"
+    r"(?!\s*[;:,=-]|\s+(?:for|should|instead)\b)[.?!]*|"
+    r"[\[\"]*[^\W\d](?:[^.?!]|\.(?=\S)|(?<=\b\w)\.(?=\s+(?-i:[a-z\d]))|(?<=\b(?:mr|ms|dr))\.|(?<=\bmrs)\.|"
+    r"(?<=\b(?:diff|spkr))\.)*[.?!]*)",
     re.IGNORECASE,
 )
 _CORRECTION = re.compile(
     r"(?<![\w=])([A-Za-z][\w'-]*)(?:=|(?<=[\w'-]{2})\s=\s(?=[\w'-]{2}))[A-Za-z][\w'-]*(?![\w=])([.,;?!]?)"
 )
 """A word as it was said, and the word that an annotator expected, as in ``see=seen``."""
-_NOISE = re.compile(r"<++[^<>]*>+|\(\(|\)\)|\{[A-Z] |\}|(?<!\S)[\[\]+#/](?!\S)|\b(?:MUMBLEx|[EN]_S)\b")
+_NOISE = re.compile(
+    r"<++[^<>]*>+|\[(?:laugh(?:ter|ing|s)|(?:vocalized[- ])?noise|silence|(?:cough|sigh|sniff|breath)\w*)\]|"
+    r"\(\(|\)\)|\{[A-Z] |\}|\[(?:laughter-)?|\]|#(?!\d)|(?<!\S)[+/](?!\S)|\b(?:MUMBLEx|[EN]_S)\b",
+    re.IGNORECASE,
+)
 
 
 def _as_said(correction: re.Match[str]) -> str:
@@ -153,7 +174,7 @@ def switchboard(draft: Draft) -> None:
     """
     if speaker := _SPEAKER.match(draft.text):
         draft.speaker, draft.text = speaker[1], draft.text[speaker.end() :]
-    draft.cut(_REMARK, "annotator's remark")
+    draft.replace(_REMARK, " ", "annotator's remark")
     draft.replace(_CORRECTION, _as_said, "annotator's remark")
     draft.replace(_NOISE, "", "noise or disfluency mark")
     _join_punctuation(draft)
@@ -161,12 +182,12 @@ def switchboard(draft: Draft) -> None:
 
 _OPEN_BRACKET = re.compile(r"-L(?:R|S|C)B-\s*")
 _CLOSED_BRACKET = re.compile(r"\s*-R(?:R|S|C)B-")
+_POSSESSIVE = re.compile(r"(?<=[a-z]s) (?=' [a-z])")
 _CBT_RULES = _compiled(
     (r"``\s*", '"', "PTB quote"),
     (r"\s*''", '"', "PTB quote"),
     (r"(?<!\S)`\s*", "'", "PTB quote"),
     (r"(?<=[.,!?;:\u2014-])\s+'(?=\s|\"|$)", "'", "PTB quote"),
-    (r"(?i)(?<!\w)(gon|got|wan|lem|gim) (?=(?:na|ta|me)\b)", r"\1", "space inside a contraction"),
     (r"(?i)(?<!\w)('t) (?=is\b|was\b|were\b|will\b|would\b)", r"\1", "space inside a contraction"),
     (r"\$\s+(?=\d)", "$", "PTB spacing"),
     (r"(?<=\d)\s+%", "%", "PTB spacing"),
@@ -176,15 +197,18 @@ _CBT_RULES = _compiled(
 def cbt(draft: Draft) -> None:
     """Clean the Children's Book Test (2023): undo the brackets, quotes and spaces of Penn Treebank tokenisation."""
     for pattern in (_OPEN_BRACKET, _CLOSED_BRACKET):
-        joined = pattern.sub(lambda match: unescape_brackets(match[0].strip()), draft.text)
-        if joined != draft.text:
-            draft.text = joined
-            draft.repaired.append("PTB bracket")
+        draft.replace(pattern, lambda match: unescape_brackets(match[0].strip()), "PTB bracket")
+    if "`" not in draft.text.replace("``", ""):
+        draft.replace(_POSSESSIVE, "", "space inside a contraction")
     draft.apply(_CBT_RULES)
     _join_punctuation(draft)
 
 
-_PAGE = re.compile(r"^[\[{(]?\s*(?:p(?:age|g)?\.?\s*)?\d{1,4}\s*[\]})]?$", re.IGNORECASE)
+_PAGE = re.compile(
+    r"^[-\u2013\u2014\[{(]?\s*(?:(?:p(?:age|g)?\.?\s*)?\d{1,4}|p(?:age|g)?\.?\s+[ivxlc]+|blank page)\s*"
+    r"[-\u2013\u2014\]})]?$",
+    re.IGNORECASE,
+)
 _CONTENTS_LINE = re.compile(r"(?:\. ?){4,}+\s*(?:\d+|[ivxlc]+)$")
 _NOTICE = re.compile(
     r"^(?:\*+\s*)?(?:start of (?:the|this) project gutenberg|end of (?:the |this )?project gutenberg|"
@@ -193,19 +217,36 @@ _NOTICE = re.compile(
 )
 _INSIDE = r"(?:[^\[\]]|\[[^\[\]]*\])*+(?:\]|$)"
 _ILLUSTRATION = re.compile(
-    r"\[_?(?:(?:Illustrations?|Illus|Frontispiece|Decoration|Ornament)(?![a-z])|"
-    rf"(?:Picture|Image|Plate|Drawing|Figure|Fig|Map)s?\b(?=\.?\s*(?:\d+|[IVXLC]+\b)?\s*[:.\]])){_INSIDE}",
+    r"\[[\s_*=]*(?:(?:Illustrations?|Illus|Illustrated(?= by|:)|Image unavailable|Frontispiece|Decorati(?:on|ve)|"
+    r"Ornament)(?![a-z])|"
+    r"(?:(?:[a-z-]+ ){1,2}Illustration|Picture|Image|Plate|Drawing|Figure|Fig|Map|Chart|Diagram|Photo|Portrait|"
+    rf"Photograph|Vignette|(?:Head|Tail)-?piece|Cover)s?\b(?=\.?\s*(?:\d+|[IVXLC]+\b)?\s*[:.\]])){_INSIDE}|"
+    r"[({]Illustrations?\s*(?::[^(){}]*)?[)}]",
     re.IGNORECASE,
 )
-_NOTE = re.compile(rf"\[(?:Footnote|Sidenote|Music)\b{_INSIDE}", re.IGNORECASE)
-_MARK_INSIDE = re.compile(r"\s*\[(?:\d{1,3}|[A-Z*]|Pg\.?\s*\d+|Page\s*\d+)\]|\s*\{\d{1,4}\}", re.IGNORECASE)
+_NOTE = re.compile(
+    r"\[[\s_*=]*(?:(?:Foot|Side|End)-?note|Music|Note(?=\s*(?:\d+|[A-Z])?\s*:)|"
+    rf"(?:Editor|Author|Publisher|Printer|Translator|Illustrator)(?:['\u2019]?s['\u2019]?)? note)\b{_INSIDE}",
+    re.IGNORECASE,
+)
+_TRANSCRIBER = re.compile(rf"\[[\s_*=]*Transcriber{_INSIDE}", re.IGNORECASE)
+_MARK_INSIDE = re.compile(
+    r"\s*\[(?:\d{1,3}|[A-Z*]|(?:Pg|Page|p)\.?(?:\s*\d+|\s+[ivxlc]+))\]|\s*\{\d{1,4}\}", re.IGNORECASE
+)
 _ITALICS = re.compile(r"(?<![A-Za-z0-9_])_([^_]+)_(?!_)")
 _BOLD = re.compile(r"(?<![\w=])=([^=]+)=(?![\w=])")
 
 
+_BRACKETED = (
+    (_ILLUSTRATION, "illustration"),
+    (_NOTE, "note in brackets"),
+    (_TRANSCRIBER, "Project Gutenberg notice"),
+)
+
+
 def open_note(text: str) -> str:
     """Return the reason to drop the note or caption whose bracket is still open at the end; "" if there is none."""
-    for pattern, reason in (_ILLUSTRATION, "illustration"), (_NOTE, "note in brackets"):
+    for pattern, reason in _BRACKETED:
         if (found := pattern.search(text)) and found.end() == len(text) and found[0].count("[") > found[0].count("]"):
             return reason
     return ""
@@ -213,11 +254,11 @@ def open_note(text: str) -> str:
 
 def gutenberg(draft: Draft) -> None:
     """Clean Project Gutenberg: italics between underscores, marks of pages and footnotes, notices, illustrations."""
+    for pattern, reason in _BRACKETED:
+        draft.replace(pattern, " ", reason)
     draft.drop(_NOTICE, "Project Gutenberg notice")
     draft.drop(_PAGE, "page number")
     draft.drop(_CONTENTS_LINE, "line of a table of contents")
-    draft.cut(_ILLUSTRATION, "illustration")
-    draft.cut(_NOTE, "note in brackets")
     draft.replace(_MARK_INSIDE, "", "mark of a page or footnote")
     draft.replace(_ITALICS, r"\1", "italics between underscores")
     draft.replace(_BOLD, r"\1", "bold between equals signs")
@@ -228,13 +269,12 @@ _ENTITY = re.compile(r"&(?:amp;)*(?:#\d+|#x[0-9a-f]+|[a-z]+\d*);?", re.IGNORECAS
 
 def _entities(draft: Draft) -> None:
     """Undo HTML entities that were escaped up to four times."""
-    before = draft.text
+    text = draft.text
     for _ in range(4):
-        if "&" not in draft.text or not _ENTITY.search(draft.text):
+        if "&" not in text or not _ENTITY.search(text):
             break
-        draft.text = html.unescape(draft.text)
-    if draft.text != before:
-        draft.repaired.append("HTML entity")
+        text = html.unescape(text)
+    draft.change(text, "HTML entity")
 
 
 def qed(draft: Draft) -> None:

@@ -22,24 +22,23 @@ class Draft:
     """The reasons for all changes of the line, without repetitions."""
 
     def replace(self, pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str], reason: str) -> None:
-        """Replace every match of the pattern, and note the reason if the text changed."""
-        text, found = pattern.subn(replacement, self.text)
-        if found and text != self.text:
-            self.text = text
-            if reason not in self.repaired:
-                self.repaired.append(reason)
+        """Replace every match of the pattern as ``change`` does."""
+        self.change(pattern.sub(replacement, self.text), reason)
 
     def apply(self, rules: Rules) -> None:
         """Apply the rules in order."""
         for pattern, replacement, reason in rules:
             self.replace(pattern, replacement, reason)
 
-    def cut(self, pattern: re.Pattern[str], reason: str) -> None:
-        """Remove every match of the pattern. If this removes the line's last words, drop the line for ``reason``."""
-        text = pattern.sub(" ", self.text)
+    def change(self, text: str, reason: str) -> None:
+        """Replace the text, and note the reason if it changed. If its last word is gone, drop the line."""
+        if text == self.text:
+            return
         if not self.dropped and has_word(self.text) and not has_word(text):
             self.dropped = reason
-        self.replace(pattern, " ", reason)
+        self.text = text
+        if reason not in self.repaired:
+            self.repaired.append(reason)
 
     def drop(self, pattern: re.Pattern[str], reason: str) -> None:
         """Drop the line if the pattern matches."""

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from pipeline.corpus.text.table_forms import DELIMITERS, Table, find_table, open_table
+from pipeline.corpus.text.table_forms import DELIMITERS, Table, find_table, has_spaced_columns, open_table
 from pipeline.corpus.text.text_files import Line, OnError, read_lines
 from storage.errors import ConfigError, InputError
 
@@ -40,7 +40,7 @@ class Form:
     remedy: str = ""
     """What to do about a file of kind "other"."""
     columns: tuple[str, ...] = ()
-    """The fields of the first JSON object, or the cells of the first row of a table."""
+    """The fields of the first JSON objects, or the cells of the first row of a table."""
     table: Table | None = None
     """How to read a table."""
 
@@ -68,7 +68,7 @@ _SIGNATURES: Final = (
         "markup (XML or SGML)",
         "extract the text first",
     ),
-    (re.compile(r"WEBVTT\b"), "subtitles with times", "remove the times first"),
+    (re.compile(r"WEBVTT\b|(?:\{\d+\}\{\d+\}[^\n]*\n){2}"), "subtitles with times", "remove the times first"),
     (re.compile(r"WARC/\d"), "a web archive (WARC or WET)", "extract the text first"),
     (re.compile(r"PAR1"), "a Parquet file", "write it as JSON lines"),
     (
@@ -77,10 +77,30 @@ _SIGNATURES: Final = (
         "unpack it, or save it as plain text",
     ),
     (re.compile("\ufffd7zXZ|BZh\\d|\\(\ufffd/\ufffd"), "a file that is compressed, but not by gzip", "decompress it"),
-    (re.compile("\ufffd\ufffd"), "text in UTF-16 or a binary file", "convert it to UTF-8 text"),
+    (
+        re.compile("\ufffd\ufffd|(?:[^\0]\0){3}|(?:\0[^\0]){3}|.*\0{4}|(?=.*\ufffd).*[\x00-\x08\x0e-\x1a]", re.DOTALL),
+        "text in UTF-16 or a binary file",
+        "convert it to UTF-8 text",
+    ),
+    (re.compile(r"[^\r\n]*\r[^\n]*\Z"), "text whose lines end with CR", "convert the line ends to LF"),
     (re.compile(r"%PDF-"), "a PDF document", "convert it to text first"),
     (re.compile(r"\{\\rtf"), "an RTF document", "save it as plain text first"),
-    (re.compile(r"\|[^\n]*\n\s*\|[ :|-]*---[ :|-]*(?:\n|$)"), "a Markdown table", "leave only the text"),
+    (
+        re.compile(r"(?:[^|\n]*\n)?\|?[^|\n]*\|[^\n]*\n\s*(?=[^\n]*---)(?=[^\n]*\|)[ :|-]+(?:\n|$)"),
+        "a Markdown table",
+        "leave only the text",
+    ),
+    (re.compile(r"\\documentclass\b"), "LaTeX", "extract the text first"),
+    (
+        re.compile(r"version https://git-lfs"),
+        "a pointer of Git LFS, without the text",
+        "fetch the file with git lfs pull",
+    ),
+    (
+        re.compile(r"\"[^\"\n]*\"(?: \"[^\"\n]*\")*\n\"1\" "),
+        "a table with spaces between columns, as R writes",
+        "write it with write.csv",
+    ),
 )
 """For files that are neither text nor records: how the file begins, what it is, and what to do about it."""
 _INLINE = "i|b|u|s|em|strong|font|span|sub|sup|small|big|ref|nowiki|center"
@@ -88,7 +108,12 @@ _INLINE = "i|b|u|s|em|strong|font|span|sub|sup|small|big|ref|nowiki|center"
 _TAG = re.compile(rf"</?(?!(?:{_INLINE})\b)[a-z][\w:.-]*(?:\s[^<>]*)?/?>", re.IGNORECASE)
 _SURE_TAG = re.compile(r"</[a-z]|<[a-z][^<>]*(?:=\s*[\"'][^<>]*|/)>|<(?:br|hr|img|p|li|td|div|h[1-6])\b", re.IGNORECASE)
 """An end tag, a tag with attributes, an empty tag, or a tag of HTML. ``<laughter>`` and ``<unk>`` do not match."""
-_TIME = re.compile(r"(?:\d\d:)?\d\d:\d\d[,.]\d+ +-->")
+_TIME = re.compile(
+    r"[\[(]?(?:\d{1,2}:)?\d{1,2}:\d\d(?:[.,]\d+)?\s*(?:-->|,\d{1,2}:\d\d|$)|[\[(]?\d{1,2}:\d\d:\d\d\b|\[\d\d:\d\d\.\d+\]|"
+    r"Dialogue: \d"
+)
+_OBJECT = re.compile(r"\s*(?:\S+ +)?\{\s*(['\"])[^'\"]*\1\s*:")
+"""The beginning of a JSON object or of a dictionary of Python, also after a word, such as a key."""
 _MARKED_SHARE: Final = 0.1
 """A file is not text if at least this share of its lines has a tag or a time. Some texts have a tag here and there."""
 
@@ -112,7 +137,7 @@ def form_of(head: Sequence[Line], path: Path) -> Form:
     if sum(bool(_TREE.match(text)) for text in full) * 2 > len(full):
         return Form(kind="other", found="bracketed trees", remedy="use import-trees for trees")
     is_all = len(head) < HEAD_LINES and sum(map(len, texts)) < HEAD_CHARS
-    if (form := _json(start[0], full, is_all=is_all)) or (form := _table(texts, path)):
+    if (form := _json(start[0], full, path, is_all=is_all)) or (form := _table(texts, path)):
         return form
     return _marked(full) or Form(kind="text")
 
@@ -156,7 +181,7 @@ def read_running_text(path: Path, *, column: str = "", on_error: OnError = "stop
         text = record.cells.get(column)
         fault = record.fault
         if not fault and not isinstance(text, str | None):
-            fault = f"{column} is {text!r:.40}, expected a string"
+            fault = not_a_text(column, text) or f"{column} is {text!r:.40}, expected a string"
         if fault and on_error == "stop":
             raise InputError(f"{path}:{record.number}: {fault}; correct or remove it, or use --on-error skip")
         if fault:
@@ -256,7 +281,7 @@ def _rows(lines: Iterable[Line], table: Table, column: str) -> Iterator[Record]:
         if not row or (not any(row) and not faults):
             continue
         if is_before_header:
-            is_before_header = len(row) != len(names)  # a title may come first
+            is_before_header = row[0].lower() == "sep=" or len(row) != len(names)  # a title may come first
             continue
         if not faults and len(row) != len(names):
             faults.append(f"{len(row)} cells, expected {len(names)} as in the first row")
@@ -269,9 +294,15 @@ def _fault(line: Line, expected: str) -> str:
     return "not UTF-8" if not line.is_utf8 else "too long" if not line.is_whole else f"not a {expected}"
 
 
+def not_a_text(column: str, value: object) -> str:
+    """Return what is wrong with a value of JSON that has parts, such as a list; "" for any other value."""
+    remedy = "expected a string; write the text as a field of its own, for example with jq"
+    return f"{column} is {value!r:.40}, {remedy}" if isinstance(value, dict | list) else ""
+
+
 def _parsed(text: str) -> Any:  # noqa: ANN401 - parsed JSON
     try:
-        return json.loads(text)
+        return json.loads(text.strip())  # a record separator may come first
     except (ValueError, RecursionError):
         return None
 
@@ -279,7 +310,9 @@ def _parsed(text: str) -> Any:  # noqa: ANN401 - parsed JSON
 def _table(texts: Sequence[str], path: Path) -> Form | None:
     """Return the form of a table; None if the lines are not a table."""
     if (table := find_table(texts, path)) is None:
-        return None
+        spaced = "a table with spaces between columns"
+        is_spaced = has_spaced_columns(texts)
+        return Form(kind="other", found=spaced, remedy="write it with tabs or commas") if is_spaced else None
     between = f"{DELIMITERS[table.delimiter]} between columns, " if len(table.columns) > 1 else ""
     found = f"a table ({between}first row: {_listed(table.columns)})"
     return Form(kind="table", found=found, columns=table.columns, table=table)
@@ -293,38 +326,40 @@ def _marked(full: Sequence[str]) -> Form | None:
     if is_marked and any(_SURE_TAG.match(tag) for found in tags for tag in found):
         return Form(kind="other", found=f"markup, such as {tags[0][0][:40]}", remedy="extract the text first")
     num_times = sum(bool(_TIME.match(text.strip())) for text in full)
-    if num_times > 1 and num_times >= len(full) * _MARKED_SHARE:
+    if num_times > (len(full) > 3) and num_times >= len(full) * _MARKED_SHARE:
         return Form(kind="other", found="subtitles with times", remedy="remove the times and numbers first")
     return None
 
 
-def _json(first: str, full: Sequence[str], *, is_all: bool) -> Form | None:
+def _json(first: str, full: Sequence[str], path: Path, *, is_all: bool) -> Form | None:
     """Return the form of JSON; None if the lines are not JSON."""
-    if first not in "{[":
-        return None
     objects = [value for text in full if isinstance(value := _parsed(text), dict)]
     if len(objects) * 2 > len(full):
-        columns = tuple(objects[0])
+        columns = tuple(dict.fromkeys(name for value in objects for name in value))
         return Form(kind="JSON lines", found=f"JSON lines (fields: {_listed(columns)})", columns=columns)
-    whole = "\n".join(full)
+    is_named = Path(path.name.lower().removesuffix(".gz")).suffix in (".json", ".jsonl", ".ndjson")
+    is_begun = sum(bool(_OBJECT.match(text)) for text in full) * 2 > len(full)
+    is_json = is_named or is_begun or (first in "{[" and _is_json("\n".join(full), is_all=is_all))
+    remedy = "write one JSON object per line, for example with jq -c '.[]'"
+    return Form(kind="other", found="JSON that is not one object per line", remedy=remedy) if is_json else None
+
+
+def _is_json(whole: str, *, is_all: bool) -> bool:
+    """Return whether a text is JSON with strings or objects. It may be cut if ``is_all`` is false."""
     decoder, at = json.JSONDecoder(), 0
     has_strings = False
     while at < len(whole):
         try:
             value, end = decoder.raw_decode(whole, at)
         except json.JSONDecodeError as error:
-            if is_all or not _is_cut(whole, error):
-                return None
-            has_strings = True
-            break
+            return not is_all and _is_cut(whole, error)
         except (ValueError, RecursionError):  # a number of thousands of digits, or thousands of brackets
-            return None
+            return False
         if not isinstance(value, dict | list):
-            return None
+            return False
         has_strings = has_strings or isinstance(value, dict) or any(isinstance(part, str | dict) for part in value)
         at = len(whole) - len(whole[end:].lstrip(" \t\n,"))
-    remedy = "write one JSON object per line, for example with jq -c '.[]'"
-    return Form(kind="other", found="JSON that is not one object per line", remedy=remedy) if has_strings else None
+    return has_strings
 
 
 def _is_cut(whole: str, error: json.JSONDecodeError) -> bool:

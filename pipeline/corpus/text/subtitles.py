@@ -1,8 +1,8 @@
 """Clean subtitles: credits, tags, marks of music, descriptions of sounds, names of speakers, and the dashes of turns.
 
-Text in square brackets is a description, and is removed if it has two letters in a row. Round brackets can also hold
-speech. So text in round brackets is removed only if it is in capitals, names a sound, or is the whole line. A speaker's
-name comes before a colon. The name is in capitals, or is a role such as Narrator.
+Text in square brackets or braces is a description, and is removed if it has two letters in a row. Round brackets can
+also hold speech. So text in round brackets is removed only if it is in capitals, names a sound or a way of speaking, or
+is the whole line. A speaker's name comes before a colon. The name is in capitals, or is a role such as Narrator.
 """
 
 import re
@@ -37,31 +37,53 @@ _SOUND_VERBS = (
 )
 _SOUND_NOUNS = (
     r"applause|laughter|music|thunder|gunshots?|bells?|footsteps|indistinct|inaudible|"
-    r"(?:on|over) (?:the )?(?:tv|radio|phone|telephone|recording|speaker|intercom)"
+    r"(?:on|over) (?:the )?(?:tv|radio|phone|telephone|recording|tape|pa|speaker|intercom)"
+)
+_MANNER = (  # at the beginning of a line or sentence
+    r"(?i:(?:in|speaking|speaks) (?:\w+ish|\w+ese|\w+[rstl]ian|french|german|greek|latin|dutch|arabic|hindi)|"
+    r"(?!only|early|family|july|italy)\w{3,}ly)"
 )
 # A description: text in square brackets, even if the closing bracket is on another line, and text in round brackets
-# that is in capitals or names a sound. A single word of up to four capitals may be an abbreviation.
+# that is in capitals or names a sound. A single word of up to four capitals may be an abbreviation. A verb without an
+# ending names a sound if it stands alone, or after the plural of those who make it.
 _SOUND = re.compile(
-    r"\[(?=[^\[\]]*[^\W\d_]{2})(?:[^\[\]]*\]|[^\[\]]{1,60}$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
+    r"\[[^\w\[\]]*\]|\[(?=[^\[\]]*(?:[^\W\d_]{2}|V\.O|O\.S))(?:[^\[\]]*\]|[^\[\]]{1,60}$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
     r"(?:^[-\u2013\s]*|(?<=\s))\((?=[^()a-z]*(?:[A-Z]{5}|[A-Z]{2}[^()a-z]* |V\.O|O\.S))[^()a-z]*\)|"
     r"^[-\u2013\s]*\([^()a-z]*[A-Z]{2}[^()a-z]*\)|"
-    rf"\((?=[^()]*\b(?i:(?:{_SOUND_VERBS})(?:e?s|\w?ing)\b|(?:{_SOUND_NOUNS})\b))"
-    r"(?:[^\s()?!]+\s){0,4}[^\s()?!]+\)"
+    r"\{(?=[^{}\\]*\})(?=[^{}\\]*[^\W\d_]{2})[^{}\\]*\}|"
+    r"(?<![:;=-])\((?=[^()a-z]*$)(?=[^()a-z]*[A-Z]{5})[^()a-z]*$|^(?=[^()a-z:;=]*\))[^()a-z:;=]*[A-Z]{5}[^()a-z:;=]*\)|"
+    rf"\((?=[^()]*\b(?i:(?:{_SOUND_VERBS})(?:e?s|\w?ing)\b|(?:{_SOUND_NOUNS})\b))\s?"
+    r"(?:[^\s()?!]+\s){0,4}[^\s()?!]+\s?\)|"
+    r"\(\s?(?i:(?:(?:all|both|they|people|children|men|women|\w+s) )?(?!open|clos|clear|continu)"
+    rf"(?:{_SOUND_VERBS})e?)\s?\)|"
+    rf"(?:^[-\u2013\s]*|(?<=[.!?:]\s))\(\s?{_MANNER}\s?\)|"
+    rf"\*(?i:{_SOUND_VERBS})(?:e?s|ing)(?: \w+)?\*"
 )
 _PARENTHESES_ONLY = re.compile(r"^[-\u2013\s]*\([^().?!]*\)(?:\s*\([^().?!]*\))*$")
-_ROLES = "Man|Woman|Boy|Girl|Narrator|Announcer|Reporter|Voice|Both|Crowd|Singer"
-_CAPITALS = r"(?!P\.?S\b)[A-Z][A-Z.'\u2019-]+(?: (?:[A-Z.'\u2019&-]+|#?\d+)){0,4}"
+_ROLES = (
+    "(?:(?:Old|Young|Male|Female|Little|Other|First|Second|Third) )?"
+    "(?i:Man|Woman|Boy|Girl|Narrator|Announcer|Reporter|Newscaster|Host|Operator|Speaker|Voice|Both|All|Crowd|Singer)"
+    r"(?: (?:on|over) (?:the )?(?:TV|radio|phone|telephone|tape|PA|speaker|intercom))?(?: ?#?\d+)?"
+)
+_UPPER = "A-Z\u00c0-\u00d6\u00d8-\u00de"
+_CAPITALS = (
+    rf"(?!P\.?S\b)(?:\d+(?:ST|ND|RD|TH) )?(?:(?:Mrs?|Ms|Dr)\.? )?(?:Ma?c)?[{_UPPER}][{_UPPER}.'\u2019-]+"
+    rf"(?:(?: |/|, (?=(?:ON|OVER|OFF|V\.O)\b))(?:[{_UPPER}.'\u2019&-]+|#?\d+)){{0,4}}"
+)
 # A speaker's name: in capitals, or a role. If the text after the colon is in capitals too, the word before the colon
 # may belong to the text.
-_NAME = re.compile(rf"(?m)^(?:(?:{_ROLES})(?: ?#?\d+)?|(?=[^a-z\n]*:(?:\s*$|.*[a-z])){_CAPITALS})\s*:(?:\s+|$)")
-_TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+[-\u2013\u2014]+\s*(?=[A-Z\"\u201c'\u2018\u00bf\d.])")
+_NAME = re.compile(
+    rf"(?m)^ *(?:{_ROLES}|(?=[^:\n]*:(?:\s*$|.*[a-z])){_CAPITALS}(?: ?\([^()\n]*\))?)\s*:(?:\s+|$|(?=[A-Z\"\u201c]))"
+)
+_TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+(?:[-\u2013\u2014]+|>>+)\s*(?=[A-Z\"\u201c'\u2018\u00bf\d.])")
 # What remains when a NUL has replaced a description: the dash of an empty turn, a colon, a space before
 # a punctuation mark.
 _EMPTY_TURN = re.compile(r"(?:^|(?<=\s))[-\u2013]+\s*\0(?:\s*\0)*\s*(?=[-\u2013]\s|$)")
-_COLON = re.compile(r"^([-\u2013\s]*\0)\s*:")
-_SPACE = re.compile(r"\s*\0\s*(?=[.,!?;])")
+_COLON = re.compile(r"^([-\u2013\s]*)(?:[A-Z][a-z][\w.'\u2019-]*(?: [A-Z][\w.'\u2019-]*){0,3}\s*)?\0\s*:")
+_SPACE = re.compile(r"\s*\0\s*(?=[.,:!?;])|(?<=^[\"\u201c])\0\s*")
 _TURN_OF_NAME = re.compile(
-    rf"(?<=[.!?\u2026\"\u201d])(?<!\b[A-Z]\.)(?<!\b[A-Z]{{2}}\.)(?<!\bMRS\.)\s+[-\u2013\u2014]*\s*(?={_CAPITALS}:\s.*[a-z])"
+    r"(?<=[.!?\u2026\"\u201d])(?<!\b[A-Z]\.)(?<!\b[A-Z]{2}\.)(?<!\b(?:MRS|SGT|REV|GEN|COL|Mrs)\.)"
+    rf"(?<!\b(?:CAPT|PROF)\.)(?<!\b(?:Mr|Ms|Dr)\.)\s+[-\u2013\u2014]*\s*(?=(?:{_CAPITALS}|{_ROLES}):\s.*[a-z])"
 )
 
 
@@ -83,7 +105,7 @@ def clean_subtitle(draft: Draft) -> None:
         draft.replace(_LEADING_DASH, "", "leading dash")
         draft.replace(_TURN, "\n", "turns of a line put on separate lines")
     draft.replace(_TURN_OF_NAME, "\n", "turns of a line put on separate lines")
-    draft.cut(_NAME, "speaker's name")
+    draft.replace(_NAME, " ", "speaker's name")
     draft.replace(_L_FOR_I, "I", "l read for I")
 
 
@@ -91,7 +113,7 @@ def _cut_sounds(draft: Draft) -> None:
     text = _SOUND.sub("\0", draft.text)
     if text == draft.text:
         return
-    text = _SPACE.sub("", _COLON.sub(r"\1", _EMPTY_TURN.sub("", text))).replace("\0", " ")
+    text = _SPACE.sub("", _COLON.sub("\\1\0", _EMPTY_TURN.sub("", text))).replace("\0", " ")
     if has_word(text):
         draft.text = text
         draft.repaired.append("sound description inside a line")

@@ -3,7 +3,8 @@
 Prose has commas too. So lines with commas or semicolons must have equal numbers of cells and also look like a table: if
 there are no spaces next to the delimiters, a header or a column of numbers is needed, and otherwise both. For lines
 with tabs or vertical bars, three rows with the same number of cells are enough. But lines that have an indent or a
-speaker before the tab are text. ``find_table`` takes any file that is named .csv or .tsv for a table.
+speaker before the tab are text. Rows that begin with consecutive numbers are a table, even if their lengths differ:
+somebody forgot the quotes. ``find_table`` takes any file that is named .csv or .tsv for a table.
 """
 
 import csv
@@ -78,9 +79,12 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
         if columns := _columns(_head_rows(texts, delimiter, quoted=False, spaced=False), is_prose=False):
             return Table(columns, delimiter, quoted=False)
     for delimiter in ",;":
-        for spaced in (False, True):
-            rows = _head_rows(texts, delimiter, quoted=True, spaced=spaced)
-            if columns := _columns(rows, is_prose=True, spaced=spaced):
+        for is_quoted, spaced in ((True, False), (True, True), (False, False)):
+            rows = _head_rows(texts, delimiter, quoted=is_quoted, spaced=spaced)
+            columns = (
+                _columns(rows, is_prose=True, spaced=spaced) if is_quoted else ()
+            )  # without quotes, some are wrong
+            if columns := columns or _numbered(rows):
                 return Table(columns, delimiter, quoted=True)
     first = next(text for text in texts if text.strip())
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
@@ -116,8 +120,10 @@ def _head_rows(texts: Sequence[str], delimiter: str, *, quoted: bool, spaced: bo
     try:
         for row in _reader((text + "\n" for text in texts if text.strip()), delimiter, quoted=quoted, spaced=spaced):
             # Tables of words have comments (CoNLL-U) or tags between the sentences.
-            is_between = delimiter == "\t" and (row[0][:1] == "#" or (len(row) == 1 and row[0][:1] == "<"))
-            if any(row) and not is_between:
+            is_between = row[0].startswith("# ") or (
+                len(row) == 1 and (row[0][:1] == "#" or (row[0][:1] == "<" and delimiter == "\t"))
+            )
+            if any(row) and not is_between and row[0].lower() != "sep=":
                 rows.append(row)
     except csv.Error as error:
         if "end of data" not in str(error):  # "end of data" only means that the last row is cut inside a cell
@@ -156,6 +162,29 @@ def _columns(rows: Sequence[Sequence[str]], *, is_prose: bool, spaced: bool = Fa
         is_long_table = is_long and (has_latin_header or (has_numbers and width > 2))
         is_table = is_tight and (is_long_table or (has_header and has_numbers))
     return names if is_table else ()
+
+
+def has_spaced_columns(texts: Sequence[str]) -> bool:
+    """Return whether lines are rows of a table with spaces between columns: a header, and numbers in one column.
+
+    More than two columns must have decimals, because sentences of equal length may have a number at the same place.
+    """
+    rows = [text.split() for text in texts if text.strip()]
+    columns = _columns(rows, is_prose=True, spaced=True) if len(rows) > 3 else ()
+    rows = [row for row in rows[1:] if len(row) == len(columns)]
+    numbers = [column for column in zip(*rows, strict=True) if all(map(_NUMBER.fullmatch, column))]
+    return bool(columns) and (len(columns) == 2 or any("." in cell for column in numbers for cell in column))
+
+
+def _numbered(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Return the cells of the first row if the first cells count the rows, after a header or from the first row on."""
+    if len(rows) < 3 or any(len(row) < 2 or row[1][:1].isspace() for row in rows):
+        return ()
+    firsts = [row[0] for row in rows]
+    firsts = firsts if firsts[0].isdecimal() else firsts[1:]
+    is_counted = firsts[0].isdecimal() and firsts == [str(int(firsts[0]) + i) for i in range(len(firsts))]
+    is_prose = all(re.match(r"\d{3}\b", row[1]) for row in rows)  # as in "1,000 cups"
+    return tuple(cell.strip() for cell in rows[0]) if is_counted and not is_prose else ()
 
 
 def _shows_quotes(texts: Sequence[str], rows: Sequence[Sequence[str]], delimiter: str) -> bool:

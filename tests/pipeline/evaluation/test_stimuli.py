@@ -96,6 +96,10 @@ def test_a_malformed_row_is_named_or_skipped_and_counted(tmp_path: Path) -> None
     found = stimuli(tmp_path, table, **options, on_error="skip", dropped=dropped)
     assert [(one.number, one.line, one.item) for one in found] == [(1, 2, ("1",)), (4, 5, ("4",))]
     assert dropped == {"malformed row": 1, "empty": 1}
+    lists = '{"item": 1, "sentence": "The hens peck."}\n{"item": 2, "sentence": ["A fox", "waits."]}\n'
+    for more in {}, {"item": ("item",), "region": "item"}:
+        with pytest.raises(InputError, match=r"text\.jsonl:2: sentence is \['A fox.*expected a string.*jq"):
+            stimuli(tmp_path, lists, name="text.jsonl", column="sentence", **more)
 
 
 @pytest.mark.parametrize("names", [("word", "word"), ("rt", "word", "word"), ("item", "item", "word")])

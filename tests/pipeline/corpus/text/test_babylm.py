@@ -21,6 +21,15 @@ SOUNDS = {
     "I wonder where - - (singing).": "I wonder where - -.",
     "The agency (CIA) went (COUGHS) home.": "The agency (CIA) went home.",
     "in the distance ] Hello.": "Hello.",
+    "( Grunts loudly ) Hello.": "Hello.",
+    "(sigh) Hello (all laugh) there.": "Hello there.",
+    "(in Spanish) Hello. (quietly) Yes.": "Hello. Yes.",
+    "{laughs} Hello.": "Hello.",
+    "[...] He said (laughs): yes.": "He said: yes.",
+    "*sighs* Hello.": "Hello.",
+    '"[Ann] Yes," he said.': '"Yes," he said.',
+    "Ann Fox (on radio): Hello.": "Hello.",
+    "(V.O.) [O.S.] Hello.": "Hello.",
 }
 NAMES = {
     "TOM: We go now.": "We go now.",
@@ -28,6 +37,29 @@ NAMES = {
     "DR. FOX: It is me.": "It is me.",
     "WOMAN ON RADIO: Go now.": "Go now.",
     "Narrator: Once there was a cat.": "Once there was a cat.",
+    "Old woman on TV: Go now.": "Go now.",
+    "All: Go now.": "Go now.",
+    "ANN (to Tom): Go now.": "Go now.",
+    "TOM, ON RADIO:Go now.": "Go now.",
+    "TOM/ANN & \u00c9LODIE: Go now.": "Go now.",
+    "2ND MAN : Go now.": "Go now.",
+    "Mrs. McFOX: Go now.": "Go now.",
+    "\u266a ANN: Go now.": "Go now.",
+}
+LIKE_NAMES_AND_SOUNDS = (
+    "Listen: we go. (In London) it is (open).",
+    "All in all: we lost. P.S.: I ran.",
+    "NO, NO: never do it (don't laugh).",
+    "THANKS A LOT :) BYE",
+    "The truth is this, man: (only) we lost.",
+    "I like [a] and {b}.",
+)
+CLITICS = {
+    "I don 't see 'em": "I don't see 'em",
+    "then 't was gon na go, they wan na": "then 'twas gonna go, they wanna",
+    "I got ta lem me go, he got me": "I gotta lemme go, he got me",
+    "c' mon ma' am, o 'clock": "c'mon ma'am, o'clock",
+    "it ' s mine, don ' t pick ' em": "it's mine, don't pick 'em",
 }
 REMARKS = {
     "I grow beans, *why no dash? and they keep well.": "I grow beans, and they keep well.",
@@ -42,6 +74,19 @@ REMARKS = {
     "No, *the=them they went.": "No, they went.",
     "We *sic* went.": "We went.",
     "It's a, *listen; is it the U.S. or them? Yes.": "It's a, Yes.",
+    "Yes. [[drawn out]] We went.": "Yes. We went.",
+    "Yes. *(listen) We went. *{typo} So.": "Yes. We went. So.",
+    'Yes. *"beans" We went.': "Yes. We went.",
+    "Yes. *diff. speaker, see p. 12. We went.": "Yes. We went.",
+    "Yes. *Mr. Fox talks here. We went.": "Yes. We went.",
+    "Yes. *should be 2 utts. We went.": "Yes. We went.",
+    "We went. *": "We went.",
+    "Yes. *? We went. *typo for want. So.": "Yes. We went. So.",
+}
+MARKS = {
+    "Yes. [laughter] We [laughter-went].": "Yes. We went.",
+    "[I, + I] know #yes,# the #1.": "I, I know yes, the #1.",
+    "Yes. [Vocalized-noise] We went.": "Yes. We went.",
 }
 KEPT = [  # source, line, text, speaker, what was repaired
     ("childes", "*MOT:\tyou see , a cup ?", "you see, a cup?", "MOT", {"space before punctuation"}),
@@ -155,7 +200,20 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("simple_wiki", "It is ,or was , a .NET thing ;D", "It is, or was, a .NET thing ;D", "", {SPACE}),
     ("cbt", "give 'em here", "give 'em here", "", set()),
     *[("open_subtitles", line, text, "", {SOUND}) for line, text in SOUNDS.items()],
-    *[("open_subtitles", line, text, "", {"speaker's name"}) for line, text in NAMES.items()],
+    *[
+        ("open_subtitles", line, text, "", {"speaker's name"} | ({"music mark"} if "\u266a" in line else set()))
+        for line, text in NAMES.items()
+    ],
+    *[("open_subtitles", line, line, "", set()) for line in LIKE_NAMES_AND_SOUNDS],
+    *[("switchboard", f"A:\t{line}", text, "A", {"noise or disfluency mark"}) for line, text in MARKS.items()],
+    ("qed", ">> COL. FOX: Yes. >> No.", "Yes. No.", "", {"leading dash", TURNS, "speaker's name"}),
+    ("open_subtitles", "Man: Yes. Woman: No.", "Yes. No.", "", {TURNS, "speaker's name"}),
+    *[("bnc_spoken", line, text, "", {CONTRACTION}) for line, text in CLITICS.items()],
+    ("cbt", "he got me the boys ' 2 cups", "he got me the boys ' 2 cups", "", set()),
+    ("cbt", "the boys ' cups", "the boys' cups", "", {CONTRACTION}),
+    ("cbt", "` The boys ' said he", "'The boys ' said he", "", {"PTB quote"}),
+    ("gutenberg", "[pill] [He has no map.] [Pg xii]", "[pill] [He has no map.]", "", {"mark of a page or footnote"}),
+    ("gutenberg", "[Transcriber's note: x.] She ran.", "She ran.", "", {"Project Gutenberg notice"}),
     ("open_subtitles", "- [ Sighs ] - Oh. - [ Laughs ]", "Oh.", "", {SOUND, "leading dash"}),
     ("open_subtitles", "- TOM: Yes. - ANN: No.", "Yes. No.", "", {"leading dash", TURNS, "speaker's name"}),
     ("open_subtitles", "TOM (V.O.): We go now.", "We go now.", "", {SOUND, "speaker's name"}),
@@ -174,6 +232,15 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("qed", "the set [a, b] [laughter] is", "the set [a, b] is", "", {SOUND}),
     ("plain", "= = = [1] _a_ &amp; <i>", "= = = [1] _a_ &amp; <i>", "", set()),
 ]
+CAPTIONS = (
+    "[ Illustration: A CAT ]",
+    "[*Illustration: A CAT.*]",
+    "{Illustration: A CAT}",
+    "(Illustration)",
+    "[Image unavailable.]",
+    "[Full-page illustration: A CAT]",
+    "[Tail-piece]",
+)
 DROPPED = [  # source, line, reason
     ("childes", "[sits on the floor]", "bracket-only comment"),
     ("childes", "*CHI:\t[laughs] .", "bracket-only comment"),
@@ -197,6 +264,19 @@ DROPPED = [  # source, line, reason
     ("switchboard", "A:\t*two utts", "annotator's remark"),
     ("gutenberg", "[Illustration: A CAT ON A WALL.]", "illustration"),
     ("gutenberg", "[Illustration]", "illustration"),
+    *[("gutenberg", line, "illustration") for line in CAPTIONS],
+    ("gutenberg", "[Editor's note: See the map.]", "note in brackets"),
+    ("gutenberg", "[Transcriber's note: See the map.]", "Project Gutenberg notice"),
+    ("gutenberg", "[A]", "mark of a page or footnote"),
+    ("gutenberg", "- 12 -", "page number"),
+    ("open_subtitles", "{\\an8}", "subtitle style code"),
+    ("open_subtitles", "(INDISTINCT", "sound description"),
+    ("open_subtitles", "CHATTER)", "sound description"),
+    ("qed", "&nbsp;", "HTML entity"),
+    ("qed", "<br>", "tag"),
+    ("switchboard", "A:\t<laughter>", "noise or disfluency mark"),
+    ("childes", "*CHI:\t&+cu .", "CHAT fragment"),
+    ("simple_wiki", "{{stub}}", "reference or template"),
     ("gutenberg", "[_Illustration_]", "illustration"),
     ("children_stories", "[Plate IV.]", "illustration"),
     ("gutenberg", "[Sidenote: A cat]", "note in brackets"),

@@ -194,6 +194,9 @@ def test_long_odd_lines_take_little_time(tmp_path: Path, source: str) -> None:
         "subtitles ",
         "`` ",
         "1_",
+        "{a",
+        "(AAAAAA",
+        "n ' ",
     )
     text = "".join(f"a {piece * 2000} b\n{piece * 2000}\n" for piece in odd)
     start = time.process_time()
@@ -218,6 +221,7 @@ def test_trees_are_refused(tmp_path: Path) -> None:
         ("[Footnote 1: See\nthe map.]\nShe ran.\n", ["She ran."], 2),
         ("[Illustration: A CAT\n" + "She ran.\n" * 30, ["She ran."] * 30, 1),
         ("[Illustration: A CAT\n[Illustration: A DOG\nON A WALL]\nShe ran.\n", ["She ran."], 3),
+        ("[Transcriber's Note: See\nthe map.] She ran.\nIt fell.\n", ["She ran.", "It fell."], 1),
     ],
 )
 def test_captions_and_notes_may_have_several_lines(
@@ -225,7 +229,7 @@ def test_captions_and_notes_may_have_several_lines(
 ) -> None:
     summary, found = cleaned(tmp_path, text, "gutenberg")
     assert found == sentences
-    assert set(summary["dropped"]) <= {"illustration", "note in brackets"}
+    assert set(summary["dropped"]) <= {"illustration", "note in brackets", "Project Gutenberg notice"}
     assert summary["lines"]["dropped"] == num_dropped
     assert sum(summary["lines"].values()) == text.count("\n")
 

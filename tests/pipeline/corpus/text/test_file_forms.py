@@ -50,6 +50,13 @@ TEXTS = {
     "style codes": "{\\an8}Hello.\n{\\i1}Who is it?{\\i0}\n",
     "addresses": "<ann@a.org> wrote: hello\n<http://a.org/b>\n",
     "nothing": "\n\n",
+    "numbers of thousands": "1,000 cups\n2,000 cups\n3,000 cups\n",
+    "chapters": "Contents\nChapter 1\nChapter 2\nChapter 3\n",
+    "numbers at one place": "The first line here\nWe have 3 cats\nThey have 4 cats\nYou have 5 cows\n",
+    "verses": "[3:16] For so it was.\n[3:17] And so it is.\n3:18 Then so.\n",
+    "a line end of another system": "It ran.\rIt slept.\nSo.\n",
+    "a NUL": "It ran.\nThe kitten\0 slept.\n",
+    "descriptions in braces": "{laughs} so: yes\n{sighs} no\n",
 }
 OTHERS = {
     "a JSON array": ('[{"text": "It ran."}]', "jq"),
@@ -75,6 +82,25 @@ OTHERS = {
     "a web archive": ("WARC/1.0\r\nWARC-Type: warcinfo\r\n", "extract the text"),
     "a Markdown table": ("| a | b |\n|---|---|\n| It ran | 1 |\n", "leave only the text"),
     "SubRip": ("1\n00:00:01,000 --> 00:00:02,000\nHi.\n\n2\n00:00:03,000 --> 00:00:04,000\nNo.\n", "remove the times"),
+    "a damaged JSON line": ('{"text": "It ran', "jq"),
+    "dictionaries of Python": ("{'text': 'It ran.'}\n{'text': 'It slept.'}\n", "jq"),
+    "JSON after keys": ('data: {"text": "It ran."}\n\ndata: {"text": "It slept."}\n', "jq"),
+    "CSV without quotes": ("id,text\n1,It ran, then.\n2,It slept.\n3,It, too.\n", "--column NAME"),
+    "CSV with wrong quotes": ('id,text\n1,"It \\"ran\\", then."\n2,"It slept."\n3,"No."\n', "--column NAME"),
+    "CSV without a header": ("1,It ran.\n2,It slept.\n3,It woke.\n", "--column NAME"),
+    "CSV with a comment": ("# made by hand\nword,zone,item\nIt,1,1\nran,2,1\n", "--column NAME"),
+    "columns between spaces": ("word rt\nIt 301\nran 290\nthen 288\n", "tabs or commas"),
+    "aligned columns": ("word  n  bits\nIt    1   3.2\nran   2  14.0\nthen  3   1.5\n", "tabs or commas"),
+    "a table of R": ('"text" "n"\n"1" "It ran." 2\n"2" "It slept." 3\n', "write.csv"),
+    "a Markdown table after a heading": ("# Data\n\na | b\n--- | ---\nIt ran | 1\n", "leave only the text"),
+    "one subtitle": ("1\n00:00:01,000 --> 00:00:02,000\nHi.\n", "remove the times"),
+    "Whisper": ("[00:00.000 --> 00:02.000] Hi.\n[00:02.000 --> 00:03.000] No.\n", "remove the times"),
+    "SBV": ("0:00:01.000,0:00:02.000\nHi.\n\n0:00:03.000,0:00:04.000\nNo.\n", "remove the times"),
+    "lyrics with times": ("[00:12.00]Hi\n[00:15.00]No\n", "remove the times"),
+    "MicroDVD": ("{0}{25}Hi.\n{26}{50}No.\n{51}{70}So.\n", "remove the times"),
+    "LaTeX": ("\\documentclass{book}\n\\begin{document}\nIt ran.\n", "extract the text"),
+    "Git LFS": ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "git lfs pull"),
+    "CR": ("id,text\r1,It ran.\r2,It slept.\r", "line ends"),
     "trees": ("(TOP (S (NP it) (VP ran)))\n", "import-trees"),
 }
 
@@ -105,6 +131,9 @@ def test_what_is_not_text_is_refused_with_a_remedy(tmp_path: Path, content: str,
         (bz2.compress(b"It ran.\n"), "compressed, but not by gzip"),
         (lzma.compress(b"It ran.\n"), "compressed, but not by gzip"),
         ("It ran.\n".encode("utf-16"), "UTF-16"),
+        ("It ran.\n".encode("utf-16-le"), "UTF-16"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "a binary file"),
+        (b"it.txt" + b"\0" * 94 + b"0000644\0", "a binary file"),
         (b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n", "a PDF document"),
         (b"{\\rtf1\\ansi It ran.}\n", "an RTF document"),
     ],
@@ -136,6 +165,9 @@ def test_real_text_is_text_wherever_it_begins(shared_data: Path) -> None:
         ('id, text, n\n1, "It ran, then.", 2\n2, "No.", 3\n', "text", [(2, "It ran, then."), (3, "No.")]),
         ("Table 1\n\nid,text,n\n1,It ran.,2\n2,No.,3\n" + "3,So.,4\n" * 20, "text", [(4, "It ran."), (5, "No.")]),
         ('sentence\n"It ran, then."\nNo.\n', "sentence", [(2, "It ran, then."), (3, "No.")]),
+        ("sep=;\nid;text\n1;It ran.\n2;No.\n", "text", [(3, "It ran."), (4, "No.")]),
+        ("#\ttext\n1\tIt ran.\n2\tNo.\n", "text", [(2, "It ran."), (3, "No.")]),
+        ('\x1e{"text": "It ran."}\n\x1e{"text": "No."}\n', "", [(1, "It ran."), (2, "No.")]),
     ],
 )
 def test_the_text_of_records_is_read(tmp_path: Path, content: str, column: str, expected: list[Any]) -> None:
@@ -147,6 +179,11 @@ def test_a_name_that_ends_in_csv_makes_one_column_a_table(tmp_path: Path) -> Non
         (2, "It ran, then."),
         (3, "No."),
     ]
+
+
+def test_a_file_named_jsonl_is_not_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.jsonl: looks like JSON .*jq"):
+        texts(write(tmp_path, '"It ran."\n"It slept."\n', "a.jsonl"))
 
 
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
@@ -163,7 +200,9 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path: Pat
     [
         ('{"text": "It ran."}\n{"text": \n{"text": "No."}\n', "text", ":2: not a JSON object"),
         ('{"text": "It ran."}\n{"body": "It ran."}\n{"text": "No."}\n', "text", ":2: no field text"),
-        ('{"text": "It ran."}\n{"text": ["a"]}\n{"text": "No."}\n', "text", ":2: text is .*, expected a string"),
+        ('{"text": "It ran."}\n{"text": ["a"]}\n{"text": "No."}\n', "text", ":2: text is .*, expected a string.*jq"),
+        ('# by hand\n{"text": "It ran."}\n{"text": "No."}\n', "text", ":1: not a JSON object"),
+        ('{"by": "hand"}\n{"text": "It ran."}\n{"text": "No."}\n', "text", ":1: no field text"),
         (b'{"text": "It ran."}\n{"text": "\xff"}\n{"text": "No."}\n', "text", ":2: not UTF-8"),
         ("id,text\n1,It ran.\n2,It,fell\n3,No.\n" + "4,No.\n" * 40, "text", ":3: 3 cells, expected 2"),
     ],
