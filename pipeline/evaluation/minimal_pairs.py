@@ -432,7 +432,7 @@ def _objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise
         # The first line is no JSON object, so the whole file may have another form.
         head = read_head(read_lines(file, "skip"))
-        form = form_of(head, file)
+        form = form_of(head, Path())  # by its content alone: it is not what its name says
         if form.kind == "JSON lines" or (form.kind == "text" and head[0].text.lstrip()[:1] in "{["):
             raise
         remedy = form.remedy or "convert the file"
