@@ -613,15 +613,17 @@ def babylm(model: Path, folder: Path, values: Values) -> None:
     \b
     Example: python cli.py evaluate babylm runs/distilled evaluation_data/full_eval --out results
     """
-    from pipeline.evaluation.babylm_scores import evaluate_babylm
+    from pipeline.evaluation.babylm_scores import check_data, evaluate_babylm
     from pipeline.runtime.run_directory import word_checkpoints
 
+    chosen = build(BabylmConfig, values)
+    check_data(folder, chosen["rules"])
     at_words = {
         num_words: partial(open_scorer, path, {**values, "checkpoint": which})
         for num_words, (path, which) in word_checkpoints(model).items()
     }
     with open_scorer(model, values) as opened:
-        show(evaluate_babylm(opened, folder, at_words=at_words, **build(BabylmConfig, values)))
+        show(evaluate_babylm(opened, folder, at_words=at_words, **chosen))
 
 
 @evaluate.command()
@@ -669,8 +671,10 @@ def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
                --region position --out surprisals.tsv
     """
     from pipeline.evaluation.sentence_models import evaluate_surprisal
+    from pipeline.evaluation.stimuli import check_stimuli
 
     config = options.build(SurprisalConfig, values)
+    check_stimuli(text, config)
     with open_scorer(model, values) as opened:
         show(evaluate_surprisal(opened, text, out, config))
 

@@ -36,6 +36,7 @@ Number: TypeAlias = Annotated[float, msgspec.Meta(gt=-(2.0**63), lt=2.0**63)]
 """A number whose sums and squares stay finite."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_GZIP = b"\x1f\x8b"
 MAX_INT_BITS = 63
 _LONG_INTEGER = re.compile(rb"[\s:,\[-][0-9]{19}")
 """Only text that contains this can have an integer of more than 63 bits. Without the character
@@ -97,7 +98,7 @@ def read_json_lines(
     """Yield ``FILE:LINE`` and the JSON value of each line of a file, plain or gzipped. Blank lines are skipped.
 
     Args:
-        path: The file. If its name ends in ``.gz``, it is gzipped.
+        path: The file.
         kind: The type of each value.
         remedy: See ``read_bytes``.
         error: See ``read_bytes``.
@@ -119,12 +120,12 @@ def read_lines(path: Path, *, remedy: str, error: type[RnngDistillError] = Input
         RnngDistillError: ``error``, if the file cannot be read, or a line has more than ``MAX_LINE_BYTES``.
     """
     try:
-        with BufferedReader(open_file(path)) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
+        with BufferedReader(open_file(path)) as raw, gzip.open(raw) if _is_gzipped(path, raw) else raw as file:
             for number, line in enumerate(_bounded(file), start=1):
                 if len(line) > MAX_LINE_BYTES:
                     expected = f"expected lines of {_shown_size(MAX_LINE_BYTES)} at most"
                     raise error(f"{path}:{number}: a longer line, {expected}; {remedy}")
-                if not line.isspace():
+                if line.removeprefix(_BYTE_ORDER_MARK).strip():
                     yield f"{path}:{number}", line
     except (OSError, EOFError, zlib.error) as found:
         reason = found.strerror if isinstance(found, OSError) and found.strerror else f"damaged gzip file: {found}"
@@ -173,7 +174,8 @@ def read_toml(path: Path, *, remedy: str, error: type[RnngDistillError] = InputE
         table = tomllib.loads(data.decode("utf-8-sig"))
         _check_integers(table)
     except (ValueError, RecursionError) as found:
-        raise error(f"{path}: not valid TOML ({_problem(found)}); {remedy}") from found
+        problem = encoding_problem(data) or _problem(found)
+        raise error(f"{path}: not valid TOML ({problem}); {remedy}") from found
     return table
 
 
@@ -205,8 +207,21 @@ def _decoded(
         if _LONG_INTEGER.search(b" " + text):
             _check_integers(msgspec.to_builtins(value))
     except (msgspec.MsgspecError, RnngDistillError, ValueError, RecursionError) as found:
-        raise error(f"{where}: {_problem(found)}; {remedy}") from found
+        raise error(f"{where}: {encoding_problem(data) or _problem(found)}; {remedy}") from found
     return value
+
+
+def encoding_problem(data: bytes) -> str:
+    """Return why ``data`` is not UTF-8 text, with what was expected; "" if it is UTF-8 text."""
+    if data.startswith(_GZIP):
+        return "compressed by gzip, expected plain text: decompress it"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:4]:
+        return "text in UTF-16 or UTF-32, expected UTF-8: convert it"
+    try:
+        data.decode()
+    except UnicodeDecodeError as found:
+        return f"not UTF-8 (byte {found.start}), expected UTF-8: convert it"
+    return ""
 
 
 def _check_integers(value: object) -> None:
@@ -227,6 +242,10 @@ def _problem(error: Exception) -> str:
         message = f"not JSON ({message.removeprefix('JSON is malformed: ')})"
     place = place.removesuffix("`").removeprefix("$").removeprefix(".")
     return (f"{place}: " if place else "") + message[:1].lower() + message[1:200]
+
+
+def _is_gzipped(path: Path, file: "BufferedReader[Any]") -> bool:
+    return path.suffix == ".gz" or file.peek(2).startswith(_GZIP)
 
 
 def _bounded(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:

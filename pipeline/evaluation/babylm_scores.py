@@ -116,8 +116,8 @@ def evaluate_babylm(
         raise ConfigError(
             f"evaluate babylm: started in {model.num_processes} processes, expected 1. Start it without torchrun"
         )
-    other: Rules = "2025" if rules == "2026" else "2026"
-    data = _read(folder, model, rules, other, num_checkpoints=len(at_words))
+    other = _other(rules)
+    data = _read(folder, model, rules, num_checkpoints=len(at_words))
     which = model.files.which
     place = (name or Path(model.files.path.resolve().name).stem, revision or _revision(which))
     if out is not None:
@@ -167,13 +167,32 @@ class _Data:
     digests: Mapping[str, Any]
 
 
-def _read(folder: Path, model: SentenceModel, rules: Rules, other: Rules, *, num_checkpoints: int) -> _Data:
-    """Read and check the data of all tasks, before hours of scoring."""
+def check_data(folder: Path, rules: Rules) -> None:
+    """Read the data of all tasks, so that bad input is refused before a model is loaded.
+
+    Raises:
+        InputError: If the folder has no task, or an item is malformed.
+    """
+    _read_tasks(folder, rules)
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+def _other(rules: Rules) -> Rules:
+    return "2025" if rules == "2026" else "2026"
+
+
+def _read_tasks(
+    folder: Path, rules: Rules
+) -> tuple[dict[str, list[Choice]], dict[str, list[Choice]], ReadingData | None, AcquisitionTask | None]:
+    """Return the fields ``tasks``, ``by_other``, ``reading`` and ``words`` of ``_Data``."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give BabyLM's full_eval or fast_eval")
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    found = _folders(folder)
     tasks = {task: read_choices(folder / task, rules) for task in found if task in TASKS}
-    by_other = {task: read_choices(folder / task, other) for task in tasks if task.startswith(_DISPUTED)}
+    by_other = {task: read_choices(folder / task, _other(rules)) for task in tasks if task.startswith(_DISPUTED)}
     file, words = folder / READING / "reading_data.csv", read_acquisition_task(folder)
     reading = read_reading_data(file) if file.is_file() else None
     if not tasks and reading is None and words is None:
@@ -181,9 +200,16 @@ def _read(folder: Path, model: SentenceModel, rules: Rules, other: Rules, *, num
             f"{folder}: no folder of a task ({', '.join(found) or 'no folder at all'}), expected some of "
             f"{', '.join(TASKS)}, {READING}, {', '.join(FOLDERS)}; give BabyLM's full_eval or fast_eval"
         )
+    return tasks, by_other, reading, words
+
+
+def _read(folder: Path, model: SentenceModel, rules: Rules, *, num_checkpoints: int) -> _Data:
+    """Read and check the data of all tasks, before hours of scoring."""
+    tasks, by_other, reading, words = _read_tasks(folder, rules)
+    found = _folders(folder)
     digests: dict[str, Any] = {task: [[c.subset, *c.texts] for c in choices] for task, choices in tasks.items()}
     if reading is not None:
-        digests[READING] = sha256_file(file)
+        digests[READING] = sha256_file(folder / READING / "reading_data.csv")
     reasons = {**LEFT_OUT, **dict.fromkeys(FOLDERS, "no cdi_childes.json in it; fetch the evaluation data again")}
     if words is not None and (reason := _no_acquisition(model.files.which, num_checkpoints)):
         reasons, words = reasons | dict.fromkeys(FOLDERS, reason), None

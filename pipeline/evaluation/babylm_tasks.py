@@ -58,6 +58,8 @@ class Task:
     read: Callable[[Mapping[str, Any], str, Rules], Choice | None]
     """Takes the JSON object of a line, the file name without suffix, and the rules. Returns None if the rules omit the
     item."""
+    texts: tuple[str, ...]
+    """The fields that are text."""
 
 
 def read_choices(folder: Path, rules: Rules) -> list[Choice]:
@@ -66,12 +68,13 @@ def read_choices(folder: Path, rules: Rules) -> list[Choice]:
     Raises:
         InputError: If there is no item, or a line is malformed. The error names the file and the line.
     """
-    read = TASKS[folder.name].read
+    task = TASKS[folder.name]
     found = []
     for file in sorted(folder.glob("*.jsonl")):
         for where, value in read_json_lines(file, dict[str, Any], remedy="fetch the file again"):
             try:
-                choice = read(value, file.stem, rules)
+                _check_texts(task, value)
+                choice = task.read(value, file.stem, rules)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise InputError(
                     f"{where}: not an item of {folder.name} ({type(error).__name__}: {error}), expected the fields of "
@@ -84,8 +87,19 @@ def read_choices(folder: Path, rules: Rules) -> list[Choice]:
     return found
 
 
+def _check_texts(task: Task, value: Mapping[str, Any]) -> None:
+    for name in task.texts:
+        found = value.get(name, "missing")  # the task itself says which fields it needs
+        texts = found if name == "options" else [found]
+        if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise TypeError(f"{name} is {found!r:.60}, expected text")
+
+
 def _with_place(choice: Choice, where: str) -> Choice:
-    if not all(isinstance(text, str) and text for text in choice.texts) or len(choice.texts) < 2:
+    ends = [text[start:].strip() for text, start in zip(choice.texts, choice.starts, strict=True)]
+    if not isinstance(choice.subset, str):
+        raise InputError(f"{where}: its subset is {choice.subset!r:.60}, expected a name; fetch the file again")
+    if not all(ends) or len(ends) < 2:
         raise InputError(f"{where}: its texts are {choice.texts!r:.80}, expected at least two; fetch the file again")
     return Choice(
         subset=choice.subset,
@@ -144,18 +158,30 @@ def _wug(name: str) -> Callable[[Mapping[str, Any], str, Rules], Choice]:
     def read(value: Mapping[str, Any], _stem: str, _: Rules) -> Choice:
         texts = tuple(value["sentences"].split("\t"))
         human = float(value["ratio"])
+        if not 0 <= human <= 1:
+            raise ValueError(f"ratio is {human}, expected a share from 0 to 1")
         return Choice(subset=name, texts=texts, starts=(0,) * len(texts), answers=texts, human=human)
 
     return read
 
 
 TASKS: Final[Mapping[str, Task]] = {
-    **{f"{name}_{size}": Task("blimp", _blimp) for name in ("blimp", "supplement") for size in ("filtered", "fast")},
-    **{f"ewok_{size}": Task("ewok", _ewok) for size in ("filtered", "fast")},
-    **{name: Task("entity_tracking", _entity_tracking) for name in ("entity_tracking", "entity_tracking_fast")},
-    "comps": Task("comps", _comps),
-    "wug_adj_nominalization": Task("wug_adj", _wug("wug_adj")),
-    "wug_past_tense": Task("wug_past", _wug("wug_past")),
+    **{
+        f"{name}_{size}": Task("blimp", _blimp, ("sentence_good", "sentence_bad"))
+        for name in ("blimp", "supplement")
+        for size in ("filtered", "fast")
+    },
+    **{
+        f"ewok_{size}": Task("ewok", _ewok, ("Context1", "Context2", "Target1", "Target2", "Domain"))
+        for size in ("filtered", "fast")
+    },
+    **{
+        name: Task("entity_tracking", _entity_tracking, ("input_prefix", "options"))
+        for name in ("entity_tracking", "entity_tracking_fast")
+    },
+    "comps": Task("comps", _comps, ("prefix_acceptable", "prefix_unacceptable", "property_phrase")),
+    "wug_adj_nominalization": Task("wug_adj", _wug("wug_adj"), ("sentences",)),
+    "wug_past_tense": Task("wug_past", _wug("wug_past"), ("sentences",)),
 }
 """The tasks by the name of their folder."""
 READING: Final = "reading"

@@ -40,7 +40,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.corpus.text.text_files import normalise_text
+from pipeline.corpus.text.file_forms import form_of, read_head
+from pipeline.corpus.text.text_files import normalise_text, read_lines
 from pipeline.evaluation.intervals_and_p_values import Interval, wilson_interval
 from pipeline.evaluation.scorer import Scorer
 from storage.errors import InputError, RunError
@@ -55,16 +56,18 @@ _FIELDS: Final = {"syntax/semantics": "syntax_semantics"}
 """BLiMP spells one of its fields in two ways."""
 SENTENCES: Final = ("sentence_good", "sentence_bad")
 OTHER_TASKS: Final[Mapping[str, frozenset[str]]] = {
-    "EWoK": frozenset({"Context1", "Target1", "Target2"}),
+    "EWoK": frozenset({"Context1", "Target1"}),
     "entity tracking": frozenset({"input_prefix", "options"}),
     "COMPS": frozenset({"prefix_acceptable", "prefix_unacceptable"}),
     "WUG": frozenset({"sentences", "ratio"}),
     "VQA": frozenset({"question", "target_ans", "distractors"}),
     "Winoground": frozenset({"caption_0", "caption_1"}),
     "Global PIQA": frozenset({"solution0", "solution1"}),
+    "SyntaxGym": frozenset({"predictions", "items"}),
 }
-"""The keys in the lines of BabyLM's tasks that are not minimal pairs."""
+"""The keys in the lines of other tasks: those of BabyLM that are not minimal pairs, and SyntaxGym's."""
 _REMEDY: Final = "correct or remove the line, or fetch the file again"
+_FORMAT: Final = 'one JSON object per line, {"sentence_good": "...", "sentence_bad": "..."}'
 _LINE_END: Final = re.compile(r"\r\n?|\n")
 
 
@@ -248,17 +251,24 @@ def read_minimal_pairs(path: Path) -> list[MinimalPair]:
         below = (Path(name) for name in list_files(path) if name.endswith((".jsonl", ".jsonl.gz")))
         files = [path / name for name in below if not any(part.startswith((".", "__")) for part in name.parts)]
         if not files:
-            raise InputError(f"{path}: no .jsonl or .jsonl.gz file in this folder; give a folder with minimal pairs")
+            raise InputError(
+                f"{path}: no .jsonl or .jsonl.gz file in this folder; give a folder with minimal pairs: {_FORMAT}"
+            )
         _refuse_other_tasks(files)
         _refuse_twice(path, files)
     seen: Counter[str] = Counter()
-    pairs = []
+    pairs: list[MinimalPair] = []
     for file in files:
+        num_before = len(pairs)
         for pair in _pairs_of_file(file):
             pairs.append(replace(pair, number=seen[pair.paradigm]))
             seen[pair.paradigm] += 1
+        if len(pairs) == num_before and len(files) > 1:
+            raise InputError(f"{file}: no minimal pair, expected a JSON object per line; remove it or fetch it again")
     if not pairs:
-        raise InputError(f"{path}: no minimal pair in {len(files)} file(s), expected a JSON object per line")
+        raise InputError(
+            f"{path}: no minimal pair in {len(files)} file(s), expected a JSON object per line; fetch the file again"
+        )
     return pairs
 
 
@@ -399,7 +409,10 @@ def _other_task(value: Mapping[str, Any]) -> str:
 def _pairs_of_file(file: Path) -> Iterator[MinimalPair]:
     for where, value in _objects(file):
         if problem := _other_task(value):
-            raise InputError(f"{where}: {problem}; give a file or folder with minimal pairs alone")
+            raise InputError(
+                f"{where}: {problem}; give a file or folder with minimal pairs alone, or rename the fields of minimal "
+                "pairs"
+            )
         field = _text(value, "field", where, NOT_SPECIFIED)
         yield MinimalPair(
             good=_text(value, "sentence_good", where),
@@ -412,7 +425,22 @@ def _pairs_of_file(file: Path) -> Iterator[MinimalPair]:
 
 
 def _objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    return read_json_lines(file, dict[str, Any], remedy=_REMEDY)
+    try:
+        yield from read_json_lines(file, dict[str, Any], remedy=_REMEDY)
+    except InputError as error:
+        if not str(error).startswith(f"{file}:1: "):
+            raise
+        # The first line is no JSON object, so the whole file may have another form.
+        head = read_head(read_lines(file, "skip"))
+        form = form_of(head, Path())  # by its content alone: it is not what its name says
+        if form.kind == "JSON lines" or (form.kind == "text" and head[0].text.lstrip()[:1] in "{["):
+            raise
+        remedy = form.remedy or "convert the file"
+        if any('"predictions"' in line.text for line in head):
+            remedy = "score SyntaxGym suites with evaluate syntaxgym"
+        raise InputError(
+            f"{str(error).removesuffix(f'; {_REMEDY}')}; the file looks like {form.found}, expected {_FORMAT}; {remedy}"
+        ) from error
 
 
 def _text(value: Mapping[str, Any], name: str, where: str, default: str | None = None) -> str:

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.corpus.text.text_files import not_utf8, read_lines
+from pipeline.corpus.text.text_files import read_lines
 from pipeline.evaluation.scorer import Scorer
 from storage.errors import InputError, RunError
 
@@ -68,7 +68,7 @@ class Surprisals:
 def _texts(path: Path) -> Iterator[str]:
     for line in read_lines(path):
         if not line.is_utf8:
-            raise not_utf8(path, line.number)
+            raise InputError(f"{path}:{line.number}: not UTF-8, expected UTF-8 text; fetch the evaluation data again")
         yield line.text
 
 
@@ -79,7 +79,7 @@ def read_reading_data(path: Path) -> ReadingData:
         InputError: If a column is missing, or a value is no number.
     """
     try:
-        reader = csv.DictReader(f"{text}\n" for text in _texts(path))
+        reader = csv.DictReader((f"{text}\n" for text in _texts(path)), strict=True)
         rows = list(reader)
         names = reader.fieldnames or []
     except csv.Error as error:
@@ -87,8 +87,17 @@ def read_reading_data(path: Path) -> ReadingData:
     measures = (*EYE_TRACKING, SELF_PACED, *CONTROLS, "prev_length")
     if missing := [name for name in (*measures, "item", "word", "prev_item", "prev_word") if name not in names]:
         raise InputError(f"{path}:1: no column {', '.join(missing)}; fetch the evaluation data again")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"{path}:1: two columns {twice[0]}, expected one; fetch the evaluation data again")
     if not rows:
         raise InputError(f"{path}: no row, expected one per word; fetch the evaluation data again")
+    for i, row in enumerate(rows, 1):
+        if None in row or None in row.values():  # DictReader's mark of a longer and of a shorter row
+            raise InputError(
+                f"{path}: row {i} has more or fewer cells than the {len(names)} of the header; fetch it again"
+            )
+        if not row["word"].strip() or (row["prev_item"] not in MISSING and not row["prev_word"].strip()):
+            raise InputError(f"{path}: row {i} has no word, expected one; fetch it again")
 
     def number(row: int, name: str) -> float:
         value = (rows[row][name] or "").strip()

@@ -38,7 +38,14 @@ from pipeline.corpus.text.text_files import Line, OnError, normalise_text, not_u
 from pipeline.corpus.trees.matching import Span
 from pipeline.evaluation.evaluation_config import SurprisalConfig
 from pipeline.evaluation.scorer import BLOCK_SENTENCES
-from pipeline.evaluation.words import SpanFile, around_added_tokens, check_words, spaced_words, words_of_tokens
+from pipeline.evaluation.words import (
+    SpanFile,
+    around_added_tokens,
+    check_words,
+    read_frequencies,
+    spaced_words,
+    words_of_tokens,
+)
 from storage.errors import ConfigError, InputError
 
 
@@ -102,10 +109,7 @@ def read_stimuli(
             table.
     """
     faults = _Faults(path, config.on_error, dropped)
-    raws = _raws(path, config)
-    if config.context is not None:
-        raws = _with_context(raws, path, config.context)
-    kept = _with_words(raws, path, config, faults)
+    kept = _kept(path, config, faults)
     added_ids = tokenizer.added_ids
     earlier: deque[list[int]] = deque(maxlen=config.context_sentences)
     document = 0
@@ -148,6 +152,18 @@ def read_stimuli(
             earlier.append(ids)
 
 
+def check_stimuli(path: Path, config: SurprisalConfig) -> None:
+    """Read all files of ``config`` without a tokenizer, so that bad input is refused before a model is loaded.
+
+    Raises:
+        InputError: As ``read_stimuli``, except for errors about tokens, and as ``read_frequencies``.
+        ConfigError: As ``read_stimuli``.
+    """
+    deque(_kept(path, config, _Faults(path, config.on_error, Counter())), maxlen=0)
+    if config.frequencies is not None:
+        read_frequencies(config.frequencies)
+
+
 class _Raw(NamedTuple):
     """A line of a text, or the rows of a sentence in a table, as they are in the file."""
 
@@ -178,6 +194,14 @@ class _Faults:
         self.dropped[reason] += 1
 
 
+def _kept(path: Path, config: SurprisalConfig, faults: _Faults) -> Iterator[tuple[_Raw, str, list[Span]]]:
+    """Yield each sentence that is not faulty, with the text before it, its normalised text and its words."""
+    raws = _raws(path, config)
+    if config.context is not None:
+        raws = _with_context(raws, path, config.context)
+    yield from _with_words(raws, path, config, faults)
+
+
 def _raws(path: Path, config: SurprisalConfig) -> Iterator[_Raw]:
     """Yield the lines or the sentences of a file, faulty ones too."""
     lines = read_lines(path)
@@ -197,6 +221,8 @@ def _raws(path: Path, config: SurprisalConfig) -> Iterator[_Raw]:
     known = {*form.columns, *map(str, numbers)}
     if missing := [name for name in named if name not in known]:
         raise InputError(f"{path}: no column {', '.join(missing)}, expected one of {', '.join(form.columns)}")
+    if twice := [name for name in (column, *named) if form.columns.count(name) > 1]:
+        raise InputError(f"{path}: two columns {twice[0]}, expected one; rename one, or give the number of the column")
     records = read_records(form, lines, column)
     yield from _of_regions(path, records, column, config) if config.region else _of_rows(path, records, column, config)
 
@@ -254,6 +280,11 @@ def _of_regions(path: Path, records: Iterable[Record], column: str, config: Surp
             raise InputError(
                 f"{path}:{rows[twice].number}: {config.region} {regions[twice]} of {_named(config.item, item)} a "
                 f"second time, expected each region once; {remedy}"
+            )
+        if all(map(str.isdecimal, regions)) and (numbers := [*map(int, regions)]) != sorted(numbers):
+            raise InputError(
+                f"{path}:{rows[0].number}: {config.region} of {_named(config.item, item)} is {', '.join(regions[:8])}, "
+                "expected ascending numbers, because the rows are the sentence; sort the rows, or name another column"
             )
         seen.add(item)
         texts = tuple(_cells(row, (column,))[0] for row in rows)

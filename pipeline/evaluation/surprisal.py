@@ -258,7 +258,7 @@ def write_surprisals(
         before.append(np.array(stimulus.before, np.int64))
     if not ids:
         found = f": {dict(sorted(dropped.items()))}" if dropped else ""
-        raise InputError(f"{path}: no sentence{found}; expected one per line")
+        raise InputError(f"{path}: no sentence{found}; expected one per line; check the file")
     begins = begins_word(tokenizer)
     scored = scorer.distributions(ids, before, np.append(np.flatnonzero(begins), tokenizer.eos_id))
     sums: Counter[str] = Counter()

@@ -292,6 +292,16 @@ def test_minimal_pairs_and_babylm_agree(found: tuple[dict[str, Any], Path], mode
         ("entity_tracking", ENTITIES[0] | {"numops": "many"}, "ValueError"),
         ("wug_past_tense", {"sentences": "a\tb", "ratio": "half"}, "ValueError"),
         ("comps", COMPS[0], "KeyError: 'comps_other'"),
+        ("comps", COMPS[0] | {"prefix_acceptable": None}, "prefix_acceptable is None, expected text"),
+        (
+            "ewok_fast",
+            dict.fromkeys(("Context1", "Context2", "Domain", "Target2"), "a") | {"Target1": 3},
+            "Target1 is 3",
+        ),
+        ("entity_tracking", ENTITIES[0] | {"options": " one"}, "options is ' one', expected text"),
+        ("entity_tracking", ENTITIES[0] | {"options": [" one", ""]}, "options is [' one', ''], expected text"),
+        ("blimp_fast", {"sentence_good": "a", "sentence_bad": "b", "field": "c", "UID": 7}, "its subset is 7"),
+        ("wug_past_tense", {"sentences": "a\tb", "ratio": "nan"}, "ratio is nan, expected a share from 0 to 1"),
     ],
 )
 def test_a_malformed_item_is_named(tmp_path: Path, folder: str, line: object, message: str) -> None:
@@ -321,6 +331,23 @@ def test_a_folder_without_tasks_is_refused_before_the_model_scores(model: Path, 
         pytest.raises(InputError, match=r"no folder of a task \(pictures\), expected some of blimp_filtered"),
     ):
         evaluate_babylm(opened, tmp_path, rules="2026", out=None, name="", revision="")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text + "a,b\n", "has more or fewer cells than the"),
+        (lambda text: text.replace("\n", ",9\n").replace(",9\n", "\n", 1), "row 1 has more or fewer cells"),
+        (lambda text: text.replace("\n", ",word\n", 1), "two columns word, expected one"),
+        (lambda text: text + '"', r"cannot be read \(unexpected end of data\)"),
+    ],
+)
+def test_a_malformed_table_of_reading_times_is_named(
+    data: Path, tmp_path: Path, change: Callable[[str], str], message: str
+) -> None:
+    (tmp_path / "reading_data.csv").write_text(change((data / "reading/reading_data.csv").read_text()))
+    with pytest.raises(InputError, match=rf"reading_data\.csv.*{message}.*; fetch"):
+        read_reading_data(tmp_path / "reading_data.csv")
 
 
 def test_the_gain_of_reading_times_is_that_of_ordinary_least_squares(data: Path) -> None:

@@ -183,6 +183,35 @@ def test_tokens_that_only_another_file_adds_are_refused(
         open_student_or_folder(folder, CPU)
 
 
+@pytest.mark.parametrize("value", ["in tokenizer.json", "in tokenizer_config.json"])
+def test_files_that_disagree_about_the_space_before_a_text_are_refused(
+    foreign: Path, tmp_path: Path, value: str
+) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(foreign, folder)
+    content, config = (json.loads((folder / name).read_text()) for name in ("tokenizer.json", "tokenizer_config.json"))
+    content["pre_tokenizer"]["add_prefix_space"] = value == "in tokenizer.json"
+    config["add_prefix_space"] = value == "in tokenizer_config.json"
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        InputError, match=r"tokenizer\.json: add_prefix_space is .*Set both to the value of the training"
+    ):
+        open_student_or_folder(folder, CPU)
+
+
+@pytest.mark.parametrize("content", [" ", "\t", "\u00a0"])
+def test_an_added_token_of_which_the_normalizer_leaves_nothing_is_refused(
+    foreign: Path, tmp_path: Path, content: str
+) -> None:
+    folder, *_ = with_added_tokens(foreign, tmp_path / "added", [AddedToken(content, normalized=True)])
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Strip", "strip_left": True, "strip_right": True}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(InputError, match=r"its normalizer leaves nothing of the added token .*Remove the token"):
+        open_student_or_folder(folder, CPU)
+
+
 def test_weights_without_the_transformer_prefix_can_be_loaded(foreign: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(foreign, bare)

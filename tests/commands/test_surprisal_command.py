@@ -202,6 +202,25 @@ def test_a_table_of_regions_gives_rows_that_can_be_joined(run: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
+        ("word,item\na,1\ndog,2\n", ["--frequencies", "zz"], "looks like a table"),
+        ("a dog\n", ["--frequencies", "zz"], "zz: cannot be read"),
+        ("a dog\n", ["--spans", "zz"], "zz: cannot be read"),
+        ("a dog\n", ["--context", "zz"], "zz: cannot be read"),
+        ('{"s": "a"}\n', ["--column", "t"], "has no column t"),
+    ],
+)
+def test_bad_input_is_refused_before_a_model_is_opened(
+    tmp_path: Path, content: str, arguments: list[object], message: str
+) -> None:
+    (tmp_path / "text").write_text(content)
+    result = surprisal(tmp_path / "no model", tmp_path / "text", "--out", tmp_path / "out.tsv", *arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
         ("a dog\n", ["--context-sentences", 1], "trained with --context sentence, so it never saw text before"),
         ("story,word,rt\n1,a,301\n1,dog,299\n", [], "looks like a table"),
         ("word\tzone\na\t1\ndog\t2\n", ["--column", "text"], "has no column text, expected one of those"),

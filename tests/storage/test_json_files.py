@@ -45,7 +45,10 @@ def test_numbers_keep_their_value_and_unknown_fields_are_ignored():
         (b'{"count": NaN}', Figures, "not JSON"),
         (b"[Infinity]", object, "not JSON"),
         (b'"\\ud800"', str, "not JSON"),
-        (b'"\xff"', str, "UTF-8"),
+        (b'"\xff"', str, "not UTF-8 (byte 1), expected UTF-8: convert it"),
+        ('{"count": 1}'.encode("utf-16"), Figures, "text in UTF-16 or UTF-32, expected UTF-8: convert it"),
+        ('{"count": 1}'.encode("utf-16-le"), Figures, "text in UTF-16 or UTF-32"),
+        (gzip.compress(b'{"count": 1}'), Figures, "compressed by gzip, expected plain text: decompress it"),
         (b"[" * 100_000, object, "nested too deeply"),
         (b'{"count": 1, "more": ' + b"[" * 100_000, Figures, "nested too deeply"),
         (b"1e400", float, "out of range"),
@@ -102,12 +105,14 @@ def test_a_file_of_another_size_or_none_is_refused(tmp_path: Path):
 
 def test_lines_are_read_one_by_one_and_named(tmp_path: Path):
     plain, packed = tmp_path / "rows.jsonl", tmp_path / "rows.jsonl.gz"
-    text = b'\xef\xbb\xbf{"count": 1}\r\n\n  \n{"count": 2}\n{"count": -2}\n'
+    unnamed = tmp_path / "packed.jsonl"
+    text = b'\xef\xbb\xbf\r\n\xef\xbb\xbf{"count": 1}\r\n  \n{"count": 2}\n{"count": -2}\n'
     plain.write_bytes(text)
     packed.write_bytes(gzip.compress(text))
-    for path in (plain, packed):
+    unnamed.write_bytes(gzip.compress(text))
+    for path in (plain, packed, unnamed):
         rows = read_json_lines(path, Figures, remedy="again")
-        assert [next(rows), next(rows)] == [(f"{path}:1", Figures(count=1)), (f"{path}:4", Figures(count=2))]
+        assert [next(rows), next(rows)] == [(f"{path}:2", Figures(count=1)), (f"{path}:4", Figures(count=2))]
         with pytest.raises(InputError, match=f"{path.name}:5: count: expected int >= 0; again"):
             next(rows)
 
@@ -138,7 +143,8 @@ def test_a_damaged_gzip_file_is_one_line(tmp_path: Path, content):
         (b"a = " + b"[" * 100_000, "nested too deeply"),
         (b"a = " + b"1" * 400, "an integer of 1326 bits"),
         (b"a = " + b"1" * 5000, "not valid TOML"),
-        (b'a = "\xff"', "not valid TOML"),
+        (b'a = "\xff"', r"not valid TOML \(not UTF-8 \(byte 5\), expected UTF-8: convert it"),
+        ("a = 1".encode("utf-16"), r"not valid TOML \(text in UTF-16"),
         (b"#" * (1 << 20) + b"\n", "more than 1 MiB"),
     ],
 )

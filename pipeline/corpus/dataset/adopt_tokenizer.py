@@ -3,10 +3,11 @@
 Decoding the tokens of any text must restore the text. So the tokenizer must be byte-level, must not change a character
 (for example lowercase it, replace it by a similar one or leave it out), must add no token to a text, and must have
 entries for ``<bos>`` and ``<eos>``. It may put a space before a text that does not begin with one, as RoBERTa's does.
-This module tries the tokenizer's normalizer on every character of the first two planes of Unicode that can be in the
-texts of this project, on every pair of ASCII characters, on runs of one character, and on texts with things that some
-normalizers replace. A normalizer whose regular expression matches none of these texts is not noticed here;
-``build-dataset`` then drops and counts the sentences that decoding does not restore.
+This module tries the tokenizer's normalizer on every character of the first four planes of Unicode that can be in the
+texts of this project, on every pair of ASCII characters, on runs of one character, on the words in the normalizer's
+patterns, and on texts with things that some normalizers replace. If the pre-tokenizer or the decoder can remove or
+replace text, it tries the whole tokenizer on the same texts. A regular expression that matches none of these texts is
+not noticed here; ``build-dataset`` then drops and counts the sentences that decoding does not restore.
 
 The converted file has to name its ``<bos>`` and ``<eos>``. It does so in the template for pairs of texts, which nothing
 here uses. So nothing is added to a text.
@@ -20,8 +21,9 @@ so that a text has the ids that transformers gives.
 """
 
 import json
+import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +36,7 @@ from pipeline.corpus.dataset.tokenizer import (
     Tokenizer,
     added_space,
     json_bytes,
+    normalised_to_nothing,
     problem_with_ids,
     read_tokenizer_file,
     special_template,
@@ -42,6 +45,7 @@ from pipeline.corpus.text.text_files import normalise_text
 from storage.errors import InputError
 from storage.files import is_there, read_file
 from storage.fingerprints import Json
+from storage.json_files import encoding_problem
 
 PROBES: Final = (
     "the dog",
@@ -58,9 +62,17 @@ PROBES: Final = (
     "\u00c5ngstr\u00f6m \u00df \u1e9e \u0131 \u0130 \u017f \u00e6 \u00f8 \u0111",
     "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd \u0928\u092e\u0938\u094d\u0924\u0947",
     "\ud55c\uad6d\uc5b4 \u30ab\u30bf\u30ab\u30ca",
+    '- the 1st, 2nd, 3rd and 4th of July; the U.S. and J. K. Rowling, Ph.D., call 555-1234 "now"',
+    "MOT: Mr. and Mrs. Smith's well-known o'clock, 'tis, rock 'n' roll; AT&T, A/C, C++, I'm, II, xiv \"",
+    "*CHI: a Pneumonoultramicroscopicsilicovolcanoconiosis (sic) [laughs] {x} ~ ^ \u00b4 \u2032 --",
 )
 """Normalised texts that some tokenizers change."""
 _WORDS_OF_A_PROBE: Final = 64
+_ESCAPE: Final = re.compile(r"\\[pP]\{[^}]*\}|\\[A-Za-z]|\(\?[a-z]*[:=!<]?")
+_WORD: Final = re.compile(r"[^\W\d_]{2,}")
+"""A word in a regular expression, after ``_ESCAPE`` was removed from it."""
+_LOSSLESS: Final = frozenset({"ByteLevel", "Digits", "Fuse"})
+"""Steps of pre-tokenizers and decoders that neither remove nor replace text."""
 _NOT_IN_TEXTS: Final = frozenset({"Cn", "Cs", "Co", "Cc", "Cf", "Zs"})
 """Categories of characters that no normalised text has, or that this version of Python does not know."""
 
@@ -107,7 +119,7 @@ def adopted_tokenizer(source: Path, *, bos: int, eos: int) -> Tokenizer:
         InputError: As ``adopt_tokenizer``, and if another file of the folder adds tokens.
     """
     content = _content(source) | {"post_processor": None}
-    _check_added_elsewhere(source, content)
+    _check_other_files(source, content)
     names = {i: token for token, i in (_vocab(content) | _added(content)).items()}
     for name, i in (("bos_token_id", bos), ("eos_token_id", eos)):
         if i not in names:
@@ -123,10 +135,11 @@ def adopted_tokenizer(source: Path, *, bos: int, eos: int) -> Tokenizer:
 def _content(source: Path) -> dict[str, Any]:
     data = read_tokenizer_file(source)
     try:
-        tokenizers.Tokenizer.from_str(data.decode())
+        tokenizers.Tokenizer.from_str(data.decode("utf-8-sig"))
     except Exception as error:  # the library raises nothing narrower
+        problem = encoding_problem(data) or str(error)
         raise InputError(
-            f"{source}: not a tokenizer.json ({error}), expected a file of the tokenizers library. Check the path"
+            f"{source}: not a tokenizer.json ({problem}), expected a file of the tokenizers library. Check the path"
         ) from error
     content: dict[str, Any] = json.loads(data)
     return content
@@ -168,12 +181,15 @@ def _ordinary(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted((token for token in content.get("added_tokens") or () if not token["special"]), key=lambda t: t["id"])
 
 
-def _check_added_elsewhere(source: Path, content: Mapping[str, Any]) -> None:
-    """Check that no file beside a ``tokenizer.json`` adds ordinary tokens that only transformers would see.
+def _check_other_files(source: Path, content: Mapping[str, Any]) -> None:
+    """Check that no file beside a ``tokenizer.json`` changes the ids that transformers gives.
 
     Raises:
-        InputError: If ``tokenizer_config.json`` or ``added_tokens.json`` adds such a token, or is damaged.
+        InputError: If ``tokenizer_config.json`` or ``added_tokens.json`` adds an ordinary token, if the first of them
+            disagrees about the space before a text, or if one is damaged.
     """
+    pre_tokenizer = content.get("pre_tokenizer") or {}
+    in_tokenizer, in_config = pre_tokenizer.get("add_prefix_space", False), False
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
     in_source = {token["id"]: flags | token for token in content.get("added_tokens") or ()}
     for name in ("tokenizer_config.json", "added_tokens.json"):
@@ -184,6 +200,7 @@ def _check_added_elsewhere(source: Path, content: Mapping[str, Any]) -> None:
                 listed = {int(i): {"content": token} for token, i in found.items()}
             else:
                 listed = {int(i): flags | token for i, token in found.get("added_tokens_decoder", {}).items()}
+                in_config = bool(found.get("add_prefix_space"))
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"{path}: cannot be read ({error}), expected a JSON object. Fetch the file again"
@@ -194,13 +211,22 @@ def _check_added_elsewhere(source: Path, content: Mapping[str, Any]) -> None:
                     f"{path}: adds the token {token['content']!r} with the id {i}, but tokenizer.json does not have it "
                     "in this form. Load the tokenizer with transformers and save it again"
                 )
+    if in_tokenizer != in_config and "add_prefix_space" in pre_tokenizer:
+        # transformers 4 follows tokenizer_config.json, transformers 5 may follow tokenizer.json.
+        raise InputError(
+            f"{source}: add_prefix_space is {json.dumps(in_tokenizer)}, but {json.dumps(in_config)} in "
+            "tokenizer_config.json (false if missing), so a text has other tokens in other versions of transformers, "
+            "expected the same value. Set both to the value of the training"
+        )
 
 
 def _restores(content: Mapping[str, Any], token: Mapping[str, Any]) -> bool:
     """Return whether decoding restores texts in which an ordinary added token occurs."""
     inner: Any = tokenizers.Tokenizer.from_str(json.dumps({**content, "added_tokens": [token]}))
     space, name = added_space(inner), normalise_text(token["content"])
-    texts = [name, f"the {name} dog", f"the{name}dog", f"({name})"]
+    texts = [name, f"the {name} dog", f"the{name}dog", f"({name})", f"a , {name} , b", f"a, {name}, b"]
+    if normalised_to_nothing(inner, token):
+        return False
     return all(inner.decode(inner.encode(text).ids).removeprefix(space) == text for text in texts)
 
 
@@ -252,8 +278,7 @@ def _change_by(normalizer: Any) -> tuple[str, str] | None:  # noqa: ANN401
 
     A space that it puts before a text is not a change.
     """
-    patterns = [step.get("pattern") or {} for step in _steps(json.loads(normalizer.__getstate__()), "normalizers")]
-    own = [normalise_text(f"x {pattern['String']} y") for pattern in patterns if "String" in pattern]
+    own = _probes_of_patterns(_steps(json.loads(normalizer.__getstate__()), "normalizers"))
     for probe in (*PROBES, *own, *_systematic_probes()):
         normalised = normalizer.normalize_str(probe).removeprefix(" ")
         if normalised == probe:
@@ -266,14 +291,23 @@ def _change_by(normalizer: Any) -> tuple[str, str] | None:  # noqa: ANN401
     return None
 
 
+def _probes_of_patterns(steps: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return normalised texts with the strings and the words that occur in the patterns of steps."""
+    patterns = [pattern for step in steps if isinstance(pattern := step.get("pattern"), dict)]
+    found = [pattern["String"] for pattern in patterns if "String" in pattern]
+    for pattern in patterns:
+        found += _WORD.findall(_ESCAPE.sub(" ", pattern.get("Regex", "")))
+    return [normalise_text(text) for word in found for text in (f"x {word} y", f"{word} y", f"x {word}")]
+
+
 @cache
 def _systematic_probes() -> Sequence[str]:
     """Return normalised texts to try: with every character, every pair of ASCII characters, runs of one character."""
     ascii_letters = [chr(code) for code in range(0x21, 0x7F)]
-    characters = map(chr, range(0x80, 0x20000))
+    characters = map(chr, range(0x80, 0x40000))
     words = [f"x{letter}y" for letter in characters if unicodedata.category(letter) not in _NOT_IN_TEXTS]
     words += [f"x{first}{second}y" for first in ascii_letters for second in ascii_letters]
-    words += [letter * length for letter in ascii_letters for length in (1, 2, 3, 6)]
+    words += [letter * length for letter in ascii_letters for length in (1, 2, 3, 6, 40)]
     words = [word for word in words if normalise_text(word) == word]
     return [" ".join(words[at : at + _WORDS_OF_A_PROBE]) for at in range(0, len(words), _WORDS_OF_A_PROBE)]
 
@@ -282,15 +316,20 @@ def _problems_of_text(content: Mapping[str, Any], added: Mapping[str, int]) -> I
     adopted: Any = tokenizers.Tokenizer.from_str(json.dumps(content))
     space = added_space(adopted)
     names = [token for token in added if token.strip() and token.isprintable()]
-    for probe in (*PROBES, *(text for name in names for text in (f"the {name} dog", f"{name} dog"))):
-        text = normalise_text(probe)
+    texts = [*PROBES, *(text for name in names for text in (f"the {name} dog", f"{name} dog"))]
+    steps = [*_steps(content["pre_tokenizer"], "pretokenizers"), *_steps(content["decoder"], "decoders")]
+    may_lose = any(step["type"] not in _LOSSLESS and step.get("behavior", "Removed") == "Removed" for step in steps)
+    more = (*_probes_of_patterns(steps), *_systematic_probes()) if may_lose else ()
+    for text in map(normalise_text, (*texts, *more)):
         encoding = adopted.encode(text)
         found, spans = adopted.decode(encoding.ids).removeprefix(space), encoding.offsets
         if found != text:
             change = (
                 "changes spaces" if "".join(found.split()) == "".join(text.split()) else "does not give back the text"
             )
-            yield f"it {change}: {text!r} comes back as {found!r}"
+            words = ((word, adopted.decode(adopted.encode(word).ids).removeprefix(space)) for word in text.split(" "))
+            before, after = next((pair for pair in words if pair[0] != pair[1]), (text, found))  # if possible a word
+            yield f"it {change}: {before!r} comes back as {after!r}"
             return
         covered = {at for start, stop in spans for at in range(start, stop)}
         if len(covered) < len(text) - text.count(" ") or not all(start < stop for start, stop in spans):

@@ -34,7 +34,7 @@ from pipeline.corpus.trees.matching import Span
 from storage.errors import ConfigError, InputError
 from storage.files import make_directory, write_atomically
 from storage.fingerprints import Json, sha256_bytes, sha256_file
-from storage.json_files import read_bytes
+from storage.json_files import encoding_problem, read_bytes
 
 SPECIAL_TOKENS: Final = ("<bos>", "<eos>", "<pad>")
 """The entries with the ids 0, 1 and 2 in a file of ``train-tokenizer``. The entries of the 256 bytes follow."""
@@ -71,9 +71,10 @@ class Tokenizer:
                 Files of ``train-tokenizer`` and ``adopt-tokenizer`` pass these checks.
         """
         try:
-            self._inner: Any = tokenizers.Tokenizer.from_str(data.decode())
+            self._inner: Any = tokenizers.Tokenizer.from_str(data.decode("utf-8-sig"))
         except Exception as error:  # the library raises nothing narrower
-            raise InputError(f"{where}: not a tokenizer.json ({error}). Create one with train-tokenizer") from error
+            reason = encoding_problem(data) or error
+            raise InputError(f"{where}: not a tokenizer.json ({reason}). Create one with train-tokenizer") from error
         self._inner.no_truncation()  # a file can contain settings of an earlier use
         self._inner.no_padding()
         self.data = data
@@ -83,9 +84,15 @@ class Tokenizer:
         content = json.loads(data)
         if _prepends_nothing(content.get("normalizer")):  # the library panics when it encodes a text with it
             raise InputError(f"{where}: its normalizer prepends an empty text. Create a tokenizer with train-tokenizer")
+        added = content.get("added_tokens") or ()
+        if lost := [token["content"] for token in added if normalised_to_nothing(self._inner, token)]:
+            raise InputError(
+                f"{where}: its normalizer leaves nothing of the added token {lost[0]!r}, and the tokenizers library "
+                "fails with such a token. Remove the token from added_tokens"
+            )
         self.bos_id, self.eos_id, self.pad_id = self._find_special_ids(content, where)
         plain = self._inner
-        if added := content.get("added_tokens"):
+        if added:
             if special := [token["content"] for token in added if token["special"]]:
                 raise InputError(
                     f"{where}: finds the special tokens {', '.join(special)} in texts. Convert it with adopt-tokenizer"
@@ -249,6 +256,14 @@ def _prepends_nothing(normalizer: Any) -> bool:  # noqa: ANN401 - parsed JSON th
     if not isinstance(normalizer, dict):
         return False
     return normalizer.get("prepend") == "" or any(map(_prepends_nothing, normalizer.get("normalizers") or ()))
+
+
+def normalised_to_nothing(inner: Any, token: Mapping[str, Any]) -> bool:  # noqa: ANN401 - as below
+    """Return whether the normalizer of a tokenizer leaves nothing of an added token.
+
+    Such a token makes the library panic at texts that are not ASCII.
+    """
+    return token["normalized"] and inner.normalizer is not None and not inner.normalizer.normalize_str(token["content"])
 
 
 def added_space(inner: Any) -> str:  # noqa: ANN401 - a tokenizer of the library

@@ -325,6 +325,9 @@ def _marked(full: Sequence[str]) -> Form | None:
     is_marked = (len(tags) > 1 or is_all) and len(tags) >= len(full) * _MARKED_SHARE
     if is_marked and any(_SURE_TAG.match(tag) for found in tags for tag in found):
         return Form(kind="other", found=f"markup, such as {tags[0][0][:40]}", remedy="extract the text first")
+    if any(text.startswith("# Results on ") for text in full[:3]):
+        remedy = "remove the lines with # and leave only the rows with the sentences or words"
+        return Form(kind="other", found="results of Ibex, with rows of several kinds", remedy=remedy)
     num_times = sum(bool(_TIME.match(text.strip())) for text in full)
     if num_times > (len(full) > 3) and num_times >= len(full) * _MARKED_SHARE:
         return Form(kind="other", found="subtitles with times", remedy="remove the times and numbers first")

@@ -139,8 +139,11 @@ def _columns(rows: Sequence[Sequence[str]], *, is_prose: bool, spaced: bool = Fa
         is_prose: Whether the delimiter is common in prose.
         spaced: Whether spaces after a delimiter were ignored, so that cells of prose look like cells of a table.
     """
-    num_rows, width = len(rows), max(Counter(map(len, rows)).items(), key=itemgetter(1), default=(0, 0))[0]
-    rows = [row for row in rows if len(row) == width]  # a title may come before the first row
+    width = max(Counter(map(len, rows)).items(), key=itemgetter(1), default=(0, 0))[0]
+    if rows and len(rows[0]) == 1 < width:
+        rows = rows[1:]  # a title
+    num_rows = len(rows)
+    rows = [row for row in rows if len(row) == width]
     if width < 2 or len(rows) < max(2, num_rows * _SAME_WIDTH):
         return ()
     firsts = [row[0].strip() for row in rows[1:]]
@@ -167,13 +170,18 @@ def _columns(rows: Sequence[Sequence[str]], *, is_prose: bool, spaced: bool = Fa
 def has_spaced_columns(texts: Sequence[str]) -> bool:
     """Return whether lines are rows of a table with spaces between columns: a header, and numbers in one column.
 
-    More than two columns must have decimals, because sentences of equal length may have a number at the same place.
+    A table of more than two columns must have decimals or two columns of numbers, because sentences of equal length may
+    have a number at the same place. Rows may begin with a number that has no name in the header.
     """
     rows = [text.split() for text in texts if text.strip()]
-    columns = _columns(rows, is_prose=True, spaced=True) if len(rows) > 3 else ()
+    if len(rows) > 1 and len(rows[1]) == len(rows[0]) + 1 and rows[1][0].isdecimal():
+        rows[0] = ["row", *rows[0]]
+    columns = _columns(rows, is_prose=True, spaced=True)
+    if len(columns) == 2:
+        return len(rows) > 3
     rows = [row for row in rows[1:] if len(row) == len(columns)]
     numbers = [column for column in zip(*rows, strict=True) if all(map(_NUMBER.fullmatch, column))]
-    return bool(columns) and (len(columns) == 2 or any("." in cell for column in numbers for cell in column))
+    return bool(columns) and (len(numbers) > 1 or any("." in cell for column in numbers for cell in column))
 
 
 def _numbered(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -296,6 +296,8 @@ def test_one_name_in_two_folders_is_refused(tmp_path: Path) -> None:
         ({"input_prefix": "a", "options": ["b", "c"], "numops": 2}, "a line of entity tracking"),
         ({"prefix_acceptable": "a", "prefix_unacceptable": "b", "property_phrase": "c"}, "a line of COMPS"),
         ({"sentences": "a\tb", "ratio": "0.5"}, "a line of WUG"),
+        ({"Context1": "a", "Target1": "b"}, "a line of EWoK"),
+        ({"meta": {}, "predictions": [], "items": []}, "a line of SyntaxGym"),
         ({"premise": "a", "label": 1}, "an object with the fields premise, label, another task"),
         ({}, "an object with the fields none, another task"),
     ],
@@ -314,6 +316,36 @@ def test_another_task_is_named_with_the_folders_of_pairs(tmp_path: Path, line: o
     write_lines(tmp_path / "blimp/x.jsonl", LINE, line)
     with pytest.raises(InputError, match=rf"x\.jsonl:2: {message}.*{expected}"):
         read_minimal_pairs(tmp_path / "blimp")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "The fox run.\nThe fox runs.\n",
+            "not JSON .*; the file looks like running text, expected one JSON .*; convert",
+        ),
+        (json.dumps([LINE, LINE]), r"found array; the file looks like JSON that .* with jq -c '\.\[\]'"),
+        (json.dumps([LINE], indent=1), r"the file looks like JSON that is not one object per line"),
+        (
+            "sentence_good,sentence_bad\na fox,fox a\nan owl,owl an\n",
+            "the file looks like a table .*; convert the file",
+        ),
+        (json.dumps({"predictions": [], "items": []}, indent=1), "score SyntaxGym suites with evaluate syntaxgym"),
+        ("{\n", r"not JSON \(Input data was truncated\)"),
+    ],
+)
+def test_a_file_of_another_form_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(InputError, match=rf"x\.json:1: .*{message}"):
+        read_minimal_pairs(tmp_path / "x.json")
+
+
+def test_an_empty_file_among_others_is_refused(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", LINE)
+    (tmp_path / "b.jsonl").write_text("\n")
+    with pytest.raises(InputError, match=r"b\.jsonl: no minimal pair, .*; remove it or fetch it again"):
+        read_minimal_pairs(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz"])

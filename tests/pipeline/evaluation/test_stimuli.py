@@ -102,6 +102,13 @@ def test_a_malformed_row_is_named_or_skipped_and_counted(tmp_path: Path) -> None
             stimuli(tmp_path, lists, name="text.jsonl", column="sentence", **more)
 
 
+@pytest.mark.parametrize("names", [("word", "word"), ("rt", "word", "word"), ("item", "item", "word")])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    table = as_csv([names, ("3", "fox", "7")[: len(names)], ("4", "hen", "8")[: len(names)]], "\t")
+    with pytest.raises(InputError, match=r"two columns (word|item), expected one; rename one, or give the number"):
+        stimuli(tmp_path, table, column="word", item=("item",) if "item" in names else ())
+
+
 REGIONS = [
     ("story", "zone", "word"),
     ("a", "1", "The old  hens"),
@@ -131,6 +138,7 @@ def test_the_rows_of_an_item_are_the_regions_of_a_sentence(tmp_path: Path, delim
         ([("b", "2", "fox")], r":7: zone 2 of story b a second time, expected each region once; name in --item"),
         ([("b", "4", "")], r":4: an empty region, expected text; remove it"),
         ([("b", "4")], r":7: 2 cells, expected 3 .*; correct this row"),
+        ([("c", "2", "fox"), ("c", "1", "A")], r":7: zone of story c is 2, 1, expected ascending .*; sort the rows"),
     ],
 )
 def test_regions_that_make_no_sentence_are_refused(tmp_path: Path, extra: list[tuple[str, ...]], message: str) -> None:

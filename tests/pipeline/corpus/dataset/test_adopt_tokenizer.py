@@ -183,6 +183,11 @@ def test_the_error_names_each_reason_that_prevents_adoption(
         (_replaced(Regex("\U0001d7d8"), "0"), "'x\U0001d7d8y' becomes 'x0y'"),
         (_replaced("wombat", "animal"), "'wombat' becomes 'animal'"),
         (_replaced(Regex("[|]~"), ""), "'x|~y' becomes 'xy'"),
+        (_replaced(Regex(r"\bcolour\b"), "color"), "'colour' becomes 'color'"),
+        (_replaced(Regex("(?i:mauve|ochre)"), ""), "'mauve' becomes ''"),
+        (_replaced(Regex("[0-9]{9,}"), "0"), "becomes '0'"),
+        (_replaced(Regex(r"^[*]?[A-Z]{3}:"), ""), "'MOT:' becomes ''"),
+        (_replaced(Regex("[\U00020000-\U0002ffff]"), ""), "'x\U00020000y' becomes 'xy'"),
     ],
 )
 def test_a_normalizer_that_loses_text_is_refused_with_an_example(
@@ -195,6 +200,47 @@ def test_a_normalizer_that_loses_text_is_refused_with_an_example(
     assert example in str(raised.value)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "tokenizer.json").exists()
+
+
+def _split_first(pattern: str | Regex, behavior: str) -> Callable[[Any], None]:
+    def spoil(inner: Any) -> None:
+        steps = [pre_tokenizers.Split(pattern, behavior), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        inner.pre_tokenizer = pre_tokenizers.Sequence(steps)
+
+    return spoil
+
+
+def _decoded_by(step: Any) -> Callable[[Any], None]:
+    def spoil(inner: Any) -> None:
+        inner.decoder = decoders.Sequence([decoders.ByteLevel(), step])
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "example"),
+    [
+        (_split_first("~", "removed"), "'~' comes back as ''"),
+        (_split_first("wombat", "removed"), "'wombat' comes back as ''"),
+        (_split_first(Regex("[\u3040-\u309f]"), "removed"), "'x\u3041y' comes back as 'xy'"),
+        (_decoded_by(decoders.Replace("\u3042", "a")), "'\u3042' comes back as 'a'"),
+    ],
+)
+def test_a_pre_tokenizer_or_decoder_that_loses_text_is_refused_with_an_example(
+    spoil: Callable[[Any], None], example: str, tmp_path: Path
+) -> None:
+    inner = gpt2_like()
+    spoil(inner)
+    with pytest.raises(InputError, match=r"cannot be adopted: it does not give back the text: ") as raised:
+        adopt(inner, tmp_path)
+    assert example in str(raised.value)
+
+
+@pytest.mark.parametrize("spoil", [_split_first(Regex(r"\d"), "merged_with_previous"), _split_first("x", "isolated")])
+def test_a_pre_tokenizer_that_only_divides_text_is_accepted(spoil: Callable[[Any], None], tmp_path: Path) -> None:
+    inner = gpt2_like()
+    spoil(inner)
+    assert adopt(inner, tmp_path).encode("x 1 ox") == inner.encode("x 1 ox").ids
 
 
 @pytest.mark.parametrize(
@@ -268,18 +314,35 @@ def test_the_error_names_missing_bytes_missing_entries_and_gaps(tmp_path: Path) 
 def test_files_that_are_not_tokenizers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"x\.json: cannot be read"):
         adopt_tokenizer(tmp_path / "x.json", tmp_path / "out.json", bos=END, eos=END)
-    for content in (b"", b"{}", b"\xff", b"[1]"):
+    for content in (b"", b"{}", b"\xff", b"[1]", gpt2_like().to_str().encode("utf-16")):
         (tmp_path / "x.json").write_bytes(content)
         with pytest.raises(InputError, match=r"x\.json: not a tokenizer\.json"):
             adopt_tokenizer(tmp_path / "x.json", tmp_path / "out.json", bos=END, eos=END)
 
 
-def test_added_tokens_that_lose_the_text_around_them_become_text(tmp_path: Path) -> None:
+def test_a_byte_order_mark_before_a_tokenizer_is_no_fault(source: Any, adopted: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(b"\xef\xbb\xbf" + source.to_str().encode())
+    adopt_tokenizer(tmp_path / "x.json", tmp_path / "out.json", bos=END, eos=END)
+    (tmp_path / "again.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "out.json").read_bytes())
+    assert Tokenizer.load(tmp_path / "again.json").encode("a dog") == adopted.encode("a dog")
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        AddedToken("dogs", lstrip=True),
+        AddedToken(" dogs", rstrip=True, single_word=True),
+        AddedToken("dogs ", lstrip=True, single_word=True),
+        AddedToken(" dogs", rstrip=True),
+    ],
+)
+def test_added_tokens_that_lose_the_text_around_them_become_text(token: AddedToken, tmp_path: Path) -> None:
     inner = gpt2_like()
-    inner.add_tokens([AddedToken("dogs", lstrip=True), "\u00e9"])
+    inner.add_tokens([token, "\u00e9"])
     tokenizer = adopt(inner, tmp_path)
+    assert tokenizer.decode(tokenizer.encode("a: dogs , dogs")) == "a: dogs , dogs"
     assert tokenizer.decode(tokenizer.encode("the dogs' caf\u00e9")) == "the dogs' caf\u00e9"
-    assert inner.token_to_id("dogs") == tokenizer.vocab_size - 1
+    assert inner.token_to_id(token.content) == tokenizer.vocab_size - 1
     assert not tokenizer.added_ids
 
 

@@ -56,6 +56,8 @@ TEXTS = {
     "verses": "[3:16] For so it was.\n[3:17] And so it is.\n3:18 Then so.\n",
     "a line end of another system": "It ran.\rIt slept.\nSo.\n",
     "a NUL": "It ran.\nThe kitten\0 slept.\n",
+    "a title before commas": "The storm\nIt ran, and so on.\nIt slept, and so on.\nIt woke, too.\n",
+    "sums": "Some sums today\nadd 3 to 4\nadd 5 to 6\n",
     "descriptions in braces": "{laughs} so: yes\n{sighs} no\n",
 }
 OTHERS = {
@@ -101,6 +103,11 @@ OTHERS = {
     "LaTeX": ("\\documentclass{book}\n\\begin{document}\nIt ran.\n", "extract the text"),
     "Git LFS": ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "git lfs pull"),
     "CR": ("id,text\r1,It ran.\r2,It slept.\r", "line ends"),
+    "CSV after a title": ("My pilot\nword,zone,item\nIt,1,1\nran,2,1\n", "--column NAME"),
+    "TSV after a title": ("My pilot\ntext\tzone\nIt ran.\t1\nIt slept.\t2\n", "--column NAME"),
+    "columns of whole numbers": ("word zone time who\nIt 1 301 s01\nran 2 290 s01\n", "tabs or commas"),
+    "a printed data frame": ("   word  time\n0    It   301\n1   ran   290\n", "tabs or commas"),
+    "Ibex": ("#\n# Results on Monday\n# 1. Time.\n15,Form,age,31\n15,Dash,0,It,301,7\n15,Ask,Yes\n", "lines with #"),
     "trees": ("(TOP (S (NP it) (VP ran)))\n", "import-trees"),
 }
 
