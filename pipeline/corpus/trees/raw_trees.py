@@ -39,6 +39,7 @@ ALWAYS_DROPPED: Final = frozenset(
 LICENCE: Final = "lines of a licence"
 SGML: Final = "lines of SGML"
 COMMENT: Final = "lines of comments"
+REMARK: Final = "lines of a header or a remark"
 _BOTH = frozenset("()")
 
 _BRACKET = re.compile("[()]")
@@ -54,7 +55,15 @@ _HEADER_TAGS = frozenset(
     ["author", "date", "datetime", "date_time", "docid", "docno", "doctype", "endtime", "header", "slug", "source"]
 )
 _SGML_LINE = re.compile(rf"{_TAG.pattern}[^()]*|<({'|'.join(_HEADER_TAGS)})\b[^<>]*>[^<>]*</\1>\s*", re.IGNORECASE)
+_REMARK = re.compile(r"[#%;@]|//|--|<!--|\*.*\*\s*$|[^\w\s()]+\s*$")
+"""Beginning of a line that no tree begins with: a mark of a comment, or a rule."""
+_OTHER_BRACKETS = re.compile(r"\s*(?:[\[{](?![\"'])|\uff08|\\)")
+_NESTED = re.compile(r"\(\s*[^\s()]*\s*\(")
+_MOST_HEADER_LINES = 50
 _OTHER_FORMATS = {
+    re.compile(
+        "BZh\\d|\ufffd7zXZ|7z\ufffd\ufffd|PK\x03\x04|.{0,300}\0ustar"
+    ): "an archive or a packed file (unpack it)",
     re.compile(r"<\?xml|<corpus[ >]"): "XML, such as TIGER-XML",
     re.compile(r"#FORMAT \d|#BOT|#BOS \d|%% word"): "NEGRA's export format",
     re.compile(r"#begin document|\d+\t[^\t()]+\t[^\t()]+\t"): "CoNLL",
@@ -92,9 +101,10 @@ def read_raw_trees(path: Path) -> Iterator[RawTree]:
             without a bracket) or has a format without brackets.
     """
     head, rest = _sniff(map(_with_escaped_brackets, read_lines(path, "skip")), path)
-    shape = _shape([line.text for line, what in _labelled(head) if line.is_whole and not what])
+    begin = _first_line_of_trees(head)
+    shape = _shape([line.text for line, what in _labelled(head, begin) if line.is_whole and not what])
     lines = (line for line in chain(head, rest) if line.text.strip() or not line.is_whole)
-    yield from _with_counted_lines(_cut(_Lines(_labelled(lines, whole=path)), shape))
+    yield from _with_counted_lines(_cut(_Lines(_labelled(lines, begin, whole=path)), shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +142,15 @@ class _Shape:
             return False
         return not self.is_at_margin(text) if self.is_indented else _label(first) in ROOT_NAMES
 
-    def interrupts_tree(self, text: str, first: str) -> bool:
-        """Return whether a line shows that the tree that begins with ``first`` and is still open is broken."""
+    def interrupts_tree(self, text: str, first: str, depth: int) -> bool:
+        """Return whether a line shows that the tree that begins with ``first`` and is still open is broken.
+
+        If most lines are trees, a line that begins as they do may still be a part of the tree. But if it also closes
+        the last of the ``depth`` open brackets, then it is more likely that two trees are broken.
+        """
         label = _label(text)
-        return self.is_at_margin(text) and label == _label(first) and (label in ROOT_NAMES or self.is_tree_per_line)
+        closes = self.is_tree_per_line and depth + _change_of_depth(text) <= 0
+        return self.is_at_margin(text) and label == _label(first) and (label in ROOT_NAMES or closes)
 
 
 def _shape(texts: list[str]) -> _Shape:
@@ -208,7 +223,9 @@ def _while_open(line: Line, lines: _Lines, shape: _Shape, never_closing: set[int
     found, depth, size = [(line, "")], _change_of_depth(line.text), len(line.text)
     while depth > 0:
         read = next(lines, None)
-        is_interrupted = read is not None and (bool(read[1]) or shape.interrupts_tree(read[0].text, line.text))
+        is_interrupted = read is not None and (
+            read[1] not in ("", REMARK) or shape.interrupts_tree(read[0].text, line.text, depth)
+        )
         if read is None or is_interrupted or size > MAX_TREE_CHARACTERS:
             never_closing.add(line.number)
             if not is_interrupted:
@@ -244,7 +261,9 @@ def _up_to_next(line: Line, lines: _Lines, shape: _Shape) -> list[Line]:
     """Return a line and the lines up to the next that can begin a tree. If they are too long, drop their text."""
     found, size = [line], len(line.text)
     for following, what in lines:
-        if what or (shape.is_at_margin(following.text) and shape.begins_tree(following.text, line.text)):
+        begins = shape.is_at_margin(following.text) and shape.begins_tree(following.text, line.text)
+        is_leaf = _LEAF_AT_BEGINNING.match(following.text) and _label(following.text) != _label(line.text)
+        if what or (begins and not is_leaf):
             lines.put_back([(following, what)])
             break
         size += len(following.text)
@@ -352,11 +371,26 @@ def _header_after(text: str, header: str) -> str:
     return opened[1] if opened is not None and is_header else ""
 
 
-def _labelled(lines: Iterable[Line], *, whole: Path | None = None) -> Iterator[tuple[Line, str]]:
+def _first_line_of_trees(head: list[Line]) -> int:
+    """Return the number of the first line that can begin a tree, if a header is before it and then a blank line.
+
+    If there is no header, return 0.
+    """
+    before = None
+    for line in head[:_MOST_HEADER_LINES]:
+        text = line.text.strip()
+        if text[:1] == "(" and (text[-1] == ")" or _NESTED.match(text) or _change_of_depth(text) > 0):
+            return line.number if before is not None and line.number > before + 1 else 0
+        before = line.number
+    return 0
+
+
+def _labelled(lines: Iterable[Line], begin: int, *, whole: Path | None = None) -> Iterator[tuple[Line, str]]:
     """Yield each line, with its kind if it belongs to no tree: a licence, an SGML tag, a header or a comment.
 
     Args:
         lines: Lines of a file.
+        begin: Number of the first line of trees, if there is a header before it (`_first_line_of_trees`).
         whole: The file, if these are all its lines.
 
     Raises:
@@ -385,6 +419,8 @@ def _labelled(lines: Iterable[Line], *, whole: Path | None = None) -> Iterator[t
             header = _header_after(text, header)
         elif header and not _BRACKET.search(text):
             what = SGML
+        elif line.is_whole and (line.number < begin or (_REMARK.match(text) and _change_of_depth(text) == 0)):
+            what = "" if _NESTED.search(text) else REMARK
         yield line, what
     if whole is not None and ends_comment is not None:
         raise InputError(f"{whole}:{begins}: a comment begins here and does not end; end it, or remove this line")
@@ -415,13 +451,16 @@ def _sniff(lines: Iterator[Line], path: Path) -> tuple[list[Line], Iterator[Line
                 raise InputError(
                     f"{path}:{line.number}: this looks like {name}, which is not read; convert it to trees in brackets"
                 )
-    tree_lines = [line for line, what in _labelled(head) if not what]
+    tree_lines = [line for line, what in _labelled(head, _first_line_of_trees(head)) if not what]
     without = [line for line in tree_lines if line.is_utf8 and line.is_whole and not _BRACKET.search(line.text)]
     if 5 * len(without) > 4 * len(tree_lines) or not tree_lines:
-        raise InputError(
-            f"{path}:{(without or head)[0].number}: looks like running text, expected trees in brackets: "
-            f"{shortened((without or head)[0].text)}"
-        )
+        first = (without or head)[0]
+        found = "looks like running text, expected trees in brackets"
+        if not tree_lines:
+            found = "only a header or comments, expected trees in brackets; remove the file, or name those with trees"
+        elif _OTHER_BRACKETS.match(first.text):
+            found = "looks like trees in other brackets, expected round ones, as in (S (NN dog)); replace them"
+        raise InputError(f"{path}:{first.number}: {found}: {shortened(first.text)}")
     return head, lines
 
 

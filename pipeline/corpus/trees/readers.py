@@ -9,7 +9,7 @@ lines: then another pass counts trees and lines. Memory does not grow with the s
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -84,8 +84,13 @@ _FAULTS: Final = {
     NOT_UTF8: "not UTF-8, expected UTF-8 text; convert the file",
     TOO_LONG: f"longer than {MAX_TREE_CHARACTERS} characters, or brackets that are not closed",
 }
-_MASK = re.compile("[_\uff3f\u2581\u2588\u25a0\u26d4]+")
-_MASK_OR_WORD = re.compile(rf"[^\W_]|{_MASK.pattern}")
+_MASK = re.compile(
+    "[^\\w\\s]*[_\uff3f\u2581\u2588\u2587\u25a0\u25a1\u2591-\u2593\u26d4][_\\W]*"
+    r"|[\[<](?:mask(?:ed)?|redacted|removed|deleted)[\]>]",
+    re.IGNORECASE,
+)
+_LETTER_OR_DIGIT = re.compile(r"[^\W_]")
+_CROSSED_OUT = re.compile(r"x+|\*+|#+", re.IGNORECASE)
 Read: TypeAlias = Callable[[Path], Iterator[RawTree]]
 """Function that yields the trees of a file, and the pieces that should be trees but are not."""
 
@@ -267,7 +272,7 @@ def _sentence(pair: RawPair, counts: Counts, rebuild: Rebuild | None) -> Sentenc
     given = parse_raw_tree(pair.raw)
     if text is None:
         raise MalformedTreeError("its text is not UTF-8, or too long", "text not UTF-8 or too long")
-    if _is_masked(given.words):
+    if _is_masked(given):
         raise MalformedTreeError("words replaced by underscores", MASKED)
     tree, invisible = _normalised(given, has_text=has_text)
     if not text and has_text:
@@ -295,13 +300,26 @@ def _normalised(given: Tree, *, has_text: bool) -> tuple[Tree, set[int]]:
     return normalise_tree(given, invisible if has_text else invisible | _markup(given)), invisible
 
 
-def _is_masked(words: Sequence[str]) -> bool:
+def _is_masked(tree: Tree) -> bool:
     """Return whether the words of a sentence were replaced, as in GUM's texts from Reddit: by underscores, or similar.
 
     Punctuation may be kept. A sentence is masked if it has blanks and no words, or at least two blanks for each word.
-    Consecutive blanks count as one. So an ordinary sentence with a blank to fill in is not masked.
+    Consecutive blanks count as one. So an ordinary sentence with a blank to fill in is not masked. A sentence is also
+    masked if all its words are crossed out, as in ``xxx xx``. Its words must differ in length, because ``* * *`` is
+    not masked.
     """
-    kinds = ["blank" if _MASK.fullmatch(word) else "word" for word in words if _MASK_OR_WORD.search(word)]
+    without = _markup(tree)
+    words = [
+        word
+        for i, (word, tag) in enumerate(zip(tree.words, tree.tags, strict=True))
+        if tag != TRACE_TAG and i not in without
+    ]
+    words = [
+        word for word in words if _MASK.fullmatch(word) or _CROSSED_OUT.fullmatch(word) or _LETTER_OR_DIGIT.search(word)
+    ]
+    if all(map(_CROSSED_OUT.fullmatch, words)) and len(set(map(len, words))) > 1:
+        return True
+    kinds = ["blank" if _MASK.fullmatch(word) else "word" for word in words if not set(word) <= {"*", "#"}]
     num_blanks = sum(kind == "blank" for kind, _ in groupby(kinds))
     num_words = kinds.count("word")
     return num_blanks > 0 and (num_words == 0 or num_blanks >= 2 * num_words)
