@@ -55,7 +55,8 @@ _HEADER_TAGS = frozenset(
     ["author", "date", "datetime", "date_time", "docid", "docno", "doctype", "endtime", "header", "slug", "source"]
 )
 _SGML_LINE = re.compile(rf"{_TAG.pattern}[^()]*|<({'|'.join(_HEADER_TAGS)})\b[^<>]*>[^<>]*</\1>\s*", re.IGNORECASE)
-_REMARK = re.compile(r"[#%;@]|//|--|<!--|\*.*\*\s*$|[^\w\s()]+\s*$")
+_ENDS_OF_COMMENTS = {"/~*": re.compile(r"\*~/"), "/*": re.compile(r"\*/"), "<!--": re.compile("-->")}
+_REMARK = re.compile(r"[#%;@]|//|--|\*.*\*\s*$|[^\w\s()]+\s*$")
 """Beginning of a line that no tree begins with: a mark of a comment, or a rule."""
 _OTHER_BRACKETS = re.compile(r"\s*(?:[\[{](?![\"'])|\uff08|\\)")
 _NESTED = re.compile(r"\(\s*[^\s()]*\s*\(")
@@ -405,9 +406,9 @@ def _labelled(lines: Iterable[Line], begin: int, *, whole: Path | None = None) -
         if ends_comment:
             what = COMMENT
             ends_comment = None if ends_comment.search(text) else ends_comment
-        elif text.startswith(("/~*", "/*")):
+        elif opening := next(filter(text.startswith, _ENDS_OF_COMMENTS), ""):
             what = COMMENT
-            end = re.compile(r"\*~/" if text.startswith("/~*") else r"\*/")
+            end = _ENDS_OF_COMMENTS[opening]
             ends_comment = None if end.search(text, 2) else end
             begins = line.number
         elif text.startswith(("%%", ";;", "# ")):
@@ -419,8 +420,8 @@ def _labelled(lines: Iterable[Line], begin: int, *, whole: Path | None = None) -
             header = _header_after(text, header)
         elif header and not _BRACKET.search(text):
             what = SGML
-        elif line.is_whole and (line.number < begin or (_REMARK.match(text) and _change_of_depth(text) == 0)):
-            what = "" if _NESTED.search(text) else REMARK
+        elif line.number < begin or (_REMARK.match(text) and _change_of_depth(text) == 0):
+            what = "" if _NESTED.search(text) or _change_of_depth(text) > 0 or not line.is_whole else REMARK
         yield line, what
     if whole is not None and ends_comment is not None:
         raise InputError(f"{whole}:{begins}: a comment begins here and does not end; end it, or remove this line")
