@@ -191,17 +191,7 @@ def _without_codes(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tre
     """
     if len(text) < 80 and text.split() == ["(", "END_OF_TEXT_UNIT", ")"]:
         raise MalformedTreeError("no sentence", END_OF_TEXT)
-    plain = text
-    if dialect.name == SLASH_TAGS:
-        plain = _TOKEN.sub(_leaf_with_slash, text)
-    elif dialect.name == HISTORICAL and (plain := _without_metadata(text)) != text:
-        reasons["metadata left out"] = None
-        if not plain.strip("() \t\r\n"):
-            raise MalformedTreeError("no words", ONLY_CODES)
-    tree = parse_tree(plain)
-    if any(start == stop for _, start, stop in tree.phrases):
-        reasons["brackets without a word left out"] = None
-    tree = Tree(tuple(_BRACKET.sub(_as_bracket, word) for word in tree.words), tree.tags, tree.phrases)
+    tree = _parsed(text, dialect, reasons)
     if dialect.name == SLASH_TAGS:
         phrases = tuple(p for p in tree.phrases if p[2] - p[1] != 1 or p[0] != tree.tags[p[1]])
         tree = Tree(tree.words, tree.tags, phrases)
@@ -216,6 +206,27 @@ def _without_codes(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tre
     if UNCLEAR in reasons and not any(character.isalnum() for word in kept for character in word):
         raise MalformedTreeError("no words", UNCLEAR)
     return Tree(tree.words, tags, tree.phrases)
+
+
+def _parsed(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tree:
+    """Return a tree with all its leaves, brackets spelt as in the Penn Treebank, and tags that are not after slashes.
+
+    Raises:
+        MalformedTreeError: If the text is not a tree, or holds only metadata.
+    """
+    plain = text
+    if dialect.name == SLASH_TAGS:
+        plain = _TOKEN.sub(_leaf_with_slash, text)
+    elif dialect.name == HISTORICAL and (plain := _without_metadata(text)) != text:
+        reasons["metadata left out"] = None
+        if not plain.strip("() \t\r\n"):
+            raise MalformedTreeError("no words", ONLY_CODES)
+    tree = parse_tree(plain)
+    if any(start == stop for _, start, stop in tree.phrases):
+        reasons["brackets without a word left out"] = None
+    if _BRACKET.search(plain):
+        tree = Tree(tuple(_BRACKET.sub(_as_bracket, word) for word in tree.words), tree.tags, tree.phrases)
+    return tree
 
 
 def _historical(tree: Tree, reasons: dict[str, None], *, has_lemmas: bool) -> Tree:
@@ -282,11 +293,11 @@ def _spoken(tree: Tree, reasons: dict[str, None]) -> Tree:
     """Leave out the marks of transcribed speech in Switchboard and OntoNotes that are not tagged as marks."""
     words, tags, without = list(tree.words), list(tree.tags), set()
     for i, (tag, word) in enumerate(zip(tree.tags, words, strict=True)):
-        if _SPOKEN_MARK_TAG.fullmatch(tag) and _SPEAKER.fullmatch(word):
+        if _SPEAKER.fullmatch(word) and _SPOKEN_MARK_TAG.fullmatch(tag):
             tags[i] = "CODE"
             if words[i + 1 : i + 2] == ["."]:  # the name of the speaker ends with a period
                 tags[i + 1] = "CODE"
-        elif _SPOKEN_MARK_TAG.fullmatch(tag) and word in ("E_S", "N_S"):
+        elif word in ("E_S", "N_S") and _SPOKEN_MARK_TAG.fullmatch(tag):
             tags[i] = "-DFL-"
         elif word in ("MUMBLEx", "%pw") and tag != TRACE_TAG:
             without.add(i)
@@ -342,8 +353,7 @@ def _without_metadata(text: str) -> str:
 def _has_id(tree: Tree) -> bool:
     """Return whether a leaf of a tree is the id of its sentence: ``( (IP-MAT ...) (ID 1,2))``."""
     return any(
-        tag == "ID" and len(tree.words) > 1 and re.search(r"\d", word) is not None
-        for tag, word in zip(tree.tags, tree.words, strict=True)
+        tree.tags[i] == "ID" and len(tree.words) > 1 and re.search(r"\d", tree.words[i]) is not None for i in (0, -1)
     )
 
 

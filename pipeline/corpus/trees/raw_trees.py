@@ -69,7 +69,7 @@ _OTHER_FORMATS = {
     re.compile(r"#FORMAT \d|#BOT|#BOS \d|%% word"): "NEGRA's export format",
     re.compile(r"#begin document|\d+\t[^\t()]+\t[^\t()]+\t"): "CoNLL",
     re.compile(r"ID=\S+ PARSER=|\(<[TL] "): "CCGbank",
-    re.compile(r"Plain sentence:"): "an OntoNotes .onf file; give the .parse files",
+    re.compile(r"Plain sentence:"): "an OntoNotes .onf file (give the .parse files)",
 }
 
 

@@ -83,8 +83,7 @@ def parse_tree(text: str) -> Tree:
         elif close:
             stops[is_open.pop()] = len(words)
         elif stray:
-            remedy = _hint(text) or "; expected each word with its own tag, as in (NN dog)"
-            raise MalformedTreeError(f"the word {shortened(stray)} has no part of speech{remedy}", "word without a tag")
+            raise _without_tag(text, stray)
         else:
             is_open.append(len(labels))
             labels.append(label)
@@ -96,14 +95,10 @@ def parse_tree(text: str) -> Tree:
         )
     if not labels:
         raise MalformedTreeError("empty, expected a tree", "not a tree")
-    if not words:
-        raise MalformedTreeError(
-            "an empty tree, expected at least one word in its brackets"
-            + (_hint(text) or f"; {_WRITE_WORDS}" * (len(labels) > 1)),
-            "empty tree",
-        )
     phrases = tuple(zip(labels, starts, stops, strict=True))
     _refuse_words_in_brackets(phrases)
+    if not words:
+        raise MalformedTreeError("an empty tree, expected at least one word in its brackets", "empty tree")
     return Tree(tuple(words), tuple(tags), phrases)
 
 
@@ -190,10 +185,7 @@ def _refuse_words_in_brackets(phrases: tuple[Phrase, ...]) -> None:
         if start != stop or label in ("", TRACE_TAG):
             continue
         if any(map(str.isspace, label)):
-            raise MalformedTreeError(
-                f"{shortened(label)} has an unusual space inside; write an ordinary space between tag and word",
-                "word without a tag",
-            )
+            raise _odd_space(label)
         is_last = (start, stop) not in (phrase[1:] for phrase in phrases[i + 1 : i + 2])
         is_alone = i > 0 and is_last and phrases[i - 1][1:] == (start, stop) and phrases[i - 1][0] not in ROOT_NAMES
         is_word = is_alone and not re.fullmatch(r"[A-Z]*P|S[A-Z]*", strip_label(label))
@@ -201,6 +193,18 @@ def _refuse_words_in_brackets(phrases: tuple[Phrase, ...]) -> None:
             raise MalformedTreeError(
                 f"the word {shortened(label)} has brackets of its own; {_WRITE_WORDS}", "word without a tag"
             )
+
+
+def _without_tag(text: str, word: str) -> MalformedTreeError:
+    if not word.strip():
+        return _odd_space(text)
+    remedy = _hint(text) or "; expected each word with its own tag, as in (NN dog)"
+    return MalformedTreeError(f"the word {shortened(word)} has no part of speech{remedy}", "word without a tag")
+
+
+def _odd_space(text: str) -> MalformedTreeError:
+    message = "unusual spaces, such as no-break spaces, between tags, words or brackets; write ordinary spaces"
+    return MalformedTreeError(f"{shortened(text)} has {message}", "word without a tag")
 
 
 def _hint(text: str) -> str:
