@@ -116,7 +116,7 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
             continue
     is_named_psd = path.name.lower().removesuffix(".gz").endswith(".psd")
     leaves = [leaf for tree in trees for leaf in zip(tree.tags, tree.words, strict=True)]
-    with_bare_trace = [any(map(_is_bare_trace, tree.tags, tree.words)) for tree in trees]
+    with_bare_trace = [any(map(_is_trace_in_phrase, tree.tags, tree.words)) for tree in trees]
     is_historical = any(map(_has_id, trees)) or (
         all(tag != TRACE_TAG for tag, _ in leaves)
         and (is_named_psd or ("C", "0") in leaves or sum(with_bare_trace) > _MANY_TRACES * len(trees))
@@ -124,9 +124,10 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
     words = [word for tag, word in leaves if not _is_no_word(tag, word)]
     share = _share(words, _WITH_LEMMA)
     has_marks = any(map(_MARK_WITH_LEMMA.fullmatch, words))
-    if (is_historical or has_marks) and share >= _MOST:
+    has_lemmas = has_marks or (is_historical and any(map(_SAME_LEMMA.fullmatch, words)))
+    if has_lemmas and share >= _MOST:
         return Dialect(name=HISTORICAL, has_lemmas=True)
-    if (is_historical and share > 0.3 and any(map(_SAME_LEMMA.fullmatch, words))) or (has_marks and share > 0.3):
+    if has_lemmas and share > 0.3:
         raise InputError(
             f"{path}: {share:.0%} of the words look like word-lemma, as in {_example(words, _WITH_LEMMA)}, and the "
             "others do not; expected all or none. Write the words alone"
@@ -361,8 +362,13 @@ def _is_bare_trace(tag: str, word: str) -> bool:
     """Return whether a leaf without the tag ``-NONE-`` can only be a trace: by its name, or by its tag of a phrase."""
     if word[:1] not in ("*", "0") or not _TRACE.fullmatch(word):
         return False
-    plain = strip_label(tag)
-    return bool(_TRACE_BY_NAME.fullmatch(word) or _TRACE_TAGS.fullmatch(plain) or _PHRASE_TAG.fullmatch(plain))
+    return bool(
+        _TRACE_BY_NAME.fullmatch(word) or _TRACE_TAGS.fullmatch(strip_label(tag)) or _is_trace_in_phrase(tag, word)
+    )
+
+
+def _is_trace_in_phrase(tag: str, word: str) -> bool:
+    return _TRACE.fullmatch(word) is not None and _PHRASE_TAG.fullmatch(strip_label(tag)) is not None
 
 
 def _is_no_word(tag: str, word: str) -> bool:

@@ -123,25 +123,26 @@ class _Shape:
         """Return whether a line begins with a bracket at the margin, or before it."""
         return text.lstrip()[:1] == "(" and _indentation(text) <= self.margin
 
-    def begins_tree(self, text: str, first: str) -> bool:
+    def begins_tree(self, text: str, first: str, *, is_broken: bool = False) -> bool:
         """Return whether a line after closed brackets begins a tree. ``first`` begins the block before it (`_cut`).
 
         If a tree ended too early, its remaining lines must not be taken for trees. If the trees have a root with a
-        name, or the file has no indentation, only the label tells these lines from the beginning of a tree.
+        name, or the file has no indentation, only the label tells these lines from the beginning of a tree. If most
+        lines are trees and the block before is broken (``is_broken``), a line that is a tree begins one.
         """
         label, before = _label(text), _label(first)
         if label is not None and (label == before or label in ROOT_NAMES):
             return True
-        return self.is_at_margin(text) and (
-            self.is_tree_per_line
-            or (self.is_indented and before not in ROOT_NAMES and not _LEAF_AT_BEGINNING.match(text))
-        )
+        may_begin = before not in ROOT_NAMES and not _LEAF_AT_BEGINNING.match(text)
+        if self.is_tree_per_line:
+            return self.is_at_margin(text) and (not is_broken or (may_begin and _change_of_depth(text) == 0))
+        return self.is_at_margin(text) and self.is_indented and may_begin
 
     def is_rest(self, text: str, first: str) -> bool:
         """Return whether a line after closed brackets can only be the rest of a tree that ended too early."""
         if self.is_tree_per_line or self.begins_tree(text, first):
             return False
-        return not self.is_at_margin(text) if self.is_indented else _label(first) in ROOT_NAMES
+        return _label(first) in ROOT_NAMES or (self.is_indented and not self.is_at_margin(text))
 
     def interrupts_tree(self, text: str, first: str, depth: int) -> bool:
         """Return whether a line shows that the tree that begins with ``first`` and is still open is broken.
@@ -193,13 +194,16 @@ def _cut(lines: _Lines, shape: _Shape) -> Iterator[RawTree | str]:
     """
     never_closing: set[int] = set()
     block: list[Line] = []
+    depth = 0
     is_broken = False
     for line, what in lines:
         begins = line.text.lstrip()[:1]
         is_open = line.number in never_closing
-        if block and (what or is_open or begins not in _BOTH or shape.begins_tree(line.text, block[0].text)):
+        if block and (
+            what or is_open or begins not in _BOTH or shape.begins_tree(line.text, block[0].text, is_broken=depth < 0)
+        ):
             yield from _trees(block, is_broken=is_broken)
-            block, is_broken = [], False
+            block, is_broken, depth = [], False, 0
         if what:
             yield what
         elif is_open:
@@ -208,9 +212,10 @@ def _cut(lines: _Lines, shape: _Shape) -> Iterator[RawTree | str]:
             lines_of_tree = _while_open(line, lines, shape, never_closing)
             is_broken |= bool(block and begins == "(" and lines_of_tree and shape.is_rest(line.text, block[0].text))
             block += lines_of_tree
+            depth += sum(_change_of_depth(each.text) for each in lines_of_tree)
             if block and begins not in _BOTH:
                 yield from _trees(block)
-                block = []
+                block, depth = [], 0
     yield from _trees(block, is_broken=is_broken)
 
 
@@ -262,9 +267,8 @@ def _up_to_next(line: Line, lines: _Lines, shape: _Shape) -> list[Line]:
     """Return a line and the lines up to the next that can begin a tree. If they are too long, drop their text."""
     found, size = [line], len(line.text)
     for following, what in lines:
-        begins = shape.is_at_margin(following.text) and shape.begins_tree(following.text, line.text)
-        is_leaf = _LEAF_AT_BEGINNING.match(following.text) and _label(following.text) != _label(line.text)
-        if what or (begins and not is_leaf):
+        begins = shape.begins_tree(following.text, line.text, is_broken=True)
+        if what or (begins and shape.is_at_margin(following.text)):
             lines.put_back([(following, what)])
             break
         size += len(following.text)

@@ -282,9 +282,10 @@ def _begins_with_tree(path: Path) -> bool:
         first = list(islice(read_raw_trees(path), 3))
     except InputError:
         return False
-    if first and REMARK in first[0].lines_left_out:  # a text that shows a tree, such as a readme
-        return False
-    return any(raw.text is not None and _NESTED.match(raw.text) for raw in first)
+    are_trees = [raw.text is not None and _NESTED.match(raw.text) is not None for raw in first]
+    if first and REMARK in first[0].lines_left_out:  # perhaps a text that shows a tree, such as a readme
+        return len(first) > 1 and all(are_trees)
+    return any(are_trees)
 
 
 def _format_of_folder(source: Path, paths: list[Path]) -> str:

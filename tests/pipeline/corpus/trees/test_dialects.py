@@ -94,6 +94,11 @@ def test_leaves_in_an_unknown_form_are_refused_by_name(tmp_path: Path, leaves: s
     assert "\n" not in str(caught.value)
 
 
+def test_words_with_hyphens_are_no_lemmas(tmp_path: Path) -> None:
+    texts, _ = imported(tmp_path, with_id("(IP (N to-day) (ADV well-known) (VBD vn-to))"))
+    assert texts == ["to-day well-known vn-to"]
+
+
 def test_a_file_with_lemmas_in_half_of_its_words_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="50% of the words look like word-lemma"):
         imported(tmp_path, with_id("(IP (N ugla-ugla) (VBD sang) (N mús-mús) (P út))"))

@@ -73,6 +73,7 @@ def test_a_tree_ends_where_its_brackets_close(tmp_path: Path, content: str, foun
         "({root}\n  (S\n    (NP (NNS voles)))))\n    (VP (VBP dig))))\n",
         "({root}\n  (S\n    (NP (NNS voles))\n(VP (VBP dig))\n(. .))\n",
         "({root}\n  (S\n    (NP (NNS voles))))\n    (VP (VBP dig))\n",
+        "({root}\n  (S\n    (NP (NNS voles))))\n(VP (VBP dig))\n(. .)\n",
         "({root}\n  (S\n    (NP (NNS voles))\n    (VP (VBP dig))) and so\n",
         "({root}\n  (S\n    (NP (NNS voles))\n\n\n    (VP they (VBP dig))))\n",
     ],
@@ -97,7 +98,8 @@ def test_no_scrap_of_a_broken_tree_becomes_a_tree(tmp_path: Path, root: str, bro
     ],
 )
 def test_trees_and_not_lines_are_counted(tmp_path: Path, line: str, num_found: int, num_dropped: int) -> None:
-    found, counts = read(tmp_path / "x", f"{OWLS}\n{line}\n{OWLS}\n")
+    other = f"(ROOT {OWLS})" if "ROOT" in line else OWLS
+    found, counts = read(tmp_path / "x", f"{other}\n{line}\n{other}\n")
     assert found == ["owls hoot"] * (num_found + 2)
     assert counts.dropped.total() == num_dropped
 
@@ -147,6 +149,21 @@ def test_lines_that_belong_to_no_tree_are_left_out_and_counted(
 ) -> None:
     found, counts = read(tmp_path / "x", content)
     assert (found, dict(counts.dropped), dict(counts.lines_left_out)) == (["owls hoot"], {}, left_out)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "({root} (S (NNS voles)\n(VP (VBP dig))\n(. .))\n",
+        "({root} (S (NNS voles)))))\n(VP (VBP dig))\n(. .)\n",
+        "({root} (S (NNS voles)\n(VP (VBP dig)\n(. .)))\n",
+    ],
+)
+@pytest.mark.parametrize("root", ["ROOT", ""])
+def test_no_scrap_of_a_tree_over_lines_is_kept_if_other_lines_are_trees(tmp_path: Path, root: str, broken: str) -> None:
+    good = f"({root} {OWLS})\n"
+    found, counts = read(tmp_path / "x", good * 3 + broken.format(root=root) + good * 2)
+    assert (found, counts.dropped.total()) == (["owls hoot"] * 5, 1)
 
 
 def test_a_line_that_begins_as_the_other_trees_do_may_be_a_part_of_a_tree(tmp_path: Path) -> None:
