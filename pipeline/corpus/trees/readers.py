@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
@@ -84,12 +85,8 @@ _FAULTS: Final = {
     NOT_UTF8: "not UTF-8, expected UTF-8 text; convert the file",
     TOO_LONG: f"longer than {MAX_TREE_CHARACTERS} characters, or brackets that are not closed",
 }
-_MASK = re.compile(
-    "[^\\w\\s]*[_\uff3f\u2581\u2588\u2587\u25a0\u25a1\u2591-\u2593\u26d4][_\\W]*"
-    r"|[\[<](?:mask(?:ed)?|redacted|removed|deleted)[\]>]",
-    re.IGNORECASE,
-)
-_LETTER_OR_DIGIT = re.compile(r"[^\W_]")
+_MASK = "[_\uff3f\u2581\u2588\u2587\u25a0\u25a1\u2591-\u2593\u26d4]"
+_BLANK = re.compile(rf"{_MASK}[\W_]*|[\W_]*{_MASK}|[\[<](?:mask(?:ed)?|redacted|removed|deleted)[\]>]", re.IGNORECASE)
 _CROSSED_OUT = re.compile(r"x+|\*+|#+", re.IGNORECASE)
 Read: TypeAlias = Callable[[Path], Iterator[RawTree]]
 """Function that yields the trees of a file, and the pieces that should be trees but are not."""
@@ -309,20 +306,27 @@ def _is_masked(tree: Tree) -> bool:
     not masked.
     """
     without = _markup(tree)
-    words = [
-        word
-        for i, (word, tag) in enumerate(zip(tree.words, tree.tags, strict=True))
-        if tag != TRACE_TAG and i not in without
-    ]
-    words = [
-        word for word in words if _MASK.fullmatch(word) or _CROSSED_OUT.fullmatch(word) or _LETTER_OR_DIGIT.search(word)
-    ]
-    if all(map(_CROSSED_OUT.fullmatch, words)) and len(set(map(len, words))) > 1:
+    kinds, lengths = [], set()
+    for i, (word, tag) in enumerate(zip(tree.words, tree.tags, strict=True)):
+        kind = _kind_of_word(word) if tag != TRACE_TAG and i not in without else ""
+        if kind:
+            kinds.append(kind)
+            lengths.add(len(word))
+    if {*kinds} == {"crossed out"} and len(lengths) > 1:
         return True
-    kinds = ["blank" if _MASK.fullmatch(word) else "word" for word in words if not set(word) <= {"*", "#"}]
     num_blanks = sum(kind == "blank" for kind, _ in groupby(kinds))
-    num_words = kinds.count("word")
+    num_words = len(kinds) - kinds.count("blank")
     return num_blanks > 0 and (num_words == 0 or num_blanks >= 2 * num_words)
+
+
+@lru_cache(maxsize=1 << 16)
+def _kind_of_word(word: str) -> str:
+    """Return "blank", "crossed out" or "word", or "" for punctuation."""
+    if _BLANK.fullmatch(word):
+        return "blank"
+    if _CROSSED_OUT.fullmatch(word):
+        return "crossed out"
+    return "word" if any(map(str.isalnum, word)) else ""
 
 
 def _markup(tree: Tree) -> set[int]:

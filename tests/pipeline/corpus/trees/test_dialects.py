@@ -204,6 +204,7 @@ def test_words_of_plain_trees_are_never_taken_for_codes(tmp_path: Path, leaves: 
         ("* * *", False),
         ("***", False),
         ("XXX .", False),
+        ("-_- >_<", False),
     ],
 )
 def test_masked_sentences_are_dropped_and_blanks_to_fill_in_are_kept(
