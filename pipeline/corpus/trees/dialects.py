@@ -37,9 +37,11 @@ come from a conversion."""
 _PHRASE_TAG = re.compile(r"(W|Q)?(NP|PP|ADVP|ADJP|CONJP|QP|VP)|CP|IP|S|SBAR|SINV|SQ|SBARQ|NX|BIND")
 _NUMBER_TAG = re.compile(r"NUM|ONE|CD|LS|QN|FRAC|FP|N$|X$")
 _TRACE = re.compile(r"\*([^\s*]*\*)?(-\d+)?|0")
-_TRACE_BY_NAME = re.compile(r"\*(T\d*|PRO|ICH|RNR|EXP|PPA)\*(-\d+)?")
+_TRACE_BY_NAME = re.compile(r"\*(T\d*|PRO|pro|ICH|RNR|EXP|PPA)\*(-\d+)?|\*-\d+")
 """Words that are traces whatever their tag is."""
 _TRACE_TAGS = re.compile(r"-?NONE-?", re.IGNORECASE)
+_TAG_OF_0 = re.compile(r"IN|C|COMP|W(DT|P|RB)")
+"""Tags of words that can be left out, but that are never numbers."""
 _SPEAKER = re.compile(r"Speaker[A-Z]\d+")
 _SPOKEN_MARK_TAG = re.compile(r"SYM|XX?|\W")
 _BRACKET = re.compile(r"([*#-])([LR][RSC]B)\1", re.IGNORECASE)
@@ -60,6 +62,7 @@ _PTB_TAG = (
     r"(?:CC|CD|DT|EX|FW|IN|JJ[RS]?|LS|MD|NNP?S?|PDT|POS|PRP\$?|RB[RS]?|RP|SYM|TO|UH|VB[DGNPZ]?|WDT|WP\$?|WRB|XX|AFX"
     r"|HYPH|NIL|-[LR]RB-|[.,:#$]|``|'')"
 )
+_WORD_AS_LEMMA = re.compile(rf"(.+)(?:{_SEPARATORS.pattern}|-)\1", re.IGNORECASE)
 _SLASH_TAG = re.compile(rf".+/{_PTB_TAG}(?:\|[A-Z$]+)*")
 _NO_WORDS: Final = {
     re.compile(r"([\"'|])\S+\1|\[\S+\]|<\S+>|\{\S+\}"): "in quotes or brackets of their own",
@@ -158,10 +161,10 @@ def _refuse_other_leaves(path: Path, words: list[str], visible: list[str], trees
             f"{path}: the leaves are numbers in place of words, as in discontinuous trees, which are not read. "
             f"{_WRITE_WORDS}"
         )
-    has_same_lemma = any(map(_SAME_LEMMA.fullmatch, words))
+    has_lemma = any(map(_WORD_AS_LEMMA.fullmatch, words))
     for separator in {found[0] for word in words if (found := _SEPARATORS.search(word))} | {"-"}:
         form = re.compile(rf".*[^{re.escape(separator)}].*{re.escape(separator)}.+")
-        if len(words) >= (8 if separator == "-" and not has_same_lemma else 3) and _share(words, form) >= _MOST:
+        if len(words) >= (2 if has_lemma else 8 if separator == "-" else 3) and _share(words, form) >= _MOST:
             example = _example(words, form)
             what = "discontinuous trees (discbracket)" if re.match(r"'\d+=", example) else "words with a lemma or a tag"
             raise InputError(
@@ -235,7 +238,7 @@ def _historical(tree: Tree, reasons: dict[str, None], *, has_lemmas: bool) -> Tr
     words, tags = list(tree.words), [tag.split(";")[0] or tag for tag in tree.tags]
     without: set[int] = set()
     for i, (tag, word) in enumerate(zip(tags, words, strict=True)):
-        if tag == "ID":
+        if tag in ("ID", "id"):
             reasons["ids left out"] = None
             without.add(i)
         elif tag == "LEMMA":
@@ -354,17 +357,25 @@ def _without_metadata(text: str) -> str:
 def _has_id(tree: Tree) -> bool:
     """Return whether a leaf of a tree is the id of its sentence: ``( (IP-MAT ...) (ID 1,2))``."""
     return any(
-        tree.tags[i] == "ID" and len(tree.words) > 1 and re.search(r"\d", tree.words[i]) is not None for i in (0, -1)
+        tree.tags[i] in ("ID", "id")
+        and len(tree.words) > 1
+        and (re.search(r"\d", tree.words[i]) is not None or _is_beside_sentence(tree, i % len(tree.words)))
+        for i in (0, -1)
     )
+
+
+def _is_beside_sentence(tree: Tree, i: int) -> bool:
+    return sum(start <= i < stop for _, start, stop in tree.phrases) == 1 and tree.phrases[0][0] == ""
 
 
 def _is_bare_trace(tag: str, word: str) -> bool:
     """Return whether a leaf without the tag ``-NONE-`` can only be a trace: by its name, or by its tag of a phrase."""
     if word[:1] not in ("*", "0") or not _TRACE.fullmatch(word):
         return False
-    return bool(
-        _TRACE_BY_NAME.fullmatch(word) or _TRACE_TAGS.fullmatch(strip_label(tag)) or _is_trace_in_phrase(tag, word)
-    )
+    plain = strip_label(tag)
+    if _TRACE_TAGS.fullmatch(plain) or (word == "0" and _TAG_OF_0.fullmatch(plain)):
+        return True
+    return _TRACE_BY_NAME.fullmatch(word) is not None or _is_trace_in_phrase(tag, word)
 
 
 def _is_trace_in_phrase(tag: str, word: str) -> bool:
@@ -373,7 +384,7 @@ def _is_trace_in_phrase(tag: str, word: str) -> bool:
 
 def _is_no_word(tag: str, word: str) -> bool:
     """Return whether a leaf of a file in the dialect ``HISTORICAL`` is not a word."""
-    if tag in _CODE_TAGS or tag in ("ID", "LEMMA", TRACE_TAG) or _CODE.fullmatch(word):
+    if tag in _CODE_TAGS or tag in ("ID", "id", "LEMMA", TRACE_TAG) or _CODE.fullmatch(word):
         return True
     return word.startswith("*") or (word == "0" and not _NUMBER_TAG.match(tag))
 

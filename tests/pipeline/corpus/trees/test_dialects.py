@@ -58,7 +58,7 @@ def test_words_with_lemmas_are_read_without_them(tmp_path: Path, leaves: str, te
 def test_ids_codes_and_bare_traces_of_historical_trees_are_no_words(tmp_path: Path, leaves: str, text: str) -> None:
     metadata = "(METADATA (AUTHOR John of Nowhere) (DATE 1402))"
     for tree in (f"(IP-MAT {leaves})", f"{metadata} (IP-MAT {leaves})"):
-        for inside in (with_id(tree), f"( (X {tree} (ID TALE,.1)))"):
+        for inside in (with_id(tree), f"( (X {tree} (ID TALE,.1)))", f"( {tree} (id TALE))"):
             others = with_id("(CODE <heading>)", 2) + "( (METADATA (AUTHOR John of Nowhere)))\n( (VERSION (HASH 1)))"
             texts, counts = imported(tmp_path, inside + others)
             assert texts == [text]
@@ -79,7 +79,7 @@ def test_labels_of_historical_trees_keep_no_codes(tmp_path: Path) -> None:
         ("(N owl/owl) (VBD sang/sing) (. ./.) (N tree/tree)", "'/' inside"),
         ("(N 0=owl) (VBD 1=sang) (. 2=.)", r"discontinuous trees \(discbracket\)"),
         ("(N 0) (VBD 2) (N 1)", "numbers in place of words"),
-        ("(N owl_owl) (VBD sang_sing) (. ._.)", "'_' inside"),
+        ("(N owl_owl) (VBD sang_sing)", "'_' inside"),
         ("(N owl{owl}) (VBD sang{sing}) (N x{x})", "'{' inside"),
         ("(N owl:N) (VBD sang:V) (. .:.)", "':' inside"),
         (r"(N owl\owl) (VBD sang\sing) (. .\.)", r"'\\\\' inside"),
@@ -254,7 +254,8 @@ def test_leaves_that_cannot_be_read_are_refused_with_a_remedy(tmp_path: Path, tr
     ("leaves", "text"),
     [
         ("(PRP *PRO*) (VB go) (NN *T*-1) (-NONE-) (-NONE- )", "go"),
-        ("(-none- *) (VB go) (NONE 0) (-NONE-1 *T*)", "go"),
+        ("(-none- *) (VB go) (NONE 0) (-NONE-1 *T*) (NN *-1)", "go"),
+        ("(IN 0) (PRP *pro*) (CD 0) (WP *what*)", "0 *what*"),
         ("(-LRB- -lrb-) (NN owl) ($*LRB* *RRB*) (X #LSB#) (X 1#RSB#)", "(owl) [1]"),
         ("(DT##g=f## the) (NN#3 owl)", "the owl"),
     ],
