@@ -590,11 +590,12 @@ def minimal_pairs(model: Path, folder: Path, values: Values) -> None:
     Example: python cli.py evaluate minimal-pairs runs/distilled blimp/data
     """
     from pipeline.evaluation.minimal_pairs import pairs_name, read_minimal_pairs
-    from pipeline.evaluation.sentence_models import evaluate_minimal_pairs
+    from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, pairs_as_text
 
     pairs = read_minimal_pairs(folder)
     with open_scorer(model, values) as opened:
-        show(evaluate_minimal_pairs(opened, pairs, pairs_name(folder), **build(MinimalPairConfig, values)))
+        found = evaluate_minimal_pairs(opened, pairs, pairs_name(folder), **build(MinimalPairConfig, values))
+    show(found, pairs_as_text(found))
 
 
 @evaluate.command()
@@ -636,12 +637,13 @@ def syntaxgym(model: Path, suites: tuple[Path, ...], values: Values) -> None:
     \b
     Example: python cli.py evaluate syntaxgym runs/distilled test_suites/json
     """
-    from pipeline.evaluation.sentence_models import evaluate_syntaxgym
+    from pipeline.evaluation.sentence_models import evaluate_syntaxgym, suites_as_text
     from pipeline.evaluation.syntaxgym_suites import read_suites, suites_name
 
-    found = read_suites(suites)
+    checked = read_suites(suites)
     with open_scorer(model, values) as opened:
-        show(evaluate_syntaxgym(opened, found, suites_name(suites), **build(SyntaxGymConfig, values)))
+        found = evaluate_syntaxgym(opened, checked, suites_name(suites), **build(SyntaxGymConfig, values))
+    show(found, suites_as_text(found))
 
 
 @evaluate.command()

@@ -384,9 +384,10 @@ class _Batch:
     def _normalisers(self, states: Tensor) -> Tensor:
         """Return ``[n]``: log sum over the vocabulary of exp of the logits."""
         rows = F.pad(F.pad(states, (0, 1)), (0, 1), value=1.0)
-        return torch.cat([self._log_sums(some) for some in rows.split(_TILE_ROWS)])
+        return torch.cat([self._normalisers_of(some) for some in rows.split(_TILE_ROWS)])
 
-    def _log_sums(self, rows: Tensor) -> Tensor:
+    def _normalisers_of(self, rows: Tensor) -> Tensor:
+        """Do this for rows ``[n, D + 2]`` as ``_vocabulary_tiles`` describes them, with s = 0."""
         if len(self._tiles) > 1:
             # On a CPU, logsumexp would read and write each tile twice more, to subtract the largest logit.
             sums = torch.stack([(rows @ tile.T).exp_().sum(1) for tile in self._tiles]).sum(0).log()

@@ -26,6 +26,7 @@ from pipeline.evaluation.surprisal import write_surprisals
 from pipeline.evaluation.syntaxgym import evaluate_suites
 from pipeline.evaluation.syntaxgym_suites import Joining, Suite, suites_sha256
 from pipeline.evaluation.truth import Truth
+from pipeline.runtime.display import as_text, table
 from pipeline.training.model_files import ModelFiles
 from storage.errors import ConfigError
 from storage.fingerprints import sha256_file
@@ -162,6 +163,52 @@ def evaluate_syntaxgym(
     )
     about = {"model": str(model.files.path), "subject": subject}
     return about | figures.to_json() | {"items": str(rows), "written": str(written)}
+
+
+def pairs_as_text(found: Mapping[str, Any]) -> str:
+    """Return the summary of ``evaluate_minimal_pairs`` for a terminal. The result has more."""
+    rows = [
+        (name, counts["linguistics_term"], counts["field"], *_accuracy(counts, "num_pairs"))
+        for name, counts in found["by_paradigm"].items()
+    ]
+    averages = {
+        "mean of the paradigms, %": _percent(found["accuracy_macro"]),
+        "all pairs, %": _percent(found["accuracy_micro"]),
+        "by mean log-probability per token, %": _percent(found["per_token"]["accuracy_macro"]),
+        "identical sentences, left out": found["num_identical"],
+    }
+    return _with_table(found, averages, table(rows, header=("paradigm", "term", "field", "pairs", *_ACCURACY)))
+
+
+def suites_as_text(found: Mapping[str, Any]) -> str:
+    """Return the summary of ``evaluate_syntaxgym`` for a terminal. The result has more."""
+    rows = [(name, suite["circuit"], *_accuracy(suite, "num_items")) for name, suite in found["by_suite"].items()]
+    overall = found["overall"]
+    averages = {
+        "mean of the suites, %": _percent(overall["mean_of_suites"]),
+        "all items, %": _percent(overall["accuracy"]),
+    }
+    return _with_table(found, averages, table(rows, header=("suite", "circuit", "items", *_ACCURACY)))
+
+
+_ACCURACY = ("right, %", "95 %", "ties")
+
+
+def _accuracy(counts: Mapping[str, Any], number: str) -> tuple[object, ...]:
+    """Return the cells under the name ``number`` and ``_ACCURACY``."""
+    interval = " to ".join(f"{100 * end:.1f}" for end in counts["interval"] or ())
+    return counts[number], _percent(counts["accuracy"]), interval, counts["num_ties"]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:5.1f}"
+
+
+def _with_table(found: Mapping[str, Any], averages: Mapping[str, object], rows: str) -> str:
+    """Return the plain values of a summary and its averages, the table, and the paths of the files."""
+    plain = {name: value for name, value in found.items() if isinstance(value, str | bool)}
+    paths: dict[str, object] = {name: plain.pop(name) for name in ("pairs", "items", "written") if name in plain}
+    return "\n\n".join([as_text({**plain, **averages}), rows, as_text(paths)])
 
 
 def evaluate_surprisal(model: SentenceModel, text: Path, out: Path, config: SurprisalConfig) -> dict[str, Any]:

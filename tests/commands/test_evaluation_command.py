@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import cli
+from pipeline.evaluation.sentence_models import pairs_as_text, suites_as_text
 from student.student_config import StudentTrainConfig
 from student.train_student import train_student
 
@@ -110,6 +111,9 @@ def test_pair_rows_agree_with_their_figures_and_file_names_show_the_convention(s
             differences = [row["good"] - row["bad"] for row in rows]
             assert found["overall"]["mean_difference"] == pytest.approx(np.mean(differences))
     assert names == {"", "-eos", "-space", "-space-eos"}
+    (row,) = (line.split() for line in pairs_as_text(found).splitlines() if line.startswith("one "))
+    one = found["by_paradigm"]["one"]
+    assert row[-6:-2] == ["2", f"{50 * one['num_right']:.1f}", f"{100 * one['interval'][0]:.1f}", "to"]
 
 
 def test_all_suites_of_hu_et_al_run(shared_data: Path, student: Path) -> None:
@@ -117,3 +121,6 @@ def test_all_suites_of_hu_et_al_run(shared_data: Path, student: Path) -> None:
     assert len(found["by_suite"]) == 7
     assert found["overall"]["num_items"] == len(rows_of(found["items"]))
     assert all(suite["num_tokens_over_two_regions"] == 0 for suite in found["by_suite"].values())
+    lines = suites_as_text(found).splitlines()
+    assert ["all", "items,", "%", f"{100 * found['overall']['accuracy']:.1f}"] in [line.split() for line in lines]
+    assert [line.split()[0] for line in lines[-10:-3]] == list(found["by_suite"])
