@@ -142,7 +142,7 @@ class _Shape:
         """Return whether a line after closed brackets can only be the rest of a tree that ended too early."""
         if self.is_tree_per_line or self.begins_tree(text, first):
             return False
-        return _label(first) in ROOT_NAMES or (self.is_indented and not self.is_at_margin(text))
+        return not self.is_at_margin(text) if self.is_indented else _label(first) in ROOT_NAMES
 
     def interrupts_tree(self, text: str, first: str, depth: int) -> bool:
         """Return whether a line shows that the tree that begins with ``first`` and is still open is broken.

@@ -48,6 +48,10 @@ def read(path: Path, content: str) -> tuple[list[str], Counts]:
         (f"{OWLS}{MICE}\n{OWLS}\n", ["owls hoot", "mice hide", "owls hoot"]),
         (f"{OWLS} (S (NP (NNS mice))\n   (VP (VBP hide))) {OWLS}\n", ["owls hoot", "mice hide", "owls hoot"]),
         (AT_MARGIN + PRETTY.format(root="ROOT"), ["owls hoot , and mice hide", "owls hoot"]),
+        (
+            PRETTY.format(root="") + "(FRAG\n  (NP (NNS mice)))\n" + PRETTY.format(root=""),
+            ["owls hoot", "mice", "owls hoot"],
+        ),
         (re.sub("(?m)^ +", "", AT_MARGIN) + f"(ROOT {OWLS})", ["owls hoot , and mice hide", "owls hoot"]),
         ("(S\n\n(NP (NNS owls))\n \n(VP (VBP hoot)))\n" + MICE, ["owls hoot", "mice hide"]),
         (
@@ -73,7 +77,6 @@ def test_a_tree_ends_where_its_brackets_close(tmp_path: Path, content: str, foun
         "({root}\n  (S\n    (NP (NNS voles)))))\n    (VP (VBP dig))))\n",
         "({root}\n  (S\n    (NP (NNS voles))\n(VP (VBP dig))\n(. .))\n",
         "({root}\n  (S\n    (NP (NNS voles))))\n    (VP (VBP dig))\n",
-        "({root}\n  (S\n    (NP (NNS voles))))\n(VP (VBP dig))\n(. .)\n",
         "({root}\n  (S\n    (NP (NNS voles))\n    (VP (VBP dig))) and so\n",
         "({root}\n  (S\n    (NP (NNS voles))\n\n\n    (VP they (VBP dig))))\n",
     ],
