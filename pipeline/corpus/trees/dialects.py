@@ -37,6 +37,14 @@ come from a conversion."""
 _PHRASE_TAG = re.compile(r"(W|Q)?(NP|PP|ADVP|ADJP|CONJP|QP|VP)|CP|IP|S|SBAR|SINV|SQ|SBARQ|NX|BIND")
 _NUMBER_TAG = re.compile(r"NUM|ONE|CD|LS|QN|FRAC|FP|N$|X$")
 _TRACE = re.compile(r"\*([^\s*]*\*)?(-\d+)?|0")
+_TRACE_BY_NAME = re.compile(r"\*(T\d*|PRO|pro|ICH|RNR|EXP|PPA)\*(-\d+)?|\*-\d+")
+"""Words that are traces whatever their tag is."""
+_TRACE_TAGS = re.compile(r"-?NONE-?", re.IGNORECASE)
+_TAG_OF_0 = re.compile(r"IN|C|COMP|W(DT|P|RB)")
+"""Tags of words that can be left out, but that are never numbers."""
+_SPEAKER = re.compile(r"Speaker[A-Z]\d+")
+_SPOKEN_MARK_TAG = re.compile(r"SYM|XX?|\W")
+_BRACKET = re.compile(r"([*#-])([LR][RSC]B)\1", re.IGNORECASE)
 _CODE_TAGS = frozenset({"CODE", "COMMENT", "LB", "PB", "REF"})
 _CODE = re.compile(r"<[^<>]*>|\{[^{}]*\}")
 _CHARACTERS: Final = {
@@ -45,17 +53,25 @@ _CHARACTERS: Final = {
     "<dash/>": (":", "\u2014"),
 }
 """Tag and word of the codes that stand for characters of the text."""
-_METADATA = re.compile(r"\(\s*(METADATA|VERSION)\b")
+_METADATA = re.compile(r"\(\s*(METADATA|META|VERSION)\b")
 _WITH_LEMMA = re.compile(r".+-.+")
 _SAME_LEMMA = re.compile(r"(.+)-\1", re.IGNORECASE)
 _MARK_WITH_LEMMA = re.compile(r"([^\w\s-])-\1")
-_SEPARATORS = re.compile(r"[_@=/|#^]")
-_SLASH_TAG = re.compile(
-    r".+/(?:CC|CD|DT|EX|FW|IN|JJ[RS]?|LS|MD|NNP?S?|PDT|POS|PRP\$?|RB[RS]?|RP|SYM|TO|UH|VB[DGNPZ]?|WDT|WP\$?|WRB|XX|AFX"
-    r"|HYPH|NIL|-[LR]RB-|[.,:#$]|``|'')(?:\|[A-Z$]+)*"
+_SEPARATORS = re.compile(r"[_@=/|#^+~:;{<\\\[]")
+_PTB_TAG = (
+    r"(?:CC|CD|DT|EX|FW|IN|JJ[RS]?|LS|MD|NNP?S?|PDT|POS|PRP\$?|RB[RS]?|RP|SYM|TO|UH|VB[DGNPZ]?|WDT|WP\$?|WRB|XX|AFX"
+    r"|HYPH|NIL|-[LR]RB-|[.,:#$]|``|'')"
 )
+_WORD_AS_LEMMA = re.compile(rf"(.+)(?:{_SEPARATORS.pattern}|-)\1", re.IGNORECASE)
+_SLASH_TAG = re.compile(rf".+/{_PTB_TAG}(?:\|[A-Z$]+)*")
+_NO_WORDS: Final = {
+    re.compile(r"([\"'|])\S+\1|\[\S+\]|<\S+>|\{\S+\}"): "in quotes or brackets of their own",
+    re.compile(_PTB_TAG): "tags, so each word seems to stand before its tag",
+}
+"""Forms of leaves that are no words, and what a message says of them."""
 _TOKEN = re.compile(r"(\(\s*[^\s()]*)|([^\s()]+)")
 _SPLIT_MARKS = "$@"
+_WRITE_WORDS: Final = "Write the words alone, as in (NN dog)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +119,7 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
             continue
     is_named_psd = path.name.lower().removesuffix(".gz").endswith(".psd")
     leaves = [leaf for tree in trees for leaf in zip(tree.tags, tree.words, strict=True)]
-    with_bare_trace = [any(map(_is_bare_trace, tree.tags, tree.words)) for tree in trees]
+    with_bare_trace = [any(map(_is_trace_in_phrase, tree.tags, tree.words)) for tree in trees]
     is_historical = any(map(_has_id, trees)) or (
         all(tag != TRACE_TAG for tag, _ in leaves)
         and (is_named_psd or ("C", "0") in leaves or sum(with_bare_trace) > _MANY_TRACES * len(trees))
@@ -111,23 +127,50 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
     words = [word for tag, word in leaves if not _is_no_word(tag, word)]
     share = _share(words, _WITH_LEMMA)
     has_marks = any(map(_MARK_WITH_LEMMA.fullmatch, words))
-    if (is_historical or has_marks) and share >= _MOST:
+    has_lemmas = has_marks or (is_historical and any(map(_SAME_LEMMA.fullmatch, words)))
+    if has_lemmas and share >= _MOST:
         return Dialect(name=HISTORICAL, has_lemmas=True)
-    if (is_historical and share > 0.3 and any(map(_SAME_LEMMA.fullmatch, words))) or (has_marks and share > 0.3):
+    if has_lemmas and share > 0.3:
         raise InputError(
             f"{path}: {share:.0%} of the words look like word-lemma, as in {_example(words, _WITH_LEMMA)}, and the "
             "others do not; expected all or none. Write the words alone"
         )
+    visible = words if is_historical else [word for tag, word in leaves if tag not in (TRACE_TAG, "CODE")]
+    _refuse_other_leaves(path, words, visible, trees)
+    return Dialect(name=HISTORICAL if is_historical else "")
+
+
+def _refuse_other_leaves(path: Path, words: list[str], visible: list[str], trees: list[Tree]) -> None:
+    """Refuse a file whose leaves are not words, in a form of no known dialect.
+
+    Args:
+        path: The file.
+        words: Words of its first trees, without codes.
+        visible: These words, with the codes that a file of its dialect does not have.
+        trees: Its first trees.
+
+    Raises:
+        InputError: If the file is refused.
+    """
+    for form, what in _NO_WORDS.items():
+        if len(visible) >= 3 and _share(visible, form) >= _MOST:
+            example = _example(visible, form)
+            raise InputError(f"{path}: nearly all words are {what}, as in {example}. {_WRITE_WORDS}")
+    if len(words) >= 3 and all(sorted(tree.words) == sorted(map(str, range(len(tree.words)))) for tree in trees):
+        raise InputError(
+            f"{path}: the leaves are numbers in place of words, as in discontinuous trees, which are not read. "
+            f"{_WRITE_WORDS}"
+        )
+    has_lemma = any(map(_WORD_AS_LEMMA.fullmatch, words))
     for separator in {found[0] for word in words if (found := _SEPARATORS.search(word))} | {"-"}:
         form = re.compile(rf".*[^{re.escape(separator)}].*{re.escape(separator)}.+")
-        if len(words) >= (8 if separator == "-" else 4) and _share(words, form) >= _MOST:
+        if len(words) >= (2 if has_lemma else 8 if separator == "-" else 3) and _share(words, form) >= _MOST:
             example = _example(words, form)
             what = "discontinuous trees (discbracket)" if re.match(r"'\d+=", example) else "words with a lemma or a tag"
             raise InputError(
                 f"{path}: nearly all words have a {separator!r} inside, as in {example}: {what}, in a form that is not "
-                "read. Write the words alone, as in (NN dog)"
+                f"read. {_WRITE_WORDS}"
             )
-    return Dialect(name=HISTORICAL if is_historical else "")
 
 
 def as_plain(raw: RawTree, dialect: Dialect) -> RawTree:
@@ -152,17 +195,12 @@ def _without_codes(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tre
     """
     if len(text) < 80 and text.split() == ["(", "END_OF_TEXT_UNIT", ")"]:
         raise MalformedTreeError("no sentence", END_OF_TEXT)
+    tree = _parsed(text, dialect, reasons)
     if dialect.name == SLASH_TAGS:
-        tree = parse_tree(_TOKEN.sub(_leaf_with_slash, text))
         phrases = tuple(p for p in tree.phrases if p[2] - p[1] != 1 or p[0] != tree.tags[p[1]])
         tree = Tree(tree.words, tree.tags, phrases)
     elif dialect.name == HISTORICAL:
-        plain = _without_metadata(text)
-        if plain != text:
-            reasons["metadata left out"] = None
-        tree = _historical(parse_tree(plain), reasons, has_lemmas=dialect.has_lemmas)
-    else:
-        tree = parse_tree(text)
+        tree = _historical(tree, reasons, has_lemmas=dialect.has_lemmas)
     tree = _spoken(tree, reasons)
     tags = tuple(TRACE_TAG if _is_bare_trace(*leaf) else leaf[0] for leaf in zip(tree.tags, tree.words, strict=True))
     codes = {i for label, start, stop in tree.phrases if label == "CODE" for i in range(start, stop)}
@@ -174,12 +212,33 @@ def _without_codes(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tre
     return Tree(tree.words, tags, tree.phrases)
 
 
+def _parsed(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tree:
+    """Return a tree with all its leaves, brackets spelt as in the Penn Treebank, and tags that are not after slashes.
+
+    Raises:
+        MalformedTreeError: If the text is not a tree, or holds only metadata.
+    """
+    plain = text
+    if dialect.name == SLASH_TAGS:
+        plain = _TOKEN.sub(_leaf_with_slash, text)
+    elif dialect.name == HISTORICAL and (plain := _without_metadata(text)) != text:
+        reasons["metadata left out"] = None
+        if not plain.strip("() \t\r\n"):
+            raise MalformedTreeError("no words", ONLY_CODES)
+    tree = parse_tree(plain)
+    if any(start == stop for _, start, stop in tree.phrases):
+        reasons["brackets without a word left out"] = None
+    if _BRACKET.search(plain):
+        tree = Tree(tuple(_BRACKET.sub(_as_bracket, word) for word in tree.words), tree.tags, tree.phrases)
+    return tree
+
+
 def _historical(tree: Tree, reasons: dict[str, None], *, has_lemmas: bool) -> Tree:
     """Read a tree of the Penn parsed corpora of historical English, IcePaHC, Keyaki and their kin."""
     words, tags = list(tree.words), [tag.split(";")[0] or tag for tag in tree.tags]
     without: set[int] = set()
     for i, (tag, word) in enumerate(zip(tags, words, strict=True)):
-        if tag == "ID":
+        if tag in ("ID", "id"):
             reasons["ids left out"] = None
             without.add(i)
         elif tag == "LEMMA":
@@ -236,9 +295,15 @@ def _with_spellings(tree: Tree) -> Tree:
 
 def _spoken(tree: Tree, reasons: dict[str, None]) -> Tree:
     """Leave out the marks of transcribed speech in Switchboard and OntoNotes that are not tagged as marks."""
-    words, without = list(tree.words), set()
+    words, tags, without = list(tree.words), list(tree.tags), set()
     for i, (tag, word) in enumerate(zip(tree.tags, words, strict=True)):
-        if word in ("MUMBLEx", "%pw") and tag != TRACE_TAG:
+        if _SPEAKER.fullmatch(word) and _SPOKEN_MARK_TAG.fullmatch(tag):
+            tags[i] = "CODE"
+            if words[i + 1 : i + 2] == ["."]:  # the name of the speaker ends with a period
+                tags[i + 1] = "CODE"
+        elif word in ("E_S", "N_S") and _SPOKEN_MARK_TAG.fullmatch(tag):
+            tags[i] = "-DFL-"
+        elif word in ("MUMBLEx", "%pw") and tag != TRACE_TAG:
             without.add(i)
             reasons[UNCLEAR] = None
         elif word in ("/.", "/?", "/-", "/!") and tag in (".", ":", ",", "HYPH"):
@@ -247,7 +312,12 @@ def _spoken(tree: Tree, reasons: dict[str, None]) -> Tree:
         elif tag == "UH" and re.fullmatch(r"%[^\W\d_]+", word):
             words[i] = word[1:]
             reasons["percent signs before hesitations left out"] = None
-    return without_words(Tree(tuple(words), tree.tags, tree.phrases), without) if reasons else tree
+    return without_words(Tree(tuple(words), tuple(tags), tree.phrases), without)
+
+
+def _as_bracket(found: re.Match[str]) -> str:
+    """Return a bracket as the Penn Treebank spells it, for ``-lrb-``, ``*LRB*`` and ``#LRB#``."""
+    return f"-{found[2].upper()}-"
 
 
 def _leaf_with_slash(found: re.Match[str]) -> str:
@@ -285,23 +355,36 @@ def _without_metadata(text: str) -> str:
 
 
 def _has_id(tree: Tree) -> bool:
-    """Return whether a leaf of a tree is an id beside the sentence: ``( (IP-MAT ...) (ID 1,2))``."""
+    """Return whether a leaf of a tree is the id of its sentence: ``( (IP-MAT ...) (ID 1,2))``."""
     return any(
-        tag == "ID"
-        and re.search(r"\d", tree.words[i]) is not None
-        and sum(start <= i < stop for _, start, stop in tree.phrases) == 1 < len(tree.words)
-        for i, tag in enumerate(tree.tags)
+        tree.tags[i] in ("ID", "id")
+        and len(tree.words) > 1
+        and (re.search(r"\d", tree.words[i]) is not None or _is_beside_sentence(tree, i % len(tree.words)))
+        for i in (0, -1)
     )
 
 
+def _is_beside_sentence(tree: Tree, i: int) -> bool:
+    return sum(start <= i < stop for _, start, stop in tree.phrases) == 1 and tree.phrases[0][0] == ""
+
+
 def _is_bare_trace(tag: str, word: str) -> bool:
-    """Return whether a leaf without the tag ``-NONE-`` can only be a trace, because its tag is that of a phrase."""
+    """Return whether a leaf without the tag ``-NONE-`` can only be a trace: by its name, or by its tag of a phrase."""
+    if word[:1] not in ("*", "0") or not _TRACE.fullmatch(word):
+        return False
+    plain = strip_label(tag)
+    if _TRACE_TAGS.fullmatch(plain) or (word == "0" and _TAG_OF_0.fullmatch(plain)):
+        return True
+    return _TRACE_BY_NAME.fullmatch(word) is not None or _is_trace_in_phrase(tag, word)
+
+
+def _is_trace_in_phrase(tag: str, word: str) -> bool:
     return _TRACE.fullmatch(word) is not None and _PHRASE_TAG.fullmatch(strip_label(tag)) is not None
 
 
 def _is_no_word(tag: str, word: str) -> bool:
     """Return whether a leaf of a file in the dialect ``HISTORICAL`` is not a word."""
-    if tag in _CODE_TAGS or tag in ("ID", "LEMMA", TRACE_TAG) or _CODE.fullmatch(word):
+    if tag in _CODE_TAGS or tag in ("ID", "id", "LEMMA", TRACE_TAG) or _CODE.fullmatch(word):
         return True
     return word.startswith("*") or (word == "0" and not _NUMBER_TAG.match(tag))
 

@@ -39,6 +39,7 @@ ALWAYS_DROPPED: Final = frozenset(
 LICENCE: Final = "lines of a licence"
 SGML: Final = "lines of SGML"
 COMMENT: Final = "lines of comments"
+REMARK: Final = "lines of a header or a remark"
 _BOTH = frozenset("()")
 
 _BRACKET = re.compile("[()]")
@@ -54,12 +55,21 @@ _HEADER_TAGS = frozenset(
     ["author", "date", "datetime", "date_time", "docid", "docno", "doctype", "endtime", "header", "slug", "source"]
 )
 _SGML_LINE = re.compile(rf"{_TAG.pattern}[^()]*|<({'|'.join(_HEADER_TAGS)})\b[^<>]*>[^<>]*</\1>\s*", re.IGNORECASE)
+_ENDS_OF_COMMENTS = {"/~*": re.compile(r"\*~/"), "/*": re.compile(r"\*/"), "<!--": re.compile("-->")}
+_REMARK = re.compile(r"[#%;@]|//|--|\*.*\*\s*$|[^\w\s()]+\s*$")
+"""Beginning of a line that no tree begins with: a mark of a comment, or a rule."""
+_OTHER_BRACKETS = re.compile(r"\s*(?:[\[{](?![\"'])|\uff08|\\)")
+_NESTED = re.compile(r"\(\s*[^\s()]*\s*\(")
+_MOST_HEADER_LINES = 50
 _OTHER_FORMATS = {
+    re.compile(
+        "BZh\\d|\ufffd7zXZ|7z\ufffd\ufffd|PK\x03\x04|.{0,300}\0ustar"
+    ): "an archive or a packed file (unpack it)",
     re.compile(r"<\?xml|<corpus[ >]"): "XML, such as TIGER-XML",
     re.compile(r"#FORMAT \d|#BOT|#BOS \d|%% word"): "NEGRA's export format",
     re.compile(r"#begin document|\d+\t[^\t()]+\t[^\t()]+\t"): "CoNLL",
     re.compile(r"ID=\S+ PARSER=|\(<[TL] "): "CCGbank",
-    re.compile(r"Plain sentence:"): "an OntoNotes .onf file; give the .parse files",
+    re.compile(r"Plain sentence:"): "an OntoNotes .onf file (give the .parse files)",
 }
 
 
@@ -92,9 +102,10 @@ def read_raw_trees(path: Path) -> Iterator[RawTree]:
             without a bracket) or has a format without brackets.
     """
     head, rest = _sniff(map(_with_escaped_brackets, read_lines(path, "skip")), path)
-    shape = _shape([line.text for line, what in _labelled(head) if line.is_whole and not what])
+    begin = _first_line_of_trees(head)
+    shape = _shape([line.text for line, what in _labelled(head, begin) if line.is_whole and not what])
     lines = (line for line in chain(head, rest) if line.text.strip() or not line.is_whole)
-    yield from _with_counted_lines(_cut(_Lines(_labelled(lines, whole=path)), shape))
+    yield from _with_counted_lines(_cut(_Lines(_labelled(lines, begin, whole=path)), shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +123,20 @@ class _Shape:
         """Return whether a line begins with a bracket at the margin, or before it."""
         return text.lstrip()[:1] == "(" and _indentation(text) <= self.margin
 
-    def begins_tree(self, text: str, first: str) -> bool:
+    def begins_tree(self, text: str, first: str, *, is_broken: bool = False) -> bool:
         """Return whether a line after closed brackets begins a tree. ``first`` begins the block before it (`_cut`).
 
         If a tree ended too early, its remaining lines must not be taken for trees. If the trees have a root with a
-        name, or the file has no indentation, only the label tells these lines from the beginning of a tree.
+        name, or the file has no indentation, only the label tells these lines from the beginning of a tree. If most
+        lines are trees and the block before is broken (``is_broken``), a line that is a tree begins one.
         """
         label, before = _label(text), _label(first)
         if label is not None and (label == before or label in ROOT_NAMES):
             return True
-        return self.is_at_margin(text) and (
-            self.is_tree_per_line
-            or (self.is_indented and before not in ROOT_NAMES and not _LEAF_AT_BEGINNING.match(text))
-        )
+        may_begin = before not in ROOT_NAMES and not _LEAF_AT_BEGINNING.match(text)
+        if self.is_tree_per_line:
+            return self.is_at_margin(text) and (not is_broken or (may_begin and _change_of_depth(text) == 0))
+        return self.is_at_margin(text) and self.is_indented and may_begin
 
     def is_rest(self, text: str, first: str) -> bool:
         """Return whether a line after closed brackets can only be the rest of a tree that ended too early."""
@@ -132,10 +144,15 @@ class _Shape:
             return False
         return not self.is_at_margin(text) if self.is_indented else _label(first) in ROOT_NAMES
 
-    def interrupts_tree(self, text: str, first: str) -> bool:
-        """Return whether a line shows that the tree that begins with ``first`` and is still open is broken."""
+    def interrupts_tree(self, text: str, first: str, depth: int) -> bool:
+        """Return whether a line shows that the tree that begins with ``first`` and is still open is broken.
+
+        If most lines are trees, a line that begins as they do may still be a part of the tree. But if it also closes
+        the last of the ``depth`` open brackets, then it is more likely that two trees are broken.
+        """
         label = _label(text)
-        return self.is_at_margin(text) and label == _label(first) and (label in ROOT_NAMES or self.is_tree_per_line)
+        closes = self.is_tree_per_line and depth + _change_of_depth(text) <= 0
+        return self.is_at_margin(text) and label == _label(first) and (label in ROOT_NAMES or closes)
 
 
 def _shape(texts: list[str]) -> _Shape:
@@ -177,13 +194,16 @@ def _cut(lines: _Lines, shape: _Shape) -> Iterator[RawTree | str]:
     """
     never_closing: set[int] = set()
     block: list[Line] = []
+    depth = 0
     is_broken = False
     for line, what in lines:
         begins = line.text.lstrip()[:1]
         is_open = line.number in never_closing
-        if block and (what or is_open or begins not in _BOTH or shape.begins_tree(line.text, block[0].text)):
+        if block and (
+            what or is_open or begins not in _BOTH or shape.begins_tree(line.text, block[0].text, is_broken=depth < 0)
+        ):
             yield from _trees(block, is_broken=is_broken)
-            block, is_broken = [], False
+            block, is_broken, depth = [], False, 0
         if what:
             yield what
         elif is_open:
@@ -192,9 +212,10 @@ def _cut(lines: _Lines, shape: _Shape) -> Iterator[RawTree | str]:
             lines_of_tree = _while_open(line, lines, shape, never_closing)
             is_broken |= bool(block and begins == "(" and lines_of_tree and shape.is_rest(line.text, block[0].text))
             block += lines_of_tree
+            depth += sum(_change_of_depth(each.text) for each in lines_of_tree)
             if block and begins not in _BOTH:
                 yield from _trees(block)
-                block = []
+                block, depth = [], 0
     yield from _trees(block, is_broken=is_broken)
 
 
@@ -208,7 +229,9 @@ def _while_open(line: Line, lines: _Lines, shape: _Shape, never_closing: set[int
     found, depth, size = [(line, "")], _change_of_depth(line.text), len(line.text)
     while depth > 0:
         read = next(lines, None)
-        is_interrupted = read is not None and (bool(read[1]) or shape.interrupts_tree(read[0].text, line.text))
+        is_interrupted = read is not None and (
+            read[1] not in ("", REMARK) or shape.interrupts_tree(read[0].text, line.text, depth)
+        )
         if read is None or is_interrupted or size > MAX_TREE_CHARACTERS:
             never_closing.add(line.number)
             if not is_interrupted:
@@ -244,7 +267,8 @@ def _up_to_next(line: Line, lines: _Lines, shape: _Shape) -> list[Line]:
     """Return a line and the lines up to the next that can begin a tree. If they are too long, drop their text."""
     found, size = [line], len(line.text)
     for following, what in lines:
-        if what or (shape.is_at_margin(following.text) and shape.begins_tree(following.text, line.text)):
+        begins = shape.begins_tree(following.text, line.text, is_broken=True)
+        if what or (begins and shape.is_at_margin(following.text)):
             lines.put_back([(following, what)])
             break
         size += len(following.text)
@@ -352,11 +376,26 @@ def _header_after(text: str, header: str) -> str:
     return opened[1] if opened is not None and is_header else ""
 
 
-def _labelled(lines: Iterable[Line], *, whole: Path | None = None) -> Iterator[tuple[Line, str]]:
+def _first_line_of_trees(head: list[Line]) -> int:
+    """Return the number of the first line that can begin a tree, if a header is before it and then a blank line.
+
+    If there is no header, return 0.
+    """
+    before = None
+    for line in head[:_MOST_HEADER_LINES]:
+        text = line.text.strip()
+        if text[:1] == "(" and (text[-1] == ")" or _NESTED.match(text) or _change_of_depth(text) > 0):
+            return line.number if before is not None and line.number > before + 1 else 0
+        before = line.number
+    return 0
+
+
+def _labelled(lines: Iterable[Line], begin: int, *, whole: Path | None = None) -> Iterator[tuple[Line, str]]:
     """Yield each line, with its kind if it belongs to no tree: a licence, an SGML tag, a header or a comment.
 
     Args:
         lines: Lines of a file.
+        begin: Number of the first line of trees, if there is a header before it (`_first_line_of_trees`).
         whole: The file, if these are all its lines.
 
     Raises:
@@ -371,9 +410,9 @@ def _labelled(lines: Iterable[Line], *, whole: Path | None = None) -> Iterator[t
         if ends_comment:
             what = COMMENT
             ends_comment = None if ends_comment.search(text) else ends_comment
-        elif text.startswith(("/~*", "/*")):
+        elif opening := next(filter(text.startswith, _ENDS_OF_COMMENTS), ""):
             what = COMMENT
-            end = re.compile(r"\*~/" if text.startswith("/~*") else r"\*/")
+            end = _ENDS_OF_COMMENTS[opening]
             ends_comment = None if end.search(text, 2) else end
             begins = line.number
         elif text.startswith(("%%", ";;", "# ")):
@@ -385,6 +424,8 @@ def _labelled(lines: Iterable[Line], *, whole: Path | None = None) -> Iterator[t
             header = _header_after(text, header)
         elif header and not _BRACKET.search(text):
             what = SGML
+        elif line.number < begin or (_REMARK.match(text) and _change_of_depth(text) == 0):
+            what = "" if _NESTED.search(text) or _change_of_depth(text) > 0 or not line.is_whole else REMARK
         yield line, what
     if whole is not None and ends_comment is not None:
         raise InputError(f"{whole}:{begins}: a comment begins here and does not end; end it, or remove this line")
@@ -415,13 +456,16 @@ def _sniff(lines: Iterator[Line], path: Path) -> tuple[list[Line], Iterator[Line
                 raise InputError(
                     f"{path}:{line.number}: this looks like {name}, which is not read; convert it to trees in brackets"
                 )
-    tree_lines = [line for line, what in _labelled(head) if not what]
+    tree_lines = [line for line, what in _labelled(head, _first_line_of_trees(head)) if not what]
     without = [line for line in tree_lines if line.is_utf8 and line.is_whole and not _BRACKET.search(line.text)]
     if 5 * len(without) > 4 * len(tree_lines) or not tree_lines:
-        raise InputError(
-            f"{path}:{(without or head)[0].number}: looks like running text, expected trees in brackets: "
-            f"{shortened((without or head)[0].text)}"
-        )
+        first = (without or head)[0]
+        found = "looks like running text, expected trees in brackets"
+        if not tree_lines:
+            found = "only a header or comments, expected trees in brackets; remove the file, or name those with trees"
+        elif _OTHER_BRACKETS.match(first.text):
+            found = "looks like trees in other brackets, expected round ones, as in (S (NN dog)); replace them"
+        raise InputError(f"{path}:{first.number}: {found}: {shortened(first.text)}")
     return head, lines
 
 

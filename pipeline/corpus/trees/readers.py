@@ -9,8 +9,9 @@ lines: then another pass counts trees and lines. Memory does not grow with the s
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
@@ -84,8 +85,9 @@ _FAULTS: Final = {
     NOT_UTF8: "not UTF-8, expected UTF-8 text; convert the file",
     TOO_LONG: f"longer than {MAX_TREE_CHARACTERS} characters, or brackets that are not closed",
 }
-_MASK = re.compile("[_\uff3f\u2581\u2588\u25a0\u26d4]+")
-_MASK_OR_WORD = re.compile(rf"[^\W_]|{_MASK.pattern}")
+_MASK = "[_\uff3f\u2581\u2588\u2587\u25a0\u25a1\u2591-\u2593\u26d4]"
+_BLANK = re.compile(rf"{_MASK}[\W_]*|[\W_]*{_MASK}|[\[<](?:mask(?:ed)?|redacted|removed|deleted)[\]>]", re.IGNORECASE)
+_CROSSED_OUT = re.compile(r"x+|\*+|#+", re.IGNORECASE)
 Read: TypeAlias = Callable[[Path], Iterator[RawTree]]
 """Function that yields the trees of a file, and the pieces that should be trees but are not."""
 
@@ -267,7 +269,7 @@ def _sentence(pair: RawPair, counts: Counts, rebuild: Rebuild | None) -> Sentenc
     given = parse_raw_tree(pair.raw)
     if text is None:
         raise MalformedTreeError("its text is not UTF-8, or too long", "text not UTF-8 or too long")
-    if _is_masked(given.words):
+    if _is_masked(given):
         raise MalformedTreeError("words replaced by underscores", MASKED)
     tree, invisible = _normalised(given, has_text=has_text)
     if not text and has_text:
@@ -295,16 +297,36 @@ def _normalised(given: Tree, *, has_text: bool) -> tuple[Tree, set[int]]:
     return normalise_tree(given, invisible if has_text else invisible | _markup(given)), invisible
 
 
-def _is_masked(words: Sequence[str]) -> bool:
+def _is_masked(tree: Tree) -> bool:
     """Return whether the words of a sentence were replaced, as in GUM's texts from Reddit: by underscores, or similar.
 
     Punctuation may be kept. A sentence is masked if it has blanks and no words, or at least two blanks for each word.
-    Consecutive blanks count as one. So an ordinary sentence with a blank to fill in is not masked.
+    Consecutive blanks count as one. So an ordinary sentence with a blank to fill in is not masked. A sentence is also
+    masked if all its words are crossed out, as in ``xxx xx``. Its words must differ in length, because ``* * *`` is
+    not masked.
     """
-    kinds = ["blank" if _MASK.fullmatch(word) else "word" for word in words if _MASK_OR_WORD.search(word)]
+    without = _markup(tree)
+    kinds, lengths = [], set()
+    for i, (word, tag) in enumerate(zip(tree.words, tree.tags, strict=True)):
+        kind = _kind_of_word(word) if tag != TRACE_TAG and i not in without else ""
+        if kind:
+            kinds.append(kind)
+            lengths.add(len(word))
+    if {*kinds} == {"crossed out"} and len(lengths) > 1:
+        return True
     num_blanks = sum(kind == "blank" for kind, _ in groupby(kinds))
-    num_words = kinds.count("word")
+    num_words = len(kinds) - kinds.count("blank")
     return num_blanks > 0 and (num_words == 0 or num_blanks >= 2 * num_words)
+
+
+@lru_cache(maxsize=1 << 16)
+def _kind_of_word(word: str) -> str:
+    """Return "blank", "crossed out" or "word", or "" for punctuation."""
+    if _BLANK.fullmatch(word):
+        return "blank"
+    if _CROSSED_OUT.fullmatch(word):
+        return "crossed out"
+    return "word" if any(map(str.isalnum, word)) else ""
 
 
 def _markup(tree: Tree) -> set[int]:

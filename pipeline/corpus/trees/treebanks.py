@@ -13,7 +13,7 @@ the files that it passes over. docs/treebanks.md lists the assumptions about eac
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from pipeline.corpus.text.corpus_config import TreeFormat
 from pipeline.corpus.text.documents import Document
 from pipeline.corpus.text.text_files import Line, read_lines
 from pipeline.corpus.trees.dialects import read_plain_trees
-from pipeline.corpus.trees.raw_trees import NOT_UTF8, TOO_LONG, RawTree, read_raw_trees
+from pipeline.corpus.trees.raw_trees import NOT_UTF8, REMARK, TOO_LONG, RawTree, read_raw_trees
 from pipeline.corpus.trees.readers import Read
 from storage.errors import ConfigError, InputError
 from storage.files import list_files
@@ -33,6 +33,8 @@ TREE_SUFFIXES: Final = (".mrg", ".ptb", ".tree", ".trees", ".brackets", ".parse"
 ``.txt`` or ``.clean`` are texts unless they begin with a tree."""
 BROKEN_LIST: Final = "broken n-best list"
 NO_PARSE: Final = "no parse in its n-best list"
+OTHER_SUFFIX: Final = "trees with another suffix, read with --format brackets"
+"""Reason to pass over a file of a folder with ``--format auto``."""
 
 _WSJ: Final = re.compile(r"wsj_?(\d\d)\d\d", re.IGNORECASE)
 _HEADER: Final = re.compile(r"\s*(\d{1,6})\s+\S+\s*")
@@ -93,19 +95,22 @@ def find_trees(
             raise ConfigError(f"import-trees: {option} chooses files of a folder, but {source} is one file")
         return [_tree_file(source, _format_of_file(source) if wanted == "auto" else wanted, None)], Counter()
     everything = sorted(path for name in list_files(source) if (path := source / name).is_file())
-    found_format = _format_of_folder(source, everything) if wanted == "auto" else wanted
+    hidden = {p for p in everything if any(part.startswith(".") for part in p.relative_to(source).parts)}
+    visible = [path for path in everything if path not in hidden]
+    found_format = _format_of_folder(source, visible) if wanted == "auto" else wanted
     by_suffix = wanted == "auto" or (wanted == "ptb" and any(_has_suffix(path, ".mrg") for path in everything))
     if sections is not None and found_format != "ptb":
         raise ConfigError(
             f"import-trees: sections of {source}, whose format is {found_format}; only ptb has sections. "
-            "Leave out --sections"
+            "Leave out --sections, or use --format ptb if its files have names such as wsj_0201"
         )
     # Links to folders are not followed, because they may lead in circles.
     passed_over = Counter("links to folders" for path in source.rglob("*") if path.is_symlink() and path.is_dir())
     files = []
     for path in everything:
         reasons = {
-            "not trees, by name or beginning": path.name.startswith(".")
+            OTHER_SUFFIX: wanted == "auto" and found_format == "brackets" and _has_other_suffix(path, hidden),
+            "not trees, by name or beginning": path in hidden
             or not _holds_trees(path, found_format, by_suffix=by_suffix),
             "empty files": path.stat().st_size == 0,
             "other sections": sections is not None and _section(path) not in sections,
@@ -264,6 +269,10 @@ def _holds_trees(path: Path, found_format: str, *, by_suffix: bool) -> bool:
     return (not by_suffix or _has_suffix(path, *suffixes)) and _begins_with_tree(path)
 
 
+def _has_other_suffix(path: Path, hidden: Collection[Path]) -> bool:
+    return path not in hidden and not _has_suffix(path, *TREE_SUFFIXES) and _begins_with_tree(path)
+
+
 def _has_suffix(path: Path, *suffixes: str) -> bool:
     return path.name.lower().removesuffix(".gz").endswith(suffixes)
 
@@ -273,11 +282,13 @@ def _begins_with_tree(path: Path) -> bool:
         first = list(islice(read_raw_trees(path), 3))
     except InputError:
         return False
-    return any(raw.text is not None and _NESTED.match(raw.text) for raw in first)
+    are_trees = [raw.text is not None and _NESTED.match(raw.text) is not None for raw in first]
+    if first and REMARK in first[0].lines_left_out:  # perhaps a text that shows a tree, such as a readme
+        return len(first) > 1 and all(are_trees)
+    return any(are_trees)
 
 
 def _format_of_folder(source: Path, paths: list[Path]) -> str:
-    paths = [path for path in paths if not path.name.startswith(".")]
     if any(_WSJ.match(path.name) and _has_suffix(path, ".mrg") for path in paths):
         return "ptb"
     if any(_has_suffix(path, *_ALWAYS_TREES) for path in paths):
@@ -290,7 +301,7 @@ def _format_of_folder(source: Path, paths: list[Path]) -> str:
     remedy = (
         f"{len(with_trees)} of them, such as {with_trees[0].name}, begin with a tree: use --format brackets"
         if with_trees
-        else "if other files hold trees, name these files"
+        else "if other files hold trees, name these files; unpack archives first"
     )
     looked_for = "; ".join(map(_looked_for, ("ptb", "brackets", "bllip")))
     raise InputError(f"{source}: no file of trees among its {_listed(paths)}; looked for {looked_for}; {remedy}")

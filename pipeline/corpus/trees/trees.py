@@ -52,10 +52,12 @@ class Tree:
 
 _W, _A = r"[ \t\r\n\f\v]", r"[^ \t\r\n\f\v()]"
 _TOKEN = re.compile(rf"\({_W}*({_A}+){_W}+({_A}+){_W}*\)|\({_W}*({_A}*)|(\))|({_A}+)")
-_BRACKET_IN_WORD = re.compile(r"\\[()]|\s[:;=8][-^o'][()]|\s[^\s()]+\([^\s()]+\)")
+_BRACKET_IN_WORD = re.compile(r"\\[()]|\s[:;=8][-^o'][()]|\s[^\s()]+\([^\s()]+\)|\s\([^\s()]+\)[^\s()]|\(\$[()]\s")
 _WORD_IN_BRACKETS = re.compile(rf"\({_W}*{_A}+{_W}*\({_W}*{_A}+{_W}*\){_W}*\)")
+_NUMBERED = re.compile(rf"\({_W}*\d+{_W}+{_A}+{_W}*\(")
 _WRITE_BRACKETS = "write -LRB- and -RRB- for the brackets inside a word"
-_WRITE_WORDS = "write words without brackets of their own: (NN dog), not (NN (dog))"
+_WRITE_WORDS = "write words without brackets of their own: (NN dog), not (NN (dog)) or (NNdog)"
+_BALANCE = "; correct the brackets; write -LRB- and -RRB- for brackets that are words"
 
 
 def parse_tree(text: str) -> Tree:
@@ -81,23 +83,22 @@ def parse_tree(text: str) -> Tree:
         elif close:
             stops[is_open.pop()] = len(words)
         elif stray:
-            remedy = _hint(text) or "; expected each word with its own tag, as in (NN dog)"
-            raise MalformedTreeError(f"the word {shortened(stray)} has no part of speech{remedy}", "word without a tag")
+            raise _without_tag(text, stray)
         else:
             is_open.append(len(labels))
             labels.append(label)
             starts.append(len(words))
             stops.append(-1)
     if is_open:
-        raise MalformedTreeError(f"unbalanced brackets: {len(is_open)} not closed{_hint(text)}", "unbalanced brackets")
+        raise MalformedTreeError(
+            f"unbalanced brackets: {len(is_open)} not closed{_hint(text) or _BALANCE}", "unbalanced brackets"
+        )
     if not labels:
         raise MalformedTreeError("empty, expected a tree", "not a tree")
-    if not words:
-        raise MalformedTreeError(
-            f"an empty tree, expected at least one word in its brackets{_hint(text)}", "empty tree"
-        )
     phrases = tuple(zip(labels, starts, stops, strict=True))
     _refuse_words_in_brackets(phrases)
+    if not words:
+        raise MalformedTreeError("an empty tree, expected at least one word in its brackets", "empty tree")
     return Tree(tuple(words), tuple(tags), phrases)
 
 
@@ -137,8 +138,11 @@ def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
 
 @lru_cache(maxsize=65_536)
 def strip_label(label: str) -> str:
-    """Return a label without function tags and indices. A label that begins with a hyphen (``-LRB-``) stays whole."""
-    return re.split("[-=]", label, maxsplit=1)[0] or label
+    """Return a label without function tags, indices and what follows ``#``, as in SPMRL's ``NN##case=nom##``.
+
+    A label that begins with one of these marks (``-LRB-``) stays whole.
+    """
+    return re.split("[-=#]", label, maxsplit=1)[0] or label
 
 
 def format_tree(tree: Tree) -> str:
@@ -172,16 +176,41 @@ def _counts_before(kept: list[int], num_words: int) -> list[int]:
 
 
 def _refuse_words_in_brackets(phrases: tuple[Phrase, ...]) -> None:
-    """Refuse an empty phrase whose label is not in capitals. In ``(NN (dog))`` that label, ``dog``, is a word."""
-    for label, start, stop in phrases:
-        if start == stop and label and not (label[0].isupper() and not any(map(str.islower, label))):
+    """Refuse an empty phrase whose label can be a word, as ``dog`` in ``(NN (dog))``.
+
+    Labels of phrases are in capitals. ``OK`` in ``(UH (OK))`` is in capitals too. But it is alone in its phrase, and
+    does not look like a phrase that has lost its trace, as in ``(NP (NP ))``.
+    """
+    for i, (label, start, stop) in enumerate(phrases):
+        if start != stop or label in ("", TRACE_TAG):
+            continue
+        if any(map(str.isspace, label)):
+            raise _odd_space(label)
+        is_last = (start, stop) not in (phrase[1:] for phrase in phrases[i + 1 : i + 2])
+        is_alone = i > 0 and is_last and phrases[i - 1][1:] == (start, stop) and phrases[i - 1][0] not in ROOT_NAMES
+        is_word = is_alone and not re.fullmatch(r"[A-Z]*P|S[A-Z]*", strip_label(label))
+        if is_word or not label[0].isupper() or any(map(str.islower, label)):
             raise MalformedTreeError(
                 f"the word {shortened(label)} has brackets of its own; {_WRITE_WORDS}", "word without a tag"
             )
 
 
+def _without_tag(text: str, word: str) -> MalformedTreeError:
+    if not word.strip():
+        return _odd_space(text)
+    remedy = _hint(text) or "; expected each word with its own tag, as in (NN dog)"
+    return MalformedTreeError(f"the word {shortened(word)} has no part of speech{remedy}", "word without a tag")
+
+
+def _odd_space(text: str) -> MalformedTreeError:
+    message = "unusual spaces, such as no-break spaces, between tags, words or brackets; write ordinary spaces"
+    return MalformedTreeError(f"{shortened(text)} has {message}", "word without a tag")
+
+
 def _hint(text: str) -> str:
     """Return what to write instead, if brackets are written in one of the ways that cannot be read."""
+    if _NUMBERED.search(text):
+        return "; write labels without numbers before them: (NP (NN dog)), not (1 NP (2 NN dog))"
     if _BRACKET_IN_WORD.search(text):
         return f"; {_WRITE_BRACKETS}"
     return f"; {_WRITE_WORDS}" if _WORD_IN_BRACKETS.search(text) else ""
@@ -189,18 +218,21 @@ def _hint(text: str) -> str:
 
 def _outside(text: str, *, close: bool, first: bool) -> MalformedTreeError:
     if close:
-        return MalformedTreeError(f"unbalanced brackets: a ')' without its '('{_hint(text)}", "unbalanced brackets")
+        return MalformedTreeError(
+            f"unbalanced brackets: a ')' without its '('{_hint(text) or _BALANCE}", "unbalanced brackets"
+        )
     if first:
-        remedy = "; remove the text before the first bracket" if "(" in text else ""
+        remedy = "; remove the text before the first bracket" if "(" in text else "; remove it, or write # before it"
         return MalformedTreeError(
             f"text where a tree was expected: {shortened(text)}{remedy}{_hint(text)}", "not a tree"
         )
     if text.count(")") > text.count("("):
         return MalformedTreeError(
-            f"unbalanced brackets: a ')' that closes a tree too early{_hint(text)}", "unbalanced brackets"
+            f"unbalanced brackets: a ')' that closes a tree too early{_hint(text) or _BALANCE}", "unbalanced brackets"
         )
     return MalformedTreeError(
-        f"more than one tree, or something after it; expected one{_hint(text)}", "more than one tree"
+        f"more than one tree, or something after it; expected one; remove the text after the tree{_hint(text)}",
+        "more than one tree",
     )
 
 

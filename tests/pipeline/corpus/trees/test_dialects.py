@@ -51,17 +51,19 @@ def test_words_with_lemmas_are_read_without_them(tmp_path: Path, leaves: str, te
         ("(CODE <paren>) (NP (N owl)) (CODE <$$paren>) (VBD sang)", "(owl) sang"),
         ("(NP (P d@) (D @os)) (VBD sang) (P $at) (D $te) (N end)", "dos sang at te end"),
         ("(NP (N owl)) (PP;* (P of) (NP;*SBJ* (N wood))) (AX *) (NP-OB1 *を*) (BIND *SBJ*)", "owl of wood"),
-        ("(NP (N (ORTHO owls) (META (LEMMA owl)))) (VBD (ORTHO sang) (META (LEMMA sing)))", "owls sang"),
+        ("(NP (N (ORTHO owls) (META (CASE n) (LEMMA owl)))) (VBD (ORTHO sang) (META (LEMMA sing)))", "owls sang"),
         ("(NP (N well-known) (N owl)) (VBD sang) (, <dash/>) (NP (NUM $5))", "well-known owl sang\u2014$5"),
     ],
 )
 def test_ids_codes_and_bare_traces_of_historical_trees_are_no_words(tmp_path: Path, leaves: str, text: str) -> None:
     metadata = "(METADATA (AUTHOR John of Nowhere) (DATE 1402))"
     for tree in (f"(IP-MAT {leaves})", f"{metadata} (IP-MAT {leaves})"):
-        texts, counts = imported(tmp_path, with_id(tree) + with_id("(CODE <heading>)", 2))
-        assert texts == [text]
-        assert counts["repaired"]["ids left out"] == 1
-        assert counts["dropped"] == {ONLY_CODES: 1}
+        for inside in (with_id(tree), f"( (X {tree} (ID TALE,.1)))", f"( {tree} (id TALE))"):
+            others = with_id("(CODE <heading>)", 2) + "( (METADATA (AUTHOR John of Nowhere)))\n( (VERSION (HASH 1)))"
+            texts, counts = imported(tmp_path, inside + others)
+            assert texts == [text]
+            assert counts["repaired"]["ids left out"] == 1
+            assert counts["dropped"] == {ONLY_CODES: 3}
 
 
 def test_labels_of_historical_trees_keep_no_codes(tmp_path: Path) -> None:
@@ -75,13 +77,26 @@ def test_labels_of_historical_trees_keep_no_codes(tmp_path: Path) -> None:
         ("(N owl_owl) (VBD sang_sing) (. ._.) (N tree_tree)", "'_' inside, as in 'owl_owl'"),
         ("(N owl@owl) (VBD sang@sing) (. .@.) (N tree@tree)", "'@' inside"),
         ("(N owl/owl) (VBD sang/sing) (. ./.) (N tree/tree)", "'/' inside"),
-        ("(N 0=owl) (VBD 1=sang) (. 2=.) (N 3=tree)", r"discontinuous trees \(discbracket\)"),
+        ("(N 0=owl) (VBD 1=sang) (. 2=.)", r"discontinuous trees \(discbracket\)"),
+        ("(N 0) (VBD 2) (N 1)", "numbers in place of words"),
+        ("(N owl_owl) (VBD sang_sing)", "'_' inside"),
+        ("(N owl{owl}) (VBD sang{sing}) (N x{x})", "'{' inside"),
+        ("(N owl:N) (VBD sang:V) (. .:.)", "':' inside"),
+        (r"(N owl\owl) (VBD sang\sing) (. .\.)", r"'\\\\' inside"),
+        ('(N "owl") (VBD "sang") (. ".")', "in quotes or brackets of their own"),
+        ("(N [owl]) (VBD [sang]) (. [.])", "in quotes or brackets of their own"),
+        ("(owl NN) (sang VBD) (. .)", "before its tag"),
     ],
 )
 def test_leaves_in_an_unknown_form_are_refused_by_name(tmp_path: Path, leaves: str, message: str) -> None:
     with pytest.raises(InputError, match=f"bank.psd: .*{message}.* Write the words alone") as caught:
         imported(tmp_path, f"(S (NP {leaves}))\n")
     assert "\n" not in str(caught.value)
+
+
+def test_words_with_hyphens_are_no_lemmas(tmp_path: Path) -> None:
+    texts, _ = imported(tmp_path, with_id("(IP (N to-day) (ADV well-known) (VBD vn-to))"))
+    assert texts == ["to-day well-known vn-to"]
 
 
 def test_a_file_with_lemmas_in_half_of_its_words_is_refused(tmp_path: Path) -> None:
@@ -116,12 +131,14 @@ def test_switchboard_keeps_what_was_said_and_counts_the_rest(tmp_path: Path) -> 
     (VP (VBD saw) (NP (XX MUMBLEx) ))
     (-DFL- N_S) ))
 ( (X (XX MUMBLEx) (. .) (-DFL- E_S) ))
+( (SYM SpeakerB2) (. .) )
+( (INTJ (UH Yes) (. .) (X N_S)) )
 """
     texts, counts = imported(tmp_path, content, ".mrg")
-    assert texts == ["I, we saw"]
-    assert counts["dropped"] == {ONLY_CODES: 1, UNCLEAR: 1}
+    assert texts == ["I, we saw", "Yes."]
+    assert counts["dropped"] == {ONLY_CODES: 2, UNCLEAR: 1}
     assert counts["lines_left_out"] == {"lines of a licence": 2}
-    assert counts["repaired"] == {UNCLEAR: 1, "markup left out that is not in the text": 1}
+    assert counts["repaired"] == {UNCLEAR: 1, "markup left out that is not in the text": 2}
 
 
 def test_ontonotes_loses_its_slashes_and_percent_signs(tmp_path: Path) -> None:
@@ -178,6 +195,16 @@ def test_words_of_plain_trees_are_never_taken_for_codes(tmp_path: Path, leaves: 
         ("Name : ________", False),
         ("I am _ _ _ _ .", False),
         (". ! ?", False),
+        ("_'_ _-_ __ .", True),
+        ("*PRO* __", True),
+        ("\u25a1\u25a1 \u2591 .", True),
+        ("[removed] .", True),
+        ("Xxx xx xxxx .", True),
+        ("*** ** .", True),
+        ("* * *", False),
+        ("***", False),
+        ("XXX .", False),
+        ("-_- >_<", False),
     ],
 )
 def test_masked_sentences_are_dropped_and_blanks_to_fill_in_are_kept(
@@ -199,6 +226,18 @@ def test_masked_sentences_are_dropped_and_blanks_to_fill_in_are_kept(
         ("(S (NN (owl)) (VB (hoots)))", "write words without brackets of their own"),
         ("(S (NN (owl)) (VB hoots))", "the word 'owl' has brackets of its own; write words without"),
         ("(S (NN owl) (. (.)))", "the word '.' has brackets of its own"),
+        ("(S (PRP (I)) (VB go))", "the word 'I' has brackets of its own; write words without"),
+        ("(S (NP (UH (OK))) (. .))", "the word 'OK' has brackets of its own"),
+        ("(S (FOX) (RUNS))", "write words without brackets of their own"),
+        ("(S (NNowl) (VB hoots))", "or (NNdog)"),
+        ("(S (PRP\u00a0I) (VB go))", "write ordinary spaces"),
+        ("(S\u00a0(PRP I)\u00a0(VB go))", "write ordinary spaces"),
+        ("(NN\u3000OWL)", "write ordinary spaces"),
+        ("(S (NN owl) (LS a)))", "write -LRB- and -RRB-"),
+        ("(S (PRP (s)he) (VB hoots))", "write -LRB- and -RRB-"),
+        ("(S (NN owl) ($( ())", "write -LRB- and -RRB-"),
+        ("(0 S (1 NP (2 NN owl)))", "write labels without numbers"),
+        ("(S (NN owl)) ; owl", "remove the text after the tree"),
         ("1\t(S (NN owl))", "remove the text before the first bracket"),
         ("(S the owl)", "expected each word with its own tag"),
     ],
@@ -209,6 +248,28 @@ def test_leaves_that_cannot_be_read_are_refused_with_a_remedy(tmp_path: Path, tr
     assert "bank.mrg:1: " in str(caught.value)
     assert remedy in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("leaves", "text"),
+    [
+        ("(PRP *PRO*) (VB go) (NN *T*-1) (-NONE-) (-NONE- )", "go"),
+        ("(-none- *) (VB go) (NONE 0) (-NONE-1 *T*) (NN *-1)", "go"),
+        ("(IN 0) (PRP *pro*) (CD 0) (WP *what*)", "0 *what*"),
+        ("(-LRB- -lrb-) (NN owl) ($*LRB* *RRB*) (X #LSB#) (X 1#RSB#)", "(owl) [1]"),
+        ("(DT##g=f## the) (NN#3 owl)", "the owl"),
+    ],
+)
+def test_traces_brackets_and_tags_are_recognised_in_other_spellings(tmp_path: Path, leaves: str, text: str) -> None:
+    imported(tmp_path, f"(S {leaves})\n(S (-NONE- *) (NN owl))\n", ".mrg")
+    assert (tmp_path / "out.txt").read_text() == f"{text}\nowl\n"
+    assert "#" not in (tmp_path / "out.mrg").read_text()
+
+
+def test_brackets_without_a_word_are_counted(tmp_path: Path) -> None:
+    texts, counts = imported(tmp_path, "(S (NP ) (SBAR (S )) (NP (NN owl)))\n", ".mrg")
+    assert texts == ["owl"]
+    assert counts["repaired"] == {"brackets without a word left out": 1}
 
 
 def test_one_bare_trace_does_not_change_the_words_of_the_other_trees(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.corpus.trees import raw_trees
-from pipeline.corpus.trees.raw_trees import COMMENT, LICENCE, SGML, read_raw_trees
+from pipeline.corpus.trees.raw_trees import COMMENT, LICENCE, REMARK, SGML, read_raw_trees
 from pipeline.corpus.trees.readers import Counts, read_sentences
 from pipeline.corpus.trees.trees import format_tree, parse_tree
 from storage.errors import InputError
@@ -48,6 +48,10 @@ def read(path: Path, content: str) -> tuple[list[str], Counts]:
         (f"{OWLS}{MICE}\n{OWLS}\n", ["owls hoot", "mice hide", "owls hoot"]),
         (f"{OWLS} (S (NP (NNS mice))\n   (VP (VBP hide))) {OWLS}\n", ["owls hoot", "mice hide", "owls hoot"]),
         (AT_MARGIN + PRETTY.format(root="ROOT"), ["owls hoot , and mice hide", "owls hoot"]),
+        (
+            PRETTY.format(root="") + "(FRAG\n  (NP (NNS mice)))\n" + PRETTY.format(root=""),
+            ["owls hoot", "mice", "owls hoot"],
+        ),
         (re.sub("(?m)^ +", "", AT_MARGIN) + f"(ROOT {OWLS})", ["owls hoot , and mice hide", "owls hoot"]),
         ("(S\n\n(NP (NNS owls))\n \n(VP (VBP hoot)))\n" + MICE, ["owls hoot", "mice hide"]),
         (
@@ -97,7 +101,8 @@ def test_no_scrap_of_a_broken_tree_becomes_a_tree(tmp_path: Path, root: str, bro
     ],
 )
 def test_trees_and_not_lines_are_counted(tmp_path: Path, line: str, num_found: int, num_dropped: int) -> None:
-    found, counts = read(tmp_path / "x", f"{OWLS}\n{line}\n{OWLS}\n")
+    other = f"(ROOT {OWLS})" if "ROOT" in line else OWLS
+    found, counts = read(tmp_path / "x", f"{other}\n{line}\n{other}\n")
     assert found == ["owls hoot"] * (num_found + 2)
     assert counts.dropped.total() == num_dropped
 
@@ -131,6 +136,10 @@ def test_pieces_of_broken_files_are_the_whole_file(
     ("content", "left_out"),
     [
         (f"*x*x*x*\n*x*  (C) 1901 Nobody *x*\n\n{OWLS}\n", {LICENCE: 2}),
+        (f"*****\n* (C) 1901 *\n*****\n{OWLS}\n", {REMARK: 3}),
+        (f"#owls\n; owls\n{OWLS}\n=====\n%owls\n", {REMARK: 4}),
+        (f"FILENAME: 1)\nAll rights (all) reserved.\n\n{OWLS}\n", {REMARK: 2}),
+        (f"<!-- a\nb -->\n{OWLS}\n<!-- c -->", {COMMENT: 3}),
         (f"<DOC>\n<DATE> today\n</DATE>\n<S ID=1>\n{OWLS}\n</S>\n</DOC>\n", {SGML: 6}),
         (f"<HEADER>\nno words\n</HEADER>\n<S ID=1> {OWLS} </S>\n", {SGML: 3}),
         (f"%% Sent 1\n{OWLS}\n", {COMMENT: 1}),
@@ -145,6 +154,35 @@ def test_lines_that_belong_to_no_tree_are_left_out_and_counted(
     assert (found, dict(counts.dropped), dict(counts.lines_left_out)) == (["owls hoot"], {}, left_out)
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "({root} (S (NNS voles)\n(VP (VBP dig))\n(. .))\n",
+        "({root} (S (NNS voles)))))\n(VP (VBP dig))\n(. .)\n",
+        "({root} (S (NNS voles)\n(VP (VBP dig)\n(. .)))\n",
+    ],
+)
+@pytest.mark.parametrize("root", ["ROOT", ""])
+def test_no_scrap_of_a_tree_over_lines_is_kept_if_other_lines_are_trees(tmp_path: Path, root: str, broken: str) -> None:
+    good = f"({root} {OWLS})\n"
+    found, counts = read(tmp_path / "x", good * 3 + broken.format(root=root) + good * 2)
+    assert (found, counts.dropped.total()) == (["owls hoot"] * 5, 1)
+
+
+def test_a_line_that_begins_as_the_other_trees_do_may_be_a_part_of_a_tree(tmp_path: Path) -> None:
+    """Only if it seems to end the tree, it is more likely that two trees are broken."""
+    wrapped = f"(S {OWLS}\n(CC and)\n{MICE}\n(. .))\n"
+    found, counts = read(tmp_path / "x", f"{OWLS}\n{OWLS}\n{wrapped}{MICE}\n")
+    assert (found[2], counts.dropped.total()) == ("owls hoot and mice hide .", 0)
+    found, counts = read(tmp_path / "x", f"{OWLS}\n{OWLS}\n(S {OWLS}\n{MICE[:-1]}))\n{MICE}\n{OWLS})\n")
+    assert "and" not in found
+
+
+@pytest.mark.parametrize("content", [f"1\t{OWLS}\n\n{OWLS}\n", f"{OWLS}\nso\n\n{OWLS}\n", f";{OWLS}\n{OWLS}\n"])
+def test_text_that_is_no_header_is_counted_as_a_broken_tree(tmp_path: Path, content: str) -> None:
+    assert read(tmp_path / "x", content)[1].dropped.total() == 1
+
+
 def test_a_tag_between_trees_ends_a_tree_that_is_open(tmp_path: Path) -> None:
     found, counts = read(tmp_path / "x", f"<S>\n(S (NP (NNS voles)\n</S>\n<S>\n(X {OWLS})\n</S>\n{MICE}\n")
     assert found == ["owls hoot", "mice hide"]
@@ -157,12 +195,29 @@ def test_a_tag_between_trees_ends_a_tree_that_is_open(tmp_path: Path) -> None:
         ("<?xml version='1.0'?>\n<corpus>\n", "XML"),
         ("1\tOwls\towl\tNOUN\n2\thoot\thoot\tVERB\n", "CoNLL"),
         ("ID=a.1 PARSER=GOLD NUMPARSE=1\n(<T S[dcl] 0 2> (<L NP NNS NNS owls NP>))\n", "CCGbank"),
+        ("PK\x03\x04\x14\x00\n", "an archive"),
+        ("owl.mrg\x00\x000644 \x00ustar  \x00\n", "an archive"),
         ("#FORMAT 3\n#BOS 1 1 1\nOwls\tNN\n#EOS 1\n", "NEGRA"),
     ],
 )
 def test_other_formats_are_refused_by_name(tmp_path: Path, content: str, name: str) -> None:
     (tmp_path / "x").write_text(content)
     with pytest.raises(InputError, match=rf"x:1: this looks like .*{name}"):
+        list(read_raw_trees(tmp_path / "x"))
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        ("[S [NP [NNS owls]]]\n", "expected round ones"),
+        ("{S {NNS owls}}\n", "expected round ones"),
+        ("*x*x*\n# owls\n", "only a header or comments.*remove the file"),
+        ("Owls hoot.\n", "looks like running text"),
+    ],
+)
+def test_a_file_without_trees_is_refused_with_a_remedy(tmp_path: Path, content: str, remedy: str) -> None:
+    (tmp_path / "x").write_text(content)
+    with pytest.raises(InputError, match=rf"x:1: .*{remedy}"):
         list(read_raw_trees(tmp_path / "x"))
 
 

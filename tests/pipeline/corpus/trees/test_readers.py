@@ -123,7 +123,7 @@ def test_a_broken_line_is_named_or_skipped_and_does_not_affect_other_trees(
     [
         ("( (S\n    (NP (DT the) (NN dog))\n    (VP (VBZ barks)\n", 2),
         ("( (S\n    (NP (DT the) (NN \xff))\n    (VP (VBZ barks))))\n", 2),
-        ("* a comment\n", 2),
+        ("a comment (S (NN owl))\n", 2),
     ],
 )
 def test_a_broken_tree_over_lines_is_named_or_skipped(write: Write, broken: str, line: int) -> None:

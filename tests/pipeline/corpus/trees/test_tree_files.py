@@ -8,7 +8,14 @@ import pytest
 from pipeline.corpus.text.corpus_config import ImportConfig
 from pipeline.corpus.text.documents import Document, read_document_table
 from pipeline.corpus.trees.import_trees import import_trees
-from pipeline.corpus.trees.treebanks import BROKEN_LIST, NO_PARSE, find_trees, parse_sections, read_n_best
+from pipeline.corpus.trees.treebanks import (
+    BROKEN_LIST,
+    NO_PARSE,
+    OTHER_SUFFIX,
+    find_trees,
+    parse_sections,
+    read_n_best,
+)
 from storage.errors import ConfigError, InputError
 
 PTB = "\n( (S \n    (NP-SBJ (NNP {name}) )\n    (VP (VBZ barks) )\n    (. .) ))\n( (S (VP (VB Go)) (. .)))\n"
@@ -207,12 +214,14 @@ def test_files_of_trees_have_many_suffixes(tmp_path: Path, suffix: str, zipped: 
             "b/notes.TXT": "(see above)\n",
             "b/old.clean": "Mice hide.\n",
             "README.md": "#\n",
+            "b/README.txt": "A tree:\n\n" + TREE.format("one"),
+            ".cache/b/tale.mrg": TREE.format("one"),
         },
     )
     for wanted in ("auto", "brackets"):
         counts = import_trees([source], tmp_path / "out", ImportConfig(format=wanted))
         assert docs(tmp_path / "out") == ["b/tale"]
-        assert counts["passed_over"] == {"not trees, by name or beginning": 4}
+        assert counts["passed_over"] == {"not trees, by name or beginning": 6}
     texts = write(tmp_path / "texts", {"b/tale.txt": "one\n"})
     assert import_trees([source], tmp_path / "out", ImportConfig(text=[texts]))["texts"] == {"given": 1, "rebuilt": 0}
 
@@ -234,6 +243,9 @@ def test_files_with_any_suffix_are_read_if_the_format_is_given(tmp_path: Path) -
         assert docs(tmp_path / "out") == [f"tale{n}" for n in range(4)]
     counts = import_trees([source / "tale0.fid", source / "tale2"], tmp_path / "out", ImportConfig())
     assert counts["num_kept"] == 2
+    write(source, {"tale4.mrg": TREE.format(4)})
+    counts = import_trees([source], tmp_path / "out", ImportConfig())
+    assert counts["passed_over"] == {OTHER_SUFFIX: 4, "not trees, by name or beginning": 1}
 
 
 def test_a_folder_without_trees_is_refused_and_the_error_says_what_was_looked_for(tmp_path: Path) -> None:
