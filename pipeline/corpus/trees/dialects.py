@@ -297,7 +297,7 @@ def _spoken(tree: Tree, reasons: dict[str, None]) -> Tree:
     """Leave out the marks of transcribed speech in Switchboard and OntoNotes that are not tagged as marks."""
     words, tags, without = list(tree.words), list(tree.tags), set()
     for i, (tag, word) in enumerate(zip(tree.tags, words, strict=True)):
-        if _SPEAKER.fullmatch(word) and _SPOKEN_MARK_TAG.fullmatch(tag):
+        if word.startswith("Speaker") and _SPEAKER.fullmatch(word) and _SPOKEN_MARK_TAG.fullmatch(tag):
             tags[i] = "CODE"
             if words[i + 1 : i + 2] == ["."]:  # the name of the speaker ends with a period
                 tags[i + 1] = "CODE"

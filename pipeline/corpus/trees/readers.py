@@ -305,6 +305,8 @@ def _is_masked(tree: Tree) -> bool:
     masked if all its words are crossed out, as in ``xxx xx``. Its words must differ in length, because ``* * *`` is
     not masked.
     """
+    if {"blank", "crossed out"}.isdisjoint(map(_kind_of_word, tree.words)):
+        return False
     without = _markup(tree)
     kinds, lengths = [], set()
     for i, (word, tag) in enumerate(zip(tree.words, tree.tags, strict=True)):

@@ -104,9 +104,9 @@ def parse_tree(text: str) -> Tree:
 
 def without_words(tree: Tree, without: Collection[int]) -> Tree:
     """Return a tree without some of its words, by their indices. Phrases without words stay."""
-    kept = [i for i in range(len(tree.words)) if i not in without]
-    if len(kept) == len(tree.words):
+    if not without:
         return tree
+    kept = [i for i in range(len(tree.words)) if i not in without]
     before = _counts_before(kept, len(tree.words))
     phrases = tuple((label, before[start], before[stop]) for label, start, stop in tree.phrases)
     return Tree(tuple(tree.words[i] for i in kept), tuple(tree.tags[i] for i in kept), phrases)
