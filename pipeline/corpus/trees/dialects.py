@@ -53,7 +53,8 @@ _CHARACTERS: Final = {
     "<dash/>": (":", "\u2014"),
 }
 """Tag and word of the codes that stand for characters of the text."""
-_METADATA = re.compile(r"\(\s*(METADATA|META|VERSION)\b")
+_METADATA = re.compile(r"\(\s*(METADATA|VERSION)\b|\(\s*ORTHO\s[^()]*\)\s*\(\s*META\b")
+"""The last bracket of a match begins the metadata. ``META`` alone may be a phrase, such as a stage direction."""
 _WITH_LEMMA = re.compile(r".+-.+")
 _SAME_LEMMA = re.compile(r"(.+)-\1", re.IGNORECASE)
 _MARK_WITH_LEMMA = re.compile(r"([^\w\s-])-\1")
@@ -62,13 +63,11 @@ _PTB_TAG = (
     r"(?:CC|CD|DT|EX|FW|IN|JJ[RS]?|LS|MD|NNP?S?|PDT|POS|PRP\$?|RB[RS]?|RP|SYM|TO|UH|VB[DGNPZ]?|WDT|WP\$?|WRB|XX|AFX"
     r"|HYPH|NIL|-[LR]RB-|[.,:#$]|``|'')"
 )
-_WORD_AS_LEMMA = re.compile(rf"(.+)(?:{_SEPARATORS.pattern}|-)\1", re.IGNORECASE)
+_ORDINARY = r"\d[\d\W]*\d$|\w+://|www\.|\w+\++$"
+"""Ordinary words with separators: ``10:30``, addresses and ``C++``."""
+_WORD_AS_LEMMA = re.compile(rf"(.*[^\W_])(?:{_SEPARATORS.pattern}|-)\1", re.IGNORECASE)
 _SLASH_TAG = re.compile(rf".+/{_PTB_TAG}(?:\|[A-Z$]+)*")
-_NO_WORDS: Final = {
-    re.compile(r"([\"'|])\S+\1|\[\S+\]|<\S+>|\{\S+\}"): "in quotes or brackets of their own",
-    re.compile(_PTB_TAG): "tags, so each word seems to stand before its tag",
-}
-"""Forms of leaves that are no words, and what a message says of them."""
+_QUOTED = re.compile(r"([\"'|])\S+\1|\[\S+\]|<\S+>|\{\S+\}")
 _TOKEN = re.compile(r"(\(\s*[^\s()]*)|([^\s()]+)")
 _SPLIT_MARKS = "$@"
 _WRITE_WORDS: Final = "Write the words alone, as in (NN dog)"
@@ -152,19 +151,31 @@ def _refuse_other_leaves(path: Path, words: list[str], visible: list[str], trees
     Raises:
         InputError: If the file is refused.
     """
-    for form, what in _NO_WORDS.items():
-        if len(visible) >= 3 and _share(visible, form) >= _MOST:
-            example = _example(visible, form)
-            raise InputError(f"{path}: nearly all words are {what}, as in {example}. {_WRITE_WORDS}")
-    if len(words) >= 3 and all(sorted(tree.words) == sorted(map(str, range(len(tree.words)))) for tree in trees):
+    if len(visible) >= 3 and _share(visible, _QUOTED) >= _MOST:
+        example = _example(visible, _QUOTED)
+        raise InputError(
+            f"{path}: nearly all words are in quotes or brackets of their own, as in {example}. {_WRITE_WORDS}"
+        )
+    leaves = [leaf for tree in trees for leaf in zip(tree.tags, tree.words, strict=True) if leaf[1].isalpha()]
+    swapped = [leaf for leaf in leaves if re.fullmatch(_PTB_TAG, leaf[1]) and not re.fullmatch(_PTB_TAG, leaf[0])]
+    if len(leaves) >= 2 and len(swapped) >= _MOST * len(leaves):
+        example = shortened("({} {})".format(*swapped[0]))
+        raise InputError(
+            f"{path}: words seem to come before their tags, as in {example}. Write the tag first: (NN dog)"
+        )
+    if (
+        any(len(tree.words) > 1 for tree in trees)
+        and len(words) >= 3
+        and all(sorted(tree.words) == sorted(map(str, range(len(tree.words)))) for tree in trees)
+    ):
         raise InputError(
             f"{path}: the leaves are numbers in place of words, as in discontinuous trees, which are not read. "
             f"{_WRITE_WORDS}"
         )
     has_lemma = any(map(_WORD_AS_LEMMA.fullmatch, words))
     for separator in {found[0] for word in words if (found := _SEPARATORS.search(word))} | {"-"}:
-        form = re.compile(rf".*[^{re.escape(separator)}].*{re.escape(separator)}.+")
-        if len(words) >= (2 if has_lemma else 8 if separator == "-" else 3) and _share(words, form) >= _MOST:
+        form = re.compile(rf"(?!{_ORDINARY}).*[^{re.escape(separator)}].*{re.escape(separator)}.+")
+        if len({*words}) >= (2 if has_lemma else 8 if separator == "-" else 3) and _share(words, form) >= _MOST:
             example = _example(words, form)
             what = "discontinuous trees (discbracket)" if re.match(r"'\d+=", example) else "words with a lemma or a tag"
             raise InputError(
@@ -345,12 +356,13 @@ def _without_lemma(leaf: str) -> str:
 def _without_metadata(text: str) -> str:
     """Return the text of a tree without its nodes of metadata. Such nodes hold words without tags."""
     while found := _METADATA.search(text):
+        begin = text.rindex("(", 0, found.end())
         depth = 0
-        for bracket in re.finditer("[()]", text[found.start() :]):
+        for bracket in re.finditer("[()]", text[begin:]):
             depth += 1 if bracket[0] == "(" else -1
             if depth == 0:
                 break
-        text = text[: found.start()] + text[found.start() + bracket.end() :]
+        text = text[:begin] + text[begin + bracket.end() :]
     return text
 
 

@@ -52,6 +52,7 @@ def test_words_with_lemmas_are_read_without_them(tmp_path: Path, leaves: str, te
         ("(NP (P d@) (D @os)) (VBD sang) (P $at) (D $te) (N end)", "dos sang at te end"),
         ("(NP (N owl)) (PP;* (P of) (NP;*SBJ* (N wood))) (AX *) (NP-OB1 *を*) (BIND *SBJ*)", "owl of wood"),
         ("(NP (N (ORTHO owls) (META (CASE n) (LEMMA owl)))) (VBD (ORTHO sang) (META (LEMMA sing)))", "owls sang"),
+        ("(META (NP (N owl))) (META (VBD sang))", "owl sang"),
         ("(NP (N well-known) (N owl)) (VBD sang) (, <dash/>) (NP (NUM $5))", "well-known owl sang\u2014$5"),
     ],
 )
@@ -85,13 +86,22 @@ def test_labels_of_historical_trees_keep_no_codes(tmp_path: Path) -> None:
         (r"(N owl\owl) (VBD sang\sing) (. .\.)", r"'\\\\' inside"),
         ('(N "owl") (VBD "sang") (. ".")', "in quotes or brackets of their own"),
         ("(N [owl]) (VBD [sang]) (. [.])", "in quotes or brackets of their own"),
-        ("(owl NN) (sang VBD) (. .)", "before its tag"),
+        ("(owl NN) (sang VBD) (. .)", r"before their tags, as in '\(owl NN\)'"),
     ],
 )
 def test_leaves_in_an_unknown_form_are_refused_by_name(tmp_path: Path, leaves: str, message: str) -> None:
-    with pytest.raises(InputError, match=f"bank.psd: .*{message}.* Write the words alone") as caught:
+    with pytest.raises(InputError, match=f"bank.psd: .*{message}.* Write the ") as caught:
         imported(tmp_path, f"(S (NP {leaves}))\n")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["10:30 11:45 1/2", "bye-bye bye-bye", "-_- >_<", "www.owl/a ftp://owl.b/c C++", ". . .", "TO . . .", "0\n0\n0"],
+)
+def test_a_short_file_of_unusual_words_is_not_refused(tmp_path: Path, words: str) -> None:
+    trees = ["(S " + " ".join(f"(X {word})" for word in line.split()) + ")\n" for line in words.split("\n")]
+    assert imported(tmp_path, "".join(trees), ".mrg")[1]["num_kept"] == len(trees)
 
 
 def test_words_with_hyphens_are_no_lemmas(tmp_path: Path) -> None:
@@ -267,7 +277,7 @@ def test_traces_brackets_and_tags_are_recognised_in_other_spellings(tmp_path: Pa
 
 
 def test_brackets_without_a_word_are_counted(tmp_path: Path) -> None:
-    texts, counts = imported(tmp_path, "(S (NP ) (SBAR (S )) (NP (NN owl)))\n", ".mrg")
+    texts, counts = imported(tmp_path, "(S (NP ) (SBAR (S )) (NP (NX )) (NP (NN owl)))\n", ".mrg")
     assert texts == ["owl"]
     assert counts["repaired"] == {"brackets without a word left out": 1}
 
