@@ -57,7 +57,7 @@ _HEADER_TAGS = frozenset(
 _SGML_LINE = re.compile(rf"{_TAG.pattern}[^()]*|<({'|'.join(_HEADER_TAGS)})\b[^<>]*>[^<>]*</\1>\s*", re.IGNORECASE)
 _ENDS_OF_COMMENTS = {"/~*": re.compile(r"\*~/"), "/*": re.compile(r"\*/"), "<!--": re.compile("-->")}
 _REMARK = re.compile(r"[#%;@]|//|--|\*.*\*\s*$|[^\w\s()]+\s*$")
-"""Beginning of a line that no tree begins with: a mark of a comment, or a rule."""
+"""Lines that begin with a mark of a comment, or are between two ``*``, or have only signs, such as ``=====``."""
 _OTHER_BRACKETS = re.compile(r"\s*(?:[\[{](?![\"'])|\uff08|\\)")
 _NESTED = re.compile(r"\(\s*[^\s()]*\s*\(")
 _MOST_HEADER_LINES = 50
@@ -462,7 +462,7 @@ def _sniff(lines: Iterator[Line], path: Path) -> tuple[list[Line], Iterator[Line
         first = (without or head)[0]
         found = "looks like running text, expected trees in brackets"
         if not tree_lines:
-            found = "only a header or comments, expected trees in brackets; remove the file, or name those with trees"
+            found = "only a header or comments, expected trees in brackets; remove the file, or name only files with trees"
         elif _OTHER_BRACKETS.match(first.text):
             found = "looks like trees in other brackets, expected round ones, as in (S (NN dog)); replace them"
         raise InputError(f"{path}:{first.number}: {found}: {shortened(first.text)}")

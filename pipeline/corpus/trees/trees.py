@@ -186,7 +186,7 @@ def _refuse_words_in_brackets(phrases: tuple[Phrase, ...]) -> None:
             continue
         if any(map(str.isspace, label)):
             raise _odd_space(label)
-        is_last = (start, stop) not in (phrase[1:] for phrase in phrases[i + 1 : i + 2])
+        is_last = i + 1 == len(phrases) or phrases[i + 1][1:] != (start, stop)
         is_alone = i > 0 and is_last and phrases[i - 1][1:] == (start, stop) and phrases[i - 1][0] not in ROOT_NAMES
         is_word = is_alone and not re.fullmatch(r"[A-Z]*P|S[A-Z]*|NX|FRAG|PRN", strip_label(label))
         if is_word or not label[0].isupper() or any(map(str.islower, label)):
