@@ -462,7 +462,7 @@ def _sniff(lines: Iterator[Line], path: Path) -> tuple[list[Line], Iterator[Line
         first = (without or head)[0]
         found = "looks like running text, expected trees in brackets"
         if not tree_lines:
-            found = "only a header or comments, expected trees in brackets; remove the file, or name only files with trees"
+            found = "only a header or comments, expected trees in brackets; remove it, or name only files of trees"
         elif _OTHER_BRACKETS.match(first.text):
             found = "looks like trees in other brackets, expected round ones, as in (S (NN dog)); replace them"
         raise InputError(f"{path}:{first.number}: {found}: {shortened(first.text)}")
