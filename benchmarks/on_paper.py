@@ -18,6 +18,8 @@ WORDS_PER_SENTENCE = 18.0
 RATES = {
     "clean": 600_000.0,  # words/s of one process, by CPU time, on 3.6 million words (2026-11-30)
     "parse": 516.0,  # sentences/s of one process, docs/parsing.md
+    # Tokens/s of one process, by CPU time, teacher of size 256 and vocabulary 12,000 (2026-11-30).
+    "dump by beam 10/5": 320.0,  # 695,362 positions of GUM, CRAFT and MASC
 }
 GPU_TEACHER, GPU_STUDENT = 722_000.0, 636_000.0
 """Positions per second of an H200, predicted in docs/gpu.md for larger models: size 650, and 12 blocks of 768."""
@@ -93,7 +95,7 @@ def main() -> None:
             disk_gb=dump_gb, on_gpu=GPU_TEACHER,
         ),
         Stage(
-            name="dump by beam 10/5", amount=tokens, rate=found["tokens_per_s_10_5"], memory="0.8 GB per process",
+            name="dump by beam 10/5", amount=tokens, rate=RATES["dump by beam 10/5"], memory="0.8 GB per process",
             disk_gb=dump_gb,
         ),
         Stage(

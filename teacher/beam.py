@@ -387,7 +387,7 @@ class _Batch:
         return torch.cat([self._normalisers_of(some) for some in rows.split(_TILE_ROWS)])
 
     def _normalisers_of(self, rows: Tensor) -> Tensor:
-        """Do this for rows ``[n, D + 2]`` as ``_vocabulary_tiles`` describes them, with s = 0."""
+        """Return the same for rows ``[n, D + 2]``. ``_vocabulary_tiles`` describes the rows; here s = 0."""
         if len(self._tiles) > 1:
             # On a CPU, logsumexp would read and write each tile twice more, to subtract the largest logit.
             sums = torch.stack([(rows @ tile.T).exp_().sum(1) for tile in self._tiles]).sum(0).log()

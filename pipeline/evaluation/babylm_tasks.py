@@ -89,7 +89,9 @@ def read_choices(folder: Path, rules: Rules) -> list[Choice]:
 
 def _check_texts(task: Task, value: Mapping[str, Any]) -> None:
     for name in task.texts:
-        found = value.get(name, "missing")  # the task itself says which fields it needs
+        if name not in value:  # ``read`` raises KeyError if it needs the field
+            continue
+        found = value[name]
         texts = found if name == "options" else [found]
         if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
             raise TypeError(f"{name} is {found!r:.60}, expected text")

@@ -410,8 +410,8 @@ def _pairs_of_file(file: Path) -> Iterator[MinimalPair]:
     for where, value in _objects(file):
         if problem := _other_task(value):
             raise InputError(
-                f"{where}: {problem}; give a file or folder with minimal pairs alone, or rename the fields of minimal "
-                "pairs"
+                f"{where}: {problem}; give a file or folder with minimal pairs alone, or rename the fields if these "
+                "are minimal pairs"
             )
         field = _text(value, "field", where, NOT_SPECIFIED)
         yield MinimalPair(

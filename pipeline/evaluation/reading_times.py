@@ -100,7 +100,7 @@ def read_reading_data(path: Path) -> ReadingData:
             raise InputError(f"{path}: row {i} has no word, expected one; fetch it again")
 
     def number(row: int, name: str) -> float:
-        value = (rows[row][name] or "").strip()
+        value = rows[row][name].strip()
         try:
             return math.nan if value in MISSING else float(value)
         except ValueError as error:

@@ -195,7 +195,7 @@ def test_files_that_disagree_about_the_space_before_a_text_are_refused(
     (folder / "tokenizer.json").write_text(json.dumps(content))
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(
-        InputError, match=r"tokenizer\.json: add_prefix_space is .*Set both to the value of the training"
+        InputError, match=r"tokenizer\.json: add_prefix_space is .*Set both to the value that was used in training"
     ):
         open_student_or_folder(folder, CPU)
 

@@ -215,8 +215,8 @@ def _check_other_files(source: Path, content: Mapping[str, Any]) -> None:
         # transformers 4 follows tokenizer_config.json, transformers 5 may follow tokenizer.json.
         raise InputError(
             f"{source}: add_prefix_space is {json.dumps(in_tokenizer)}, but {json.dumps(in_config)} in "
-            "tokenizer_config.json (false if missing), so a text has other tokens in other versions of transformers, "
-            "expected the same value. Set both to the value of the training"
+            "tokenizer_config.json (false if missing), expected the same value, because versions of transformers "
+            "differ in which of them they use. Set both to the value that was used in training"
         )
 
 

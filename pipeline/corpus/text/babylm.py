@@ -39,7 +39,7 @@ class Source:
 
 
 _TITLE = re.compile(r"(?:= = =|_BOOK_TITLE_ :)\s*(.+?)\s*(?:= = =)?$")
-_SPACED = re.compile(r"\s+(?=[.,;:!?]+(?:\s|[\"')\]]|$))")
+_SPACED = re.compile(r"(?<!\s)\s+(?=[.,;:!?]+(?:\s|[\"')\]]|$))")
 # A mark between a space and a word, as in "yes ,and". A stop counts only before a capitalised word.
 _MISPLACED = re.compile(r"(?<=\w)\s+([,;!?]|\.(?=[A-Z]['\u2019a-z\s]))(?=[^\W\d_])(?![DPOX]\b)")
 # Parts of a word that transcripts and treebanks write apart. A pronoun without its beginning, such as 'em or 'im, is a

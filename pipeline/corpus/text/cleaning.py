@@ -159,7 +159,7 @@ def _clean_file(
     """Yield the text, document and speaker of each sentence. The speaker is empty if unknown."""
     source = SOURCES[name]
     record.begin(path, name)
-    lines = read_running_text(path, column=config.column, on_error=config.on_error)
+    lines = read_running_text(path, column=config.column, on_error=config.on_error, has_frames=name == "open_subtitles")
     head = list(islice(lines, HEAD_LINES))
     has_records = any(line.begins_document for line in head)
     ends_inside = source.has_headers or (source.has_blanks and not config.wrapped) or has_records

@@ -57,6 +57,8 @@ class Record(NamedTuple):
 
 
 _TREE = re.compile(r"\s*\(\s*[^\s()]*\s*(?:\(|$)")
+_FRAMES = r"\{\d+\}\{\d+\}"
+"""The beginning of a subtitle of MicroDVD: its first and last frame."""
 _SIGNATURES: Final = (
     (re.compile(r"<(?:\?xml|!doctype|html)\b", re.IGNORECASE), "markup (HTML or XML)", "extract the text first"),
     (
@@ -68,7 +70,7 @@ _SIGNATURES: Final = (
         "markup (XML or SGML)",
         "extract the text first",
     ),
-    (re.compile(r"WEBVTT\b|(?:\{\d+\}\{\d+\}[^\n]*\n){2}"), "subtitles with times", "remove the times first"),
+    (re.compile(rf"WEBVTT\b|(?:{_FRAMES}[^\n]*\n){{2}}"), "subtitles with times", "remove the times first"),
     (re.compile(r"WARC/\d"), "a web archive (WARC or WET)", "extract the text first"),
     (re.compile(r"PAR1"), "a Parquet file", "write it as JSON lines"),
     (
@@ -86,7 +88,7 @@ _SIGNATURES: Final = (
     (re.compile(r"%PDF-"), "a PDF document", "convert it to text first"),
     (re.compile(r"\{\\rtf"), "an RTF document", "save it as plain text first"),
     (
-        re.compile(r"(?:[^|\n]*\n)?\|?[^|\n]*\|[^\n]*\n\s*(?=[^\n]*---)(?=[^\n]*\|)[ :|-]+(?:\n|$)"),
+        re.compile(r"(?:[^|\n]*\n)?\|?[^|\n]*\|[^\n]*\n\s*+(?=[^\n]*---)(?=[^\n]*\|)[ :|-]+(?:\n|$)"),
         "a Markdown table",
         "leave only the text",
     ),
@@ -101,6 +103,11 @@ _SIGNATURES: Final = (
         "a table with spaces between columns, as R writes",
         "write it with write.csv",
     ),
+    (
+        re.compile(r"(?:#\s*\n)?# Results on [^\n]*\n# (?:USER AGENT|1\.)"),
+        "results of Ibex, with rows of several kinds",
+        "remove the lines with # and leave only the rows with the sentences or words",
+    ),
 )
 """For files that are neither text nor records: how the file begins, what it is, and what to do about it."""
 _INLINE = "i|b|u|s|em|strong|font|span|sub|sup|small|big|ref|nowiki|center"
@@ -110,7 +117,7 @@ _SURE_TAG = re.compile(r"</[a-z]|<[a-z][^<>]*(?:=\s*[\"'][^<>]*|/)>|<(?:br|hr|im
 """An end tag, a tag with attributes, an empty tag, or a tag of HTML. ``<laughter>`` and ``<unk>`` do not match."""
 _TIME = re.compile(
     r"[\[(]?(?:\d{1,2}:)?\d{1,2}:\d\d(?:[.,]\d+)?\s*(?:-->|,\d{1,2}:\d\d|$)|[\[(]?\d{1,2}:\d\d:\d\d\b|\[\d\d:\d\d\.\d+\]|"
-    r"Dialogue: \d"
+    r"Dialogue: \d+,"
 )
 _OBJECT = re.compile(r"\s*(?:\S+ +)?\{\s*(['\"])[^'\"]*\1\s*:")
 """The beginning of a JSON object or of a dictionary of Python, also after a word, such as a key."""
@@ -152,7 +159,9 @@ def read_head(lines: Iterator[Line]) -> list[Line]:
     return head
 
 
-def read_running_text(path: Path, *, column: str = "", on_error: OnError = "stop") -> Iterator[Line]:
+def read_running_text(
+    path: Path, *, column: str = "", on_error: OnError = "stop", has_frames: bool = False
+) -> Iterator[Line]:
     """Yield the lines of running text in a file.
 
     A file of text gives its lines. A JSON object or a row of a table gives the lines of its text, all with the line
@@ -164,6 +173,7 @@ def read_running_text(path: Path, *, column: str = "", on_error: OnError = "stop
             lines. A number is a column of a table without a header, from 1.
         on_error: What to do at a line that is too long, and at an object or row that cannot be read: "stop", or "skip"
             to yield it as a line with ``fault`` and without text.
+        has_frames: Whether lines may begin with the frames of a subtitle, as in MicroDVD. The caller removes them.
 
     Raises:
         InputError: As ``read_lines``; if the file is neither text nor records with this column; if ``on_error`` is
@@ -172,7 +182,8 @@ def read_running_text(path: Path, *, column: str = "", on_error: OnError = "stop
     """
     lines = read_lines(path, on_error)
     head = read_head(lines)
-    form = form_of(head, path)
+    shown = [line._replace(text=re.sub(f"^{_FRAMES}", "", line.text)) for line in head] if has_frames else head
+    form = form_of(shown, path)
     lines = chain(head, lines)
     if not (column := text_column(form, column, path)):
         yield from lines
@@ -325,11 +336,8 @@ def _marked(full: Sequence[str]) -> Form | None:
     is_marked = (len(tags) > 1 or is_all) and len(tags) >= len(full) * _MARKED_SHARE
     if is_marked and any(_SURE_TAG.match(tag) for found in tags for tag in found):
         return Form(kind="other", found=f"markup, such as {tags[0][0][:40]}", remedy="extract the text first")
-    if any(text.startswith("# Results on ") for text in full[:3]):
-        remedy = "remove the lines with # and leave only the rows with the sentences or words"
-        return Form(kind="other", found="results of Ibex, with rows of several kinds", remedy=remedy)
-    num_times = sum(bool(_TIME.match(text.strip())) for text in full)
-    if num_times > (len(full) > 3) and num_times >= len(full) * _MARKED_SHARE:
+    times = [text for text in full if _TIME.match(text.strip())]
+    if (len(times) > 1 or any("-->" in text for text in times)) and len(times) >= len(full) * _MARKED_SHARE:
         return Form(kind="other", found="subtitles with times", remedy="remove the times and numbers first")
     return None
 

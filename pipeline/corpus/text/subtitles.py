@@ -61,7 +61,7 @@ _SOUND = re.compile(
 )
 _PARENTHESES_ONLY = re.compile(r"^[-\u2013\s]*\([^().?!]*\)(?:\s*\([^().?!]*\))*$")
 _ROLES = (
-    "(?:(?:Old|Young|Male|Female|Little|Other|First|Second|Third) )?"
+    "(?=[A-Z])(?:(?:Old|Young|Male|Female|Little|Other|First|Second|Third) )?"
     "(?i:Man|Woman|Boy|Girl|Narrator|Announcer|Reporter|Newscaster|Host|Operator|Speaker|Voice|Both|All|Crowd|Singer)"
     r"(?: (?:on|over) (?:the )?(?:TV|radio|phone|telephone|tape|PA|speaker|intercom))?(?: ?#?\d+)?"
 )

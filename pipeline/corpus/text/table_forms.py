@@ -79,13 +79,12 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
         if columns := _columns(_head_rows(texts, delimiter, quoted=False, spaced=False), is_prose=False):
             return Table(columns, delimiter, quoted=False)
     for delimiter in ",;":
-        for is_quoted, spaced in ((True, False), (True, True), (False, False)):
-            rows = _head_rows(texts, delimiter, quoted=is_quoted, spaced=spaced)
-            columns = (
-                _columns(rows, is_prose=True, spaced=spaced) if is_quoted else ()
-            )  # without quotes, some are wrong
-            if columns := columns or _numbered(rows):
-                return Table(columns, delimiter, quoted=True)
+        rows = _head_rows(texts, delimiter, quoted=True, spaced=False)
+        spaced = _head_rows(texts, delimiter, quoted=True, spaced=True)
+        unquoted = _head_rows(texts, delimiter, quoted=False, spaced=False)  # for a table with wrong quotes
+        columns = _columns(rows, is_prose=True) or _columns(spaced, is_prose=True, spaced=True)
+        if columns := columns or _numbered(rows) or _numbered(unquoted):
+            return Table(columns, delimiter, quoted=True)
     first = next(text for text in texts if text.strip())
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix in (".csv", ".tsv"):

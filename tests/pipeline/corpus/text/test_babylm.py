@@ -53,6 +53,7 @@ LIKE_NAMES_AND_SOUNDS = (
     "THANKS A LOT :) BYE",
     "The truth is this, man: (only) we lost.",
     "I like [a] and {b}.",
+    "all: it was cold.",
 )
 CLITICS = {
     "I don 't see 'em": "I don't see 'em",

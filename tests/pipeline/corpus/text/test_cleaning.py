@@ -205,6 +205,13 @@ def test_long_odd_lines_take_little_time(tmp_path: Path, source: str) -> None:
     assert time.process_time() - start < 10
 
 
+def test_only_the_rules_of_open_subtitles_remove_the_frames_of_subtitles(tmp_path: Path) -> None:
+    text = "{0}{25}It ran.\n{26}{50}It slept.\n{51}{70}It woke.\n"
+    assert cleaned(tmp_path, text, "open_subtitles")[1] == ["It ran.", "It slept.", "It woke."]
+    with pytest.raises(InputError, match="looks like subtitles with times"):
+        cleaned(tmp_path, text, "sentences")
+
+
 def test_trees_are_refused(tmp_path: Path) -> None:
     for trees in ("( (S (NP (NN a)) (VP (VB b))) )\n" * 3, "(ROOT\n  (S\n    (NP (NN a))))\n" * 3):
         with pytest.raises(InputError, match=r"plain\.txt: looks like bracketed trees.*import-trees"):

@@ -58,6 +58,10 @@ TEXTS = {
     "a NUL": "It ran.\nThe kitten\0 slept.\n",
     "a title before commas": "The storm\nIt ran, and so on.\nIt slept, and so on.\nIt woke, too.\n",
     "sums": "Some sums today\nadd 3 to 4\nadd 5 to 6\n",
+    "a numbered list with commas": "1, It ran.\n2, It slept.\n3, It woke.\n",
+    "a time of day": "Monday\n8:30\nIt ran.\n",
+    "a line with the name of a part": "Dialogue: 3 cats talk.\nDialogue: 4 cats talk.\n",
+    "a heading about results": "# Results on Monday\nIt ran, and so on.\n",
     "descriptions in braces": "{laughs} so: yes\n{sighs} no\n",
 }
 OTHERS = {
