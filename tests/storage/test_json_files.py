@@ -48,7 +48,7 @@ def test_numbers_keep_their_value_and_unknown_fields_are_ignored():
         (b'"\xff"', str, "not UTF-8 (byte 1), expected UTF-8: convert it"),
         ('{"count": 1}'.encode("utf-16"), Figures, "text in UTF-16 or UTF-32, expected UTF-8: convert it"),
         ('{"count": 1}'.encode("utf-16-le"), Figures, "text in UTF-16 or UTF-32"),
-        (gzip.compress(b'{"count": 1}'), Figures, "compressed by gzip, expected plain text: decompress it"),
+        (gzip.compress(b'{"count": 1}', mtime=0), Figures, "compressed by gzip, expected plain text: decompress it"),
         (b"[" * 100_000, object, "nested too deeply"),
         (b'{"count": 1, "more": ' + b"[" * 100_000, Figures, "nested too deeply"),
         (b"1e400", float, "out of range"),
