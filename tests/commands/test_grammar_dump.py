@@ -109,7 +109,11 @@ def test_what_is_not_of_a_sample_corpus_is_refused_in_one_line(small_world, tmp_
     (tmp_path / "older/entropy.json").write_text(json.dumps(entropy | {"grammar": {"rules_sha256": "0" * 64}}))
     older = refused(*dumping, "--data", data, "--teacher", tmp_path / "older")
     assert "rules_sha256 is 000000000000, but the grammar of this version has" in older
-    for content, expected in ((b"{", "not JSON"), (b"\xff", "not JSON"), (b"[]", "expected object, found array")):
+    for content, expected in (
+        (b"{", "not JSON"),
+        (b"\xff", "not UTF-8 (byte 0)"),
+        (b"[]", "expected object, found array"),
+    ):
         (tmp_path / "older/entropy.json").write_bytes(content)
         message = refused(*dumping, "--data", data, "--teacher", tmp_path / "older")
         assert f"entropy.json: {expected}" in message
