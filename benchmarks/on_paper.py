@@ -18,8 +18,9 @@ WORDS_PER_SENTENCE = 18.0
 RATES = {
     "clean": 600_000.0,  # words/s of one process, by CPU time, on 3.6 million words (2026-11-30)
     "parse": 516.0,  # sentences/s of one process, docs/parsing.md
-    # Tokens/s of one process, by CPU time, teacher of size 256 and vocabulary 12,000 (2026-11-30).
-    "dump by beam 10/5": 320.0,  # 695,362 positions of GUM, CRAFT and MASC
+    # Positions/s of one process, by CPU time, for a teacher of size 256 and a vocabulary of 12,000 (2026-11-30).
+    "dump by beam 10/5": 320.0,  # the whole dump of GUM, CRAFT and MASC, 695,362 positions
+    "dump by beam 50/10": 105.0,  # dump-teacher --plan on the same dataset
 }
 GPU_TEACHER, GPU_STUDENT = 722_000.0, 636_000.0
 """Positions per second of an H200, predicted in docs/gpu.md for larger models: size 650, and 12 blocks of 768."""
@@ -66,11 +67,10 @@ def main() -> None:
     """Print the table."""
     parser(__doc__ or "").parse_args()
     found = {}
-    for name in ("corpus-scale", "dump", "conditions", "storage"):
+    for name in ("corpus-scale", "dump", "storage"):
         found |= _figures(name)
     teacher, student = _figures("teacher-gum"), _figures("student")
     positions = NUM_WORDS * POSITIONS_PER_WORD
-    tokens = positions - NUM_WORDS / WORDS_PER_SENTENCE  # each sentence has one position more, its end
     dump_gb = positions * found["exact_bytes_per_position"] / 1e9
     stages = [
         Stage(name="clean", amount=NUM_WORDS, rate=RATES["clean"], memory="< 0.1 GB", disk_gb=0.63, processes=1),
@@ -95,11 +95,11 @@ def main() -> None:
             disk_gb=dump_gb, on_gpu=GPU_TEACHER,
         ),
         Stage(
-            name="dump by beam 10/5", amount=tokens, rate=RATES["dump by beam 10/5"], memory="0.8 GB per process",
+            name="dump by beam 10/5", amount=positions, rate=RATES["dump by beam 10/5"], memory="0.8 GB per process",
             disk_gb=dump_gb,
         ),
         Stage(
-            name="dump by beam 50/10", amount=tokens, rate=found["tokens_per_s_50_10"], memory="0.9 GB per process",
+            name="dump by beam 50/10", amount=positions, rate=RATES["dump by beam 50/10"], memory="0.9 GB per process",
             disk_gb=dump_gb,
         ),
         Stage(
