@@ -99,7 +99,7 @@ def main() -> None:
             disk_gb=dump_gb,
         ),
         Stage(
-            name="dump by beam 50/10", amount=positions, rate=RATES["dump by beam 50/10"], memory="0.9 GB per process",
+            name="dump by beam 50/10", amount=positions, rate=RATES["dump by beam 50/10"], memory="1.0 GB per process",
             disk_gb=dump_gb,
         ),
         Stage(
