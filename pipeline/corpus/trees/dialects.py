@@ -37,7 +37,7 @@ come from a conversion."""
 _PHRASE_TAG = re.compile(r"(W|Q)?(NP|PP|ADVP|ADJP|CONJP|QP|VP)|CP|IP|S|SBAR|SINV|SQ|SBARQ|NX|BIND")
 _NUMBER_TAG = re.compile(r"NUM|ONE|CD|LS|QN|FRAC|FP|N$|X$")
 _TRACE = re.compile(r"\*([^\s*]*\*)?(-\d+)?|0")
-_TRACE_BY_NAME = re.compile(r"\*(T\d*|PRO|pro|ICH|RNR|EXP|PPA)\*(-\d+)?|\*-\d+")
+_TRACE_BY_NAME = re.compile(r"\*(T\d*|PRO|pro|ICH|RNR|EXP|PPA|NULL)\*(-?\d+)?|\*-\d+")
 """Words that are traces whatever their tag is."""
 _TRACE_TAGS = re.compile(r"-?NONE-?", re.IGNORECASE)
 _TAG_OF_0 = re.compile(r"IN|C|COMP|W(DT|P|RB)")
@@ -385,7 +385,12 @@ def _is_beside_sentence(tree: Tree, i: int) -> bool:
 
 
 def _is_bare_trace(tag: str, word: str) -> bool:
-    """Return whether a leaf without the tag ``-NONE-`` can only be a trace: by its name, or by its tag of a phrase."""
+    """Return whether a leaf without the tag ``-NONE-`` can only be a trace: by its name, or by its tag.
+
+    The tag is that of a phrase, or begins with ``-NONE-`` (``-NONE-ABAR-WH-`` in the CHILDES Treebank).
+    """
+    if tag.startswith(TRACE_TAG):
+        return True
     if word[:1] not in ("*", "0") or not _TRACE.fullmatch(word):
         return False
     plain = strip_label(tag)

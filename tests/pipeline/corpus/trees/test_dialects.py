@@ -269,6 +269,7 @@ def test_leaves_that_cannot_be_read_are_refused_with_a_remedy(tmp_path: Path, tr
     ("leaves", "text"),
     [
         ("(PRP *PRO*) (VB go) (NN *T*-1) (-NONE-) (-NONE- )", "go"),
+        ("(-NONE-ABAR-WH- *T*1) (VB go) (-NONE-A-PASS- *) (WP *NULL*) (-NONE-{A1} *-6_[3])", "go"),
         ("(-none- *) (VB go) (NONE 0) (-NONE-1 *T*) (NN *-1)", "go"),
         ("(IN 0) (PRP *pro*) (CD 0) (WP *what*)", "0 *what*"),
         ("(-LRB- -lrb-) (NN owl) ($*LRB* *RRB*) (X #LSB#) (X 1#RSB#)", "(owl) [1]"),
@@ -277,9 +278,10 @@ def test_leaves_that_cannot_be_read_are_refused_with_a_remedy(tmp_path: Path, tr
     ],
 )
 def test_traces_brackets_and_tags_are_recognised_in_other_spellings(tmp_path: Path, leaves: str, text: str) -> None:
-    imported(tmp_path, f"(S {leaves})\n(S (-NONE- *) (NN owl))\n", ".mrg")
-    assert (tmp_path / "out.txt").read_text() == f"{text}\nowl\n"
-    assert "#" not in (tmp_path / "out.mrg").read_text()
+    for tree in ("(S {})\n", "(S1 (S {}))\n"):
+        imported(tmp_path, tree.format(leaves) + tree.format("(-NONE- *) (NN owl)"), ".mrg")
+        assert (tmp_path / "out.txt").read_text() == f"{text}\nowl\n"
+        assert "#" not in (tmp_path / "out.mrg").read_text()
 
 
 def test_brackets_without_a_word_are_counted(tmp_path: Path) -> None:

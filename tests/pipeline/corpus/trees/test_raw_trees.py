@@ -203,6 +203,7 @@ def test_a_tag_between_trees_ends_a_tree_that_is_open(tmp_path: Path) -> None:
         ("owl.mrg\x00\x000644 \x00ustar  \x00\n", "an archive"),
         ("w/1  0  0  Owls  NNS  (TOP(S(NP*)  owl\nw/1  0  1  hoot  VBP  (VP*)))  hoot\n", "CoNLL"),
         ("Owls NNS (S1(S(NP*) (A0*)\nhoot VBP (VP*))) (V*)\n", "CoNLL"),
+        ("NT(S)\nNT(NP)\nSHIFT\nREDUCE\n", "an oracle"),
         ('{"parse": "(S (NP (NNS owls)))"}\n', "JSON"),
         ('[\n  "(S (NP (NNS owls)))"\n]\n', "JSON"),
         ("#FORMAT 3\n#BOS 1 1 1\nOwls\tNN\n#EOS 1\n", "NEGRA"),
