@@ -59,9 +59,12 @@ _HEADER_TAGS = frozenset(
 )
 _SGML_LINE = re.compile(rf"{_TAG.pattern}[^()]*|<({'|'.join(_HEADER_TAGS)})\b[^<>]*>[^<>]*</\1>\s*", re.IGNORECASE)
 _ENDS_OF_COMMENTS = {"/~*": re.compile(r"\*~/"), "/*": re.compile(r"\*/"), "<!--": re.compile("-->")}
-_REMARK = re.compile(r"[#%;@]|//|--|\*.*\*\s*$|[^\w\s()]+\s*$|Sentence skipped: ")
-"""Lines that begin with a mark of a comment, or are between two ``*``, or have only signs, such as ``=====``.
-Stanford's parser writes ``Sentence skipped: ...`` before the mark of a sentence without a tree."""
+_MESSAGE = (
+    r"(?:\[main\] INFO|Loading parser|Parsing file:|Parsing \[sent\.|Parsed file:|Parsed \d+ words|Sentence skipped:) "
+)
+"""What Stanford's parser writes between its trees."""
+_REMARK = re.compile(rf"[#%;@]|//|--|\*.*\*\s*$|[^\w\s()]+\s*$|{_MESSAGE}")
+"""Lines that begin with a mark of a comment, or are between two ``*``, or have only signs, such as ``=====``."""
 _KINDS = {
     re.compile("%%|;;|# "): COMMENT,
     re.compile(r"\*x\*"): LICENCE,

@@ -218,6 +218,8 @@ def _odd_space(text: str) -> MalformedTreeError:
 
 def _hint(text: str) -> str:
     """Return what to write instead, if brackets are written in one of the ways that cannot be read."""
+    if "\\n" in text:
+        return r"; write a line end in place of each \n"
     if _NUMBERED.search(text):
         return "; write labels without numbers before them: (NP (NN dog)), not (1 NP (2 NN dog))"
     if _BRACKET_IN_WORD.search(text):

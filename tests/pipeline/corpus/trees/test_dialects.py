@@ -254,6 +254,7 @@ def test_masked_sentences_are_dropped_and_blanks_to_fill_in_are_kept(
         ("(0 S (1 NP (2 NN owl)))", "write labels without numbers"),
         ("(S (NN owl)) ; owl", "remove the text after the tree"),
         ("1\t(S (NN owl))", "remove the text before the first bracket"),
+        (r"(ROOT\n  (S (NN owl)\n  (VB hoots)))", r"write a line end in place of each \n"),
         ("(S the owl)", "expected each word with its own tag"),
     ],
 )

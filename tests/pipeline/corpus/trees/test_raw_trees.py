@@ -139,8 +139,8 @@ def test_pieces_of_broken_files_are_the_whole_file(
         (f"*****\n* (C) 1901 *\n*****\n{OWLS}\n", {REMARK: 3}),
         (f"#owls\n; owls\n{OWLS}\n=====\n%owls\n", {REMARK: 4}),
         (
-            f"Sentence skipped: no parse\n{OWLS}\n\nnsubj(hoot-2, owls-1)\nconj:and(hoot-2', -LRB--3)\n",
-            {REMARK: 1, DEPENDENCY: 2},
+            f"Parsing [sent. 1]: x\nSentence skipped: x\n{OWLS}\n\nnsubj(hoot-2, owls-1)\nconj:and(hoot-2', -LRB--3)\n",
+            {REMARK: 2, DEPENDENCY: 2},
         ),
         (f"FILENAME: 1)\nAll rights (all) reserved.\n\n{OWLS}\n", {REMARK: 2}),
         (f"<!-- a\nb -->\n{OWLS}\n<!-- c -->", {COMMENT: 3}),
