@@ -37,7 +37,7 @@ come from a conversion."""
 _PHRASE_TAG = re.compile(r"(W|Q)?(NP|PP|ADVP|ADJP|CONJP|QP|VP)|CP|IP|S|SBAR|SINV|SQ|SBARQ|NX|BIND")
 _NUMBER_TAG = re.compile(r"NUM|ONE|CD|LS|QN|FRAC|FP|N$|X$")
 _TRACE = re.compile(r"\*([^\s*]*\*)?(-\d+)?|0")
-_TRACE_BY_NAME = re.compile(r"\*(T\d*|PRO|pro|ICH|RNR|EXP|PPA)\*(-\d+)?|\*-\d+")
+_TRACE_BY_NAME = re.compile(r"\*(T\d*|PRO|pro|ICH|RNR|EXP|PPA|NULL)\*(-?\d+)?|\*-\d+")
 """Words that are traces whatever their tag is."""
 _TRACE_TAGS = re.compile(r"-?NONE-?", re.IGNORECASE)
 _TAG_OF_0 = re.compile(r"IN|C|COMP|W(DT|P|RB)")
@@ -53,6 +53,7 @@ _CHARACTERS: Final = {
     "<dash/>": (":", "\u2014"),
 }
 """Tag and word of the codes that stand for characters of the text."""
+_HYPHEN_IN_WORD: Final = re.compile("<dash/?>")
 _METADATA = re.compile(r"\(\s*(METADATA|VERSION)\b|\(\s*ORTHO\s[^()]*\)\s*\(\s*META\b")
 """The last bracket of a match begins the metadata. ``META`` alone may be a phrase, such as a stage direction."""
 _WITH_LEMMA = re.compile(r".+-.+")
@@ -66,7 +67,7 @@ _PTB_TAG = (
 _ORDINARY = r"\d[\d\W]*\d$|\w+://|www\.|\w+\++$"
 """Ordinary words with separators: ``10:30``, addresses and ``C++``."""
 _WORD_AS_LEMMA = re.compile(rf"(.*[^\W_])(?:{_SEPARATORS.pattern}|-)\1", re.IGNORECASE)
-_SLASH_TAG = re.compile(rf".+/{_PTB_TAG}(?:\|[A-Z$]+)*")
+_SLASH_TAG = re.compile(rf".+/(?:{_PTB_TAG}|-NONE-|PUNC\W)(?:\|[A-Z$]+)*")
 _QUOTED = re.compile(r"([\"'|])\S+\1|\[\S+\]|<\S+>|\{\S+\}")
 _TOKEN = re.compile(r"(\(\s*[^\s()]*)|([^\s()]+)")
 _SPLIT_MARKS = "$@"
@@ -266,6 +267,9 @@ def _historical(tree: Tree, reasons: dict[str, None], *, has_lemmas: bool) -> Tr
         elif has_lemmas and (plain := _without_lemma(word)) != word:
             reasons["lemmas left out"] = None
             words[i] = plain
+        if _HYPHEN_IN_WORD.search(words[i]):
+            reasons["brackets and dashes written as codes"] = None
+            words[i] = _HYPHEN_IN_WORD.sub("-", words[i])
     _join_split_words(
         words, [i for i, tag in enumerate(tags) if i not in without and tag != TRACE_TAG], without, reasons
     )
@@ -336,7 +340,7 @@ def _leaf_with_slash(found: re.Match[str]) -> str:
     if leaf is None or not _SLASH_TAG.fullmatch(leaf):
         return f"({TRACE_TAG} {leaf})" if leaf is not None and _TRACE.fullmatch(leaf) else found[0]
     word, _, tag = leaf.rpartition("/")
-    return f"({tag.split('|')[0]} {word})"
+    return f"({tag.split('|')[0].removeprefix('PUNC')} {word})"
 
 
 def _without_lemma(leaf: str) -> str:
@@ -381,7 +385,12 @@ def _is_beside_sentence(tree: Tree, i: int) -> bool:
 
 
 def _is_bare_trace(tag: str, word: str) -> bool:
-    """Return whether a leaf without the tag ``-NONE-`` can only be a trace: by its name, or by its tag of a phrase."""
+    """Return whether a leaf without the tag ``-NONE-`` can only be a trace: by its name, or by its tag.
+
+    The tag is that of a phrase, or begins with ``-NONE-`` (``-NONE-ABAR-WH-`` in the CHILDES Treebank).
+    """
+    if tag.startswith(TRACE_TAG):
+        return True
     if word[:1] not in ("*", "0") or not _TRACE.fullmatch(word):
         return False
     plain = strip_label(tag)

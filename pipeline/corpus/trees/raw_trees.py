@@ -40,12 +40,15 @@ LICENCE: Final = "lines of a licence"
 SGML: Final = "lines of SGML"
 COMMENT: Final = "lines of comments"
 REMARK: Final = "lines of a header or a remark"
+DEPENDENCY: Final = "lines of dependencies"
 _BOTH = frozenset("()")
 
 _BRACKET = re.compile("[()]")
 _BRACKET_LEAF = re.compile(r"(\([ \t]*(?:-?[LR][RSC]B-?|PU|PUNCT?|SYM|NFP|HYPH|[^\w\s()]+)[ \t]+)([()])(?=[ \t]*\))")
 """A leaf whose word is a bracket that is not escaped, as in ``(-LRB- ()``. None of the tags in this pattern is the
 label of a phrase."""
+_BRACKET_TAG = re.compile(r"(\(\s*\$)\((?=\s)")
+"""The tag ``$(`` of German treebanks."""
 _LABEL = re.compile(r"\s*\(\s*([^\s()]*)")
 _LEAVES = re.compile(r"\s*(\(\s*[^\s()]+\s+[^\s()]+\s*\)\s*)*")
 _LEAF_AT_BEGINNING = re.compile(r"\s*\(\s*[^\s()]+\s+[^\s()]+\s*\)")
@@ -56,8 +59,18 @@ _HEADER_TAGS = frozenset(
 )
 _SGML_LINE = re.compile(rf"{_TAG.pattern}[^()]*|<({'|'.join(_HEADER_TAGS)})\b[^<>]*>[^<>]*</\1>\s*", re.IGNORECASE)
 _ENDS_OF_COMMENTS = {"/~*": re.compile(r"\*~/"), "/*": re.compile(r"\*/"), "<!--": re.compile("-->")}
-_REMARK = re.compile(r"[#%;@]|//|--|\*.*\*\s*$|[^\w\s()]+\s*$")
+_MESSAGE = (
+    r"(?:\[main\] INFO|Loading parser|Parsing file:|Parsing \[sent\.|Parsed file:|Parsed \d+ words|Sentence skipped:) "
+)
+"""What Stanford's parser writes between its trees."""
+_REMARK = re.compile(rf"[#%;@]|//|--|\*.*\*\s*$|[^\w\s()]+\s*$|{_MESSAGE}")
 """Lines that begin with a mark of a comment, or are between two ``*``, or have only signs, such as ``=====``."""
+_KINDS = {
+    re.compile("%%|;;|# "): COMMENT,
+    re.compile(r"\*x\*"): LICENCE,
+    re.compile(r"[\w:]+\(\S+-\d+'*, \S+-\d+'*\)\s*$"): DEPENDENCY,
+}
+"""Kinds of lines by their beginning. Stanford's parsers write ``nsubj(barks-3, dog-2)`` after a tree."""
 _OTHER_BRACKETS = re.compile(r"\s*(?:[\[{](?![\"'])|\uff08|\\)")
 _NESTED = re.compile(r"\(\s*[^\s()]*\s*\(")
 _MOST_HEADER_LINES = 50
@@ -67,7 +80,9 @@ _OTHER_FORMATS = {
     ): "an archive or a packed file (unpack it)",
     re.compile(r"<\?xml|<corpus[ >]"): "XML, such as TIGER-XML",
     re.compile(r"#FORMAT \d|#BOT|#BOS \d|%% word"): "NEGRA's export format",
-    re.compile(r"#begin document|\d+\t[^\t()]+\t[^\t()]+\t"): "CoNLL",
+    re.compile(r"#begin document|\d+\t[^\t()]+\t[^\t()]+\t|[^\s#%;*(].*\s(\([^\s()*]+)+\*"): "CoNLL",
+    re.compile(r"[{[]\s*([{\"]|$)"): "JSON",
+    re.compile(r"NT\(\S+\)\s*$"): "an oracle of an RNNG (give the trees that it was made from)",
     re.compile(r"ID=\S+ PARSER=|\(<[TL] "): "CCGbank",
     re.compile(r"Plain sentence:"): "an OntoNotes .onf file (give the .parse files)",
 }
@@ -363,7 +378,8 @@ def _with_counted_lines(pieces: Iterable[RawTree | str]) -> Iterator[RawTree]:
 
 
 def _with_escaped_brackets(line: Line) -> Line:
-    text = _BRACKET_LEAF.sub(lambda found: found[1] + escape_brackets(found[2]), line.text)
+    text = _BRACKET_TAG.sub(r"\1[", line.text)
+    text = _BRACKET_LEAF.sub(lambda found: found[1] + escape_brackets(found[2]), text)
     return line if text == line.text else line._replace(text=text)
 
 
@@ -415,10 +431,8 @@ def _labelled(lines: Iterable[Line], begin: int, *, whole: Path | None = None) -
             end = _ENDS_OF_COMMENTS[opening]
             ends_comment = None if end.search(text, 2) else end
             begins = line.number
-        elif text.startswith(("%%", ";;", "# ")):
-            what = COMMENT
-        elif text.startswith("*x*"):
-            what = LICENCE
+        elif kind := next((kind for beginning, kind in _KINDS.items() if beginning.match(text)), ""):
+            what = kind
         elif _SGML_LINE.fullmatch(text):
             what = SGML
             header = _header_after(text, header)

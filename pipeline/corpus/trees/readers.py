@@ -34,6 +34,7 @@ from pipeline.corpus.trees.trees import (
     TRACE_TAG,
     MalformedTreeError,
     Tree,
+    is_binarised,
     normalise_tree,
     parse_tree,
     shortened,
@@ -285,6 +286,7 @@ def _sentence(pair: RawPair, counts: Counts, rebuild: Rebuild | None) -> Sentenc
         "markup left out that is not in the text": len(found) < num_words - len(invisible),
         "words without a visible character left out": bool(invisible),
         "brackets without a label taken out": any(label in ROOT_NAMES for label, _, _ in given.phrases[1:]),
+        "brackets of a binarisation taken out": any(is_binarised(label) for label, _, _ in given.phrases),
         "traces removed": num_words < len(given.words),
     }
     counts.repaired.update(reason for reason, applies in repaired.items() if applies)

@@ -28,9 +28,13 @@ from pipeline.corpus.trees.readers import Read
 from storage.errors import ConfigError, InputError
 from storage.files import list_files
 
-TREE_SUFFIXES: Final = (".mrg", ".ptb", ".tree", ".trees", ".brackets", ".parse", ".psd", ".penn", ".clean", ".txt")
-"""Suffixes of files of trees in a folder, in upper or lower case, with or without a further ``.gz``. Files that end in
-``.txt`` or ``.clean`` are texts unless they begin with a tree."""
+_PERHAPS_TREES: Final = (".parsed", ".clean", ".txt")
+"""Suffixes of files that hold trees if they begin with a tree."""
+TREE_SUFFIXES: Final = (
+    *(".mrg", ".ptb", ".tree", ".trees", ".brackets", ".parse", ".psd", ".penn"),
+    *_PERHAPS_TREES,
+)
+"""Suffixes of files of trees in a folder, in upper or lower case, with or without a further ``.gz``."""
 BROKEN_LIST: Final = "broken n-best list"
 NO_PARSE: Final = "no parse in its n-best list"
 OTHER_SUFFIX: Final = "trees with another suffix, read with --format brackets"
@@ -226,7 +230,7 @@ def _score(line: Line) -> float | None:
 
 
 def _tree_file(path: Path, found_format: str, folder: Path | None) -> TreeFile:
-    read: Read = read_raw_trees if found_format == "bllip" else read_plain_trees
+    read: Read = read_plain_trees
     if found_format == "bllip" and _begins_with_list(path):
         found_format, read = "bllip n-best", read_n_best
     stem = _without_suffix(Path(path.name) if folder is None else path.relative_to(folder), found_format.split()[0])
@@ -264,7 +268,7 @@ def _holds_trees(path: Path, found_format: str, *, by_suffix: bool) -> bool:
     if found_format == "bllip":
         return _begins_with_list(path) or any(line.text.lstrip().startswith("(") for line in _beginning(path))
     suffixes = (".mrg",) if found_format == "ptb" else TREE_SUFFIXES
-    if _has_suffix(path, *suffixes) and not _has_suffix(path, ".txt", ".clean"):
+    if _has_suffix(path, *suffixes) and not _has_suffix(path, *_PERHAPS_TREES):
         return True
     return (not by_suffix or _has_suffix(path, *suffixes)) and _begins_with_tree(path)
 

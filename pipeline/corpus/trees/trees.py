@@ -22,6 +22,7 @@ ROOT: Final = "TOP"
 ROOT_NAMES: Final = frozenset({"", "ROOT", "S1", "TOP", "VROOT"})
 """Labels that treebanks give to a root that is not a phrase."""
 TRACE_TAG: Final = "-NONE-"
+_BINARISED: Final = re.compile(r"@[^\W\d]|.+\|<")
 
 Phrase: TypeAlias = tuple[str, int, int]
 """Label, first word, one past the last word."""
@@ -118,7 +119,7 @@ def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
     Traces and the words with the indices ``without`` are removed, and then phrases without words. Function tags and
     indices are stripped. If a phrase X has another X as its only child, the two become one X; other unary chains stay.
     The root is ``TOP``. A phrase inside the tree that has no label, or a label of ``ROOT_NAMES``, is removed, and its
-    children go to the phrase above.
+    children go to the phrase above. So is a phrase that a tool made to binarise the tree (``is_binarised``).
 
     Raises:
         MalformedTreeError: If no word is left.
@@ -128,7 +129,7 @@ def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
         raise MalformedTreeError("a tree without words: only traces or markup", "no words")
     found: list[Phrase] = [(ROOT, 0, len(tree.words))]
     for label, start, stop in tree.phrases:
-        if start == stop or label in ROOT_NAMES:
+        if start == stop or label in ROOT_NAMES or is_binarised(label):
             continue
         phrase = (strip_label(label), start, stop)
         if phrase != found[-1]:
@@ -137,12 +138,20 @@ def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
 
 
 @lru_cache(maxsize=65_536)
-def strip_label(label: str) -> str:
-    """Return a label without function tags, indices and what follows ``#``, as in SPMRL's ``NN##case=nom##``.
+def is_binarised(label: str) -> bool:
+    """Return whether a phrase is no constituent: ``@NP`` of Berkeley's parser, ``NP|<DT-NN>`` and ``NP|<>`` of NLTK."""
+    return _BINARISED.match(label) is not None
 
-    A label that begins with one of these marks (``-LRB-``) stays whole.
+
+@lru_cache(maxsize=65_536)
+def strip_label(label: str) -> str:
+    """Return a label without function tags, indices and other additions.
+
+    Besides ``NP-SBJ=1`` these are SPMRL's features (``NN##case=nom##``), the head in the output of Collins's parser
+    (``NP~dog~2~1``) and NLTK's parents (``NP^<S>``). A label that begins with one of these marks (``-LRB-``) stays
+    whole.
     """
-    return re.split("[-=#]", label, maxsplit=1)[0] or label
+    return re.split(r"[-=#~]|\^<", label, maxsplit=1)[0] or label
 
 
 def format_tree(tree: Tree) -> str:
@@ -209,6 +218,8 @@ def _odd_space(text: str) -> MalformedTreeError:
 
 def _hint(text: str) -> str:
     """Return what to write instead, if brackets are written in one of the ways that cannot be read."""
+    if "\\n" in text:
+        return r"; write a line end in place of each \n"
     if _NUMBERED.search(text):
         return "; write labels without numbers before them: (NP (NN dog)), not (1 NP (2 NN dog))"
     if _BRACKET_IN_WORD.search(text):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.corpus.trees import raw_trees
-from pipeline.corpus.trees.raw_trees import COMMENT, LICENCE, REMARK, SGML, read_raw_trees
+from pipeline.corpus.trees.raw_trees import COMMENT, DEPENDENCY, LICENCE, REMARK, SGML, read_raw_trees
 from pipeline.corpus.trees.readers import Counts, read_sentences
 from pipeline.corpus.trees.trees import format_tree, parse_tree
 from storage.errors import InputError
@@ -138,6 +138,10 @@ def test_pieces_of_broken_files_are_the_whole_file(
         (f"*x*x*x*\n*x*  (C) 1901 Nobody *x*\n\n{OWLS}\n", {LICENCE: 2}),
         (f"*****\n* (C) 1901 *\n*****\n{OWLS}\n", {REMARK: 3}),
         (f"#owls\n; owls\n{OWLS}\n=====\n%owls\n", {REMARK: 4}),
+        (
+            f"Parsing [sent. 1]: x\nSentence skipped: x\n{OWLS}\n\nnsubj(hoot-2, owls-1)\nconj:and(hoot-2', -LRB--3)\n",
+            {REMARK: 2, DEPENDENCY: 2},
+        ),
         (f"FILENAME: 1)\nAll rights (all) reserved.\n\n{OWLS}\n", {REMARK: 2}),
         (f"<!-- a\nb -->\n{OWLS}\n<!-- c -->", {COMMENT: 3}),
         (f"<DOC>\n<DATE> today\n</DATE>\n<S ID=1>\n{OWLS}\n</S>\n</DOC>\n", {SGML: 6}),
@@ -197,6 +201,11 @@ def test_a_tag_between_trees_ends_a_tree_that_is_open(tmp_path: Path) -> None:
         ("ID=a.1 PARSER=GOLD NUMPARSE=1\n(<T S[dcl] 0 2> (<L NP NNS NNS owls NP>))\n", "CCGbank"),
         ("PK\x03\x04\x14\x00\n", "an archive"),
         ("owl.mrg\x00\x000644 \x00ustar  \x00\n", "an archive"),
+        ("w/1  0  0  Owls  NNS  (TOP(S(NP*)  owl\nw/1  0  1  hoot  VBP  (VP*)))  hoot\n", "CoNLL"),
+        ("Owls NNS (S1(S(NP*) (A0*)\nhoot VBP (VP*))) (V*)\n", "CoNLL"),
+        ("NT(S)\nNT(NP)\nSHIFT\nREDUCE\n", "an oracle"),
+        ('{"parse": "(S (NP (NNS owls)))"}\n', "JSON"),
+        ('[\n  "(S (NP (NNS owls)))"\n]\n', "JSON"),
         ("#FORMAT 3\n#BOS 1 1 1\nOwls\tNN\n#EOS 1\n", "NEGRA"),
     ],
 )

@@ -203,7 +203,7 @@ def test_files_of_brackets_have_certain_suffixes_and_each_is_a_document(tmp_path
 TREE = "(ROOT (NP (NN {})))\n"
 
 
-@pytest.mark.parametrize("suffix", [".parse", ".psd", ".clean", ".txt", ".penn", ".txt.penn", ".trees"])
+@pytest.mark.parametrize("suffix", [".parse", ".psd", ".parsed", ".clean", ".txt", ".penn", ".txt.penn", ".trees"])
 @pytest.mark.parametrize("zipped", ["", ".gz"])
 def test_files_of_trees_have_many_suffixes(tmp_path: Path, suffix: str, zipped: str) -> None:
     source = write(
@@ -213,6 +213,7 @@ def test_files_of_trees_have_many_suffixes(tmp_path: Path, suffix: str, zipped: 
             "train.txt": "(Ann) slept.\nAnd so on.\n",
             "b/notes.TXT": "(see above)\n",
             "b/old.clean": "Mice hide.\n",
+            "b/old.parsed": "1\tMice\n",
             "README.md": "#\n",
             "b/README.txt": "A tree:\n\n" + TREE.format("one"),
             ".cache/b/tale.mrg": TREE.format("one"),
@@ -221,7 +222,7 @@ def test_files_of_trees_have_many_suffixes(tmp_path: Path, suffix: str, zipped: 
     for wanted in ("auto", "brackets"):
         counts = import_trees([source], tmp_path / "out", ImportConfig(format=wanted))
         assert docs(tmp_path / "out") == ["b/tale"]
-        assert counts["passed_over"] == {"not trees, by name or beginning": 6}
+        assert counts["passed_over"] == {"not trees, by name or beginning": 7}
     texts = write(tmp_path / "texts", {"b/tale.txt": "one\n"})
     assert import_trees([source], tmp_path / "out", ImportConfig(text=[texts]))["texts"] == {"given": 1, "rebuilt": 0}
 

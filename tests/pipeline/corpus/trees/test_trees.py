@@ -56,6 +56,10 @@ def test_removing_words_keeps_the_phrases_of_the_other_words(tree: Tree, data: s
         ("PRP$", "PRP$"),
         ("=", "="),
         ("WHADVP-3", "WHADVP"),
+        ("NPB~owl~2~1", "NPB"),
+        ("NP-TMP^<S,ROOT>", "NP"),
+        ("~", "~"),
+        ("Q^N", "Q^N"),
     ],
 )
 def test_function_tags_and_indices_are_stripped(label: str, expected: str) -> None:
@@ -82,6 +86,13 @@ def test_function_tags_and_indices_are_stripped(label: str, expected: str) -> No
         ("( (PRN (-LRB- -LRB-) (NN a) (-RRB- -RRB-)))", "(TOP (PRN (-LRB- -LRB-) (NN a) (-RRB- -RRB-)))"),
         ("( (S (WHADVP (WRB how)) ( (S (NN a)) (. .))))", "(TOP (S (WHADVP (WRB how)) (S (NN a)) (. .)))"),
         ("( ( (TOP (S (NN a)))))", "(TOP (S (NN a)))"),
+        (
+            "(S (@S (@S (NP (@NP (DT a) (JJ b)) (NN c))) (, ,)) (VP (@ d)))",
+            "(TOP (S (NP (DT a) (JJ b) (NN c)) (, ,) (VP (@ d))))",
+        ),
+        ("(ROOT (S (S|<NP-VP> (NP (NN a)) (VP (VB b))) (. .)))", "(TOP (S (NP (NN a)) (VP (VB b)) (. .)))"),
+        ("(S^<ROOT> (S|<> (NP^<S> (NN a))) (S|<NP,.>^<ROOT> (. .)))", "(TOP (S (NP (NN a)) (. .)))"),
+        ("(NP (PRT|ADVP (RP a)) (WHNP|X (NN b)))", "(TOP (NP (PRT|ADVP (RP a)) (WHNP|X (NN b))))"),
     ],
 )
 def test_examples_of_normalisation(text: str, expected: str) -> None:
