@@ -42,12 +42,12 @@ from pipeline.corpus.dataset.tokenizer import (
     problem_with_ids,
     read_tokenizer_file,
     special_template,
+    why_not_a_tokenizer,
 )
 from pipeline.corpus.text.text_files import normalise_text
 from storage.errors import InputError
 from storage.files import is_there, read_file
 from storage.fingerprints import Json
-from storage.json_files import encoding_problem
 
 PROBES: Final = (
     "the dog",
@@ -143,10 +143,9 @@ def _content(source: Path) -> dict[str, Any]:
     try:
         tokenizers.Tokenizer.from_str(data.decode("utf-8-sig"))
     except Exception as error:  # the library raises nothing narrower
-        problem = encoding_problem(data) or str(error)
         raise InputError(
-            f"{source}: not a tokenizer.json ({problem}), expected a file of the tokenizers library. Check the path, "
-            "or load the tokenizer with transformers and save it"
+            f"{source}: not a tokenizer.json ({why_not_a_tokenizer(data, error)}), expected a file of the tokenizers "
+            "library. Check the path, or load the tokenizer with transformers and save it"
         ) from error
     content: dict[str, Any] = json.loads(data)
     return content | {"post_processor": None}

@@ -331,6 +331,13 @@ def test_files_that_are_not_tokenizers_are_refused(tmp_path: Path) -> None:
             adopt_tokenizer(tmp_path / "x.json", tmp_path / "out.json", bos=END, eos=END)
 
 
+@pytest.mark.parametrize("content", [{"a": 0, "b": 1}, {"class_name": "Tokenizer", "config": {}}, {"stoi": {"a": 0}}])
+def test_a_vocabulary_or_a_file_of_another_program_is_not_called_damaged(tmp_path: Path, content: object) -> None:
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"not a tokenizer\.json \(it has no part 'model'.* load the tokenizer with"):
+        adopt_tokenizer(tmp_path / "x.json", tmp_path / "out.json", bos=END, eos=END)
+
+
 def test_a_byte_order_mark_before_a_tokenizer_is_no_fault(source: Any, adopted: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_bytes(b"\xef\xbb\xbf" + source.to_str().encode())
     adopt_tokenizer(tmp_path / "x.json", tmp_path / "out.json", bos=END, eos=END)
