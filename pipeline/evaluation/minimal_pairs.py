@@ -435,7 +435,8 @@ def _objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         form = form_of(head, Path())  # by its content alone: it is not what its name says
         if form.kind == "JSON lines" or (form.kind == "text" and head[0].text.lstrip()[:1] in "{["):
             raise
-        remedy = form.remedy or "convert the file, for example with pandas: to_json(PATH, orient='records', lines=True)"
+        tool = ", for example with pandas: to_json(PATH, orient='records', lines=True)" if form.kind == "table" else ""
+        remedy = form.remedy or f"convert the file{tool}"
         if any('"predictions"' in line.text for line in head):
             remedy = "score SyntaxGym suites with evaluate syntaxgym"
         raise InputError(
