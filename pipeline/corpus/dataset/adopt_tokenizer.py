@@ -178,7 +178,7 @@ def _adopted(source: Path, content: Mapping[str, Any], *, bos: str, eos: str, ke
     if problems:
         raise InputError(f"{source}: cannot be adopted: {'; '.join(problems)}. Train a tokenizer with train-tokenizer")
     ordinary = [token for token in _ordinary(content) if token["content"] not in (bos, eos)]
-    changed["added_tokens"] = ordinary if keep_all else _restored(changed, ordinary)
+    changed["added_tokens"] = ordinary if keep_all or not ordinary else _restored(changed, ordinary)
     return Tokenizer(json_bytes(changed), where=str(source))
 
 
