@@ -303,8 +303,8 @@ def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
     """Check and convert a Hugging Face tokenizer.json, so that students can share the tokens of another model.
 
     The tokenizer must be byte-level, and decoding must restore every text. Every entry keeps its id. The tokenizer may
-    put a space before a text, as RoBERTa's does. A tokenizer whose normalizer loses text is refused; the error shows an
-    example.
+    put a space before a text, as RoBERTa's does. Tokens that it adds around a text are left out. A tokenizer whose
+    normalizer loses text is refused; the error shows an example.
 
     \b
     Example: python cli.py adopt-tokenizer gpt2/tokenizer.json --bos '<|endoftext|>' --eos '<|endoftext|>' --out t.json

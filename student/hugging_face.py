@@ -4,7 +4,8 @@ This module reads config.json, model.safetensors and tokenizer.json as transform
 with another architecture, another activation or untied output weights is an error, because the student cannot compute
 such a model. The folder's tokenizer is converted to this project's form in memory, as ``adopt-tokenizer`` does.
 Ordinary added tokens stay, so a text has the ids that transformers gives. The exception is a text with the name of a
-special token, such as ``<|endoftext|>``, which is read as plain characters here. Converting an export's tokenizer gives
+special token, such as ``<|endoftext|>``, which is read as plain characters here. The tokenizer's files say which tokens
+begin and end a text; only if they do not, config.json does. Converting an export's tokenizer gives
 the bytes of the run's tokenizer, so the results of the export and of the run are comparable.
 """
 
@@ -23,7 +24,7 @@ from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.runtime.run_directory import Which, is_exported
 from pipeline.training.model_files import EXPORTED, ModelFiles
 from storage.errors import ConfigError, InputError, RunError
-from storage.files import read_file
+from storage.files import is_there, read_file
 from storage.fingerprints import sha256_bytes
 from storage.json_files import read_json
 from student.model import Student
@@ -98,11 +99,11 @@ def _open_folder(path: Path, device: torch.device, which: Which) -> OpenedStuden
     if missing:
         raise InputError(
             f"{path}: no {' and no '.join(missing)} next to config.json, expected a whole folder as export writes it; "
-            "export the run again, or fetch the files"
+            "export the run again, fetch the files, or load model and tokenizer with transformers and save both"
         )
     described = _described(path / "config.json")
     config = _config(path / "config.json", described)
-    bos, eos = (_special_id(path / "config.json", described, name) for name in ("bos_token_id", "eos_token_id"))
+    bos, eos = (_special(path / "config.json", described, role) for role in ("bos_token", "eos_token"))
     tokenizer = adopted_tokenizer(path / "tokenizer.json", bos=bos, eos=eos)
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
@@ -116,7 +117,7 @@ def _open_folder(path: Path, device: torch.device, which: Which) -> OpenedStuden
             f"{path}: config.json describes a model of {config.num_weights:,} weights, but model.safetensors has "
             f"{found:,}; they belong to different models; export or fetch both again"
         )
-    student = Student(config, bos_id=bos, seed=0)
+    student = Student(config, bos_id=tokenizer.bos_id, seed=0)
     _check_shapes(path / "model.safetensors", weights, student)
     student.load_state_dict(weights)
     return OpenedStudent(
@@ -163,6 +164,8 @@ def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
     inner = described.get("n_inner")
     if inner is not None and not (type(inner) is int and inner >= 1):
         problems.append(f"n_inner is {inner!r:.60}, expected a number or null")
+    if problems and problems[0].startswith("model_type"):
+        del problems[1:]  # other kinds of models have other keys
     if problems:
         raise InputError(
             f"{path}: not a model that can be evaluated here: {'; '.join(problems)}. Give a GPT-2 such as export writes"
@@ -173,11 +176,34 @@ def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
         raise InputError(f"{path}: {error}; export again, or fetch the file") from error
 
 
-def _special_id(path: Path, described: Mapping[str, Any], name: str) -> int:
-    found = described.get(name)
-    if type(found) is not int or found < 0:
-        raise InputError(f"{path}: {name} is {found!r:.60}, expected the id of a token; add it to the file")
-    return found
+@dataclass(frozen=True, slots=True)
+class _SpecialTokens:
+    """The parts of a tokenizer's configuration that are read here: strings, or objects with ``content``."""
+
+    bos_token: Any = None
+    eos_token: Any = None
+
+
+def _special(path: Path, described: Mapping[str, Any], role: str) -> int | str:
+    """Return the name of the token that begins or ends a text in the tokenizer's files; else its id in config.json.
+
+    Programs that score texts with transformers use the tokenizer's tokens too. The ids in config.json are often those
+    of OpenAI's GPT-2, because transformers writes these if nobody gives others.
+    """
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        file = path.with_name(name)
+        found = read_json(file, _SpecialTokens, remedy="fetch the file again") if is_there(file) else _SpecialTokens()
+        token = getattr(found, role)
+        token = token.get("content") if isinstance(token, dict) else token
+        if token and isinstance(token, str):
+            return token
+    found_id = described.get(f"{role}_id")
+    if type(found_id) is not int or found_id < 0:
+        raise InputError(
+            f"{path}: {role}_id is {found_id!r:.60}, expected the id of a token; add it to the file, or {role} to "
+            "tokenizer_config.json"
+        )
+    return found_id
 
 
 def _weights(path: Path) -> tuple[dict[str, Tensor], str]:

@@ -385,34 +385,34 @@ def _refuse_other_tasks(files: Sequence[Path]) -> None:
     others, folders = [], dict[Path, None]()
     for file in files:
         for where, value in islice(_objects(file), 1):
-            if problem := _other_task(value):
-                others.append((where, problem))
+            if found := _other_task(value):
+                others.append((where, *found))
             else:
                 folders[file.parent] = None
     if others:
-        where, problem = others[0]
-        pure = [str(found) for found in folders if not any(Path(place).parent == found for place, _ in others)]
-        remedy = f"give a folder with minimal pairs alone{': ' * bool(pure)}{' or '.join(pure[:4])}"
-        remedy += ", or score BabyLM's tasks with evaluate babylm"
-        raise InputError(f"{where}: {problem}; {remedy}")
+        where, problem, remedy = others[0]
+        pure = [str(folder) for folder in folders if not any(Path(place).parent == folder for place, *_ in others)]
+        alone = f"give a folder with minimal pairs alone{': ' * bool(pure)}{' or '.join(pure[:4])}"
+        raise InputError(f"{where}: {problem}; {alone}, or {remedy}")
 
 
-def _other_task(value: Mapping[str, Any]) -> str:
-    """Return what is wrong with an object that has neither sentence of a pair; "" if it has one of them."""
+def _other_task(value: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return what is wrong with an object that has neither sentence of a pair, and a remedy; None if it has one."""
     if any(name in value for name in SENTENCES):
-        return ""
-    known = [task for task, names in OTHER_TASKS.items() if names <= value.keys()]
-    task = f"a line of {known[0]}, which is" if known else f"an object with the fields {', '.join(value) or 'none'},"
-    return f"{task} another task than minimal pairs, expected the fields {' and '.join(SENTENCES)}"
+        return None
+    expected = f"expected the fields {' and '.join(SENTENCES)}"
+    for task, names in OTHER_TASKS.items():
+        if names <= value.keys():
+            problem = f"a line of {task}, which is another task than minimal pairs, {expected}"
+            return problem, "score BabyLM's tasks with evaluate babylm"
+    return f"an object with the fields {', '.join(value) or 'none'}, {expected}", "rename the fields of your pairs"
 
 
 def _pairs_of_file(file: Path) -> Iterator[MinimalPair]:
     for where, value in _objects(file):
-        if problem := _other_task(value):
-            raise InputError(
-                f"{where}: {problem}; give a file or folder with minimal pairs alone, or rename the fields if these "
-                "are minimal pairs"
-            )
+        if found := _other_task(value):
+            problem, remedy = found
+            raise InputError(f"{where}: {problem}; give a file or folder with minimal pairs alone, or {remedy}")
         field = _text(value, "field", where, NOT_SPECIFIED)
         yield MinimalPair(
             good=_text(value, "sentence_good", where),
@@ -435,7 +435,8 @@ def _objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         form = form_of(head, Path())  # by its content alone: it is not what its name says
         if form.kind == "JSON lines" or (form.kind == "text" and head[0].text.lstrip()[:1] in "{["):
             raise
-        remedy = form.remedy or "convert the file"
+        tool = ", for example with pandas: to_json(PATH, orient='records', lines=True)" if form.kind == "table" else ""
+        remedy = form.remedy or f"convert the file{tool}"
         if any('"predictions"' in line.text for line in head):
             remedy = "score SyntaxGym suites with evaluate syntaxgym"
         raise InputError(

@@ -129,7 +129,9 @@ def read_toml(path: Path, options: Sequence[Option]) -> dict[str, Any]:
     problems = []
     for key, value in table.items():
         option = by_any_name.get(_plain_name(key))
-        if option is None:
+        if isinstance(value, dict):
+            problems.append(f"a section [{key}], expected options without sections: write them at the top of the file")
+        elif option is None:
             close = difflib.get_close_matches(_plain_name(key), by_name, n=1)
             hint = f" (did you mean {close[0]}?)" if close else f"; known keys: {', '.join(sorted(by_name))}"
             problems.append(f"unknown key {key!r}{hint}")

@@ -236,8 +236,7 @@ def test_weights_without_the_transformer_prefix_can_be_loaded(foreign: Path, tmp
         ("config.json", {"n_positions": None}, "n_positions is None, expected a number"),
         ("config.json", {"n_layer": 3}, r"transformer\.h\.2\.\S+ is missing, expected \["),
         ("config.json", {"n_embd": 18}, r"is \[\d+\], expected \[\d+\]|is \[\d+, \d+\], expected"),
-        ("config.json", {"bos_token_id": None}, "bos_token_id is None, expected the id of a token"),
-        ("config.json", {"eos_token_id": 9999}, "no entry has the id 9999"),
+        ("tokenizer_config.json", {"bos_token": "<s>"}, "no entry '<s>', which is bos_token in tokenizer_config.json"),
         ("config.json", {"n_layer": 10**9, "n_head": 1}, "describes a model of .* weights, but"),
         ("config.json", {"n_positions": 10**11}, "describes a model of .* weights, but"),
         ("config.json", {"vocab_size": 20}, "the tokenizer has 400 entries, but the model 20"),
@@ -258,6 +257,36 @@ def test_an_incomplete_or_unsupported_folder_gives_one_line(
         open_student_or_folder(folder, CPU)
     assert "\n" not in str(raised.value)
     assert str(folder) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("named", "ids", "expected"),
+    [
+        ({"tokenizer_config.json": {"bos_token": "a", "eos_token": "b"}}, {"bos_token_id": 50256}, "ab"),
+        ({"tokenizer_config.json": {"bos_token": {"content": "a"}, "model_max_length": 10**30}}, {}, f"a{END}"),
+        ({"special_tokens_map.json": {"bos_token": "a", "eos_token": {"content": "b"}}}, {"eos_token_id": None}, "ab"),
+        ({"tokenizer_config.json": {"bos_token": None}, "special_tokens_map.json": {"eos_token": "b"}}, {}, f"{END}b"),
+        ({}, {"bos_token_id": 50256}, "no entry 50256, which is bos_token .* Write the token"),
+        ({}, {"eos_token_id": None}, "eos_token_id is None, expected the id of a token"),
+    ],
+)
+def test_the_tokenizers_own_names_of_bos_and_eos_come_before_the_ids_in_config(
+    foreign: Path, tmp_path: Path, named: dict, ids: dict, expected: str
+) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(foreign, folder)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        (folder / name).write_text(json.dumps(named.get(name, {})))
+    config = json.loads((folder / "config.json").read_bytes()) | ids
+    (folder / "config.json").write_text(json.dumps(config))
+    if expected.startswith(("no", "eos")):
+        with pytest.raises(InputError, match=expected):
+            open_student_or_folder(folder, CPU)
+        return
+    opened = open_student_or_folder(folder, CPU)
+    tokenizer = opened.tokenizer
+    assert tokenizer.token(tokenizer.bos_id) + tokenizer.token(tokenizer.eos_id) == expected
+    assert opened.student.bos_id == tokenizer.bos_id
 
 
 def test_saved_padding_and_truncation_of_a_tokenizer_are_ignored(exported: Path, tmp_path: Path) -> None:

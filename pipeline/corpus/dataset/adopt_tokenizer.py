@@ -1,8 +1,10 @@
 """Check a ``tokenizer.json`` made elsewhere, and convert it into the form that every command reads.
 
 Decoding the tokens of any text must restore the text. So the tokenizer must be byte-level, must not change a character
-(for example lowercase it, replace it by a similar one or leave it out), must add no token to a text, and must have
+(for example lowercase it, replace it by a similar one or leave it out), and must have
 entries for ``<bos>`` and ``<eos>``. It may put a space before a text that does not begin with one, as RoBERTa's does.
+If its post-processor adds tokens to a text, as those of RoBERTa and Llama do, the converted file has none of them,
+because every command puts ``<bos>`` and ``<eos>`` around a sentence itself.
 This module tries the tokenizer's normalizer on every character of the first four planes of Unicode that can be in the
 texts of this project, on every pair of ASCII characters, on runs of one character, on the words in the normalizer's
 patterns, and on texts with things that some normalizers replace. If the pre-tokenizer or the decoder can remove or
@@ -40,12 +42,12 @@ from pipeline.corpus.dataset.tokenizer import (
     problem_with_ids,
     read_tokenizer_file,
     special_template,
+    why_not_a_tokenizer,
 )
 from pipeline.corpus.text.text_files import normalise_text
 from storage.errors import InputError
 from storage.files import is_there, read_file
 from storage.fingerprints import Json
-from storage.json_files import encoding_problem
 
 PROBES: Final = (
     "the dog",
@@ -105,44 +107,48 @@ def adopt_tokenizer(source: Path, out: Path, *, bos: str, eos: str) -> dict[str,
     }
 
 
-def adopted_tokenizer(source: Path, *, bos: int, eos: int) -> Tokenizer:
+def adopted_tokenizer(source: Path, *, bos: int | str, eos: int | str) -> Tokenizer:
     """Return the converted tokenizer of a model's folder. It adds no tokens before or after a text.
 
     For a folder that ``export`` wrote, the result equals the tokenizer of the run, byte for byte.
 
     Args:
         source: The ``tokenizer.json`` of the model.
-        bos: Id of the entry that begins every sentence, from the model's configuration.
-        eos: Id of the entry that ends every sentence.
+        bos: Id or name of the entry that begins every sentence, from the model's configuration.
+        eos: Id or name of the entry that ends every sentence.
 
     Raises:
         InputError: As ``adopt_tokenizer``, and if another file of the folder adds tokens.
     """
-    content = _content(source) | {"post_processor": None}
+    content = _content(source)
     _check_other_files(source, content)
-    names = {i: token for token, i in (_vocab(content) | _added(content)).items()}
-    for name, i in (("bos_token_id", bos), ("eos_token_id", eos)):
-        if i not in names:
+    ids = _vocab(content) | _added(content)
+    names = {i: token for token, i in ids.items()}
+    bos, eos = (names.get(given, given) if isinstance(given, int) else given for given in (bos, eos))
+    for role, token in (("bos_token", bos), ("eos_token", eos)):
+        if token not in ids:
             raise InputError(
-                f"{source}: no entry has the id {i}, which is {name} in config.json. Download both files again"
+                f"{source}: no entry {token!r}, which is {role} in tokenizer_config.json, special_tokens_map.json or "
+                f"config.json. Write the token that was used in training as {role} into tokenizer_config.json"
             )
-    if tuple(names.get(i) for i in range(len(SPECIAL_TOKENS))) == SPECIAL_TOKENS and (bos, eos) == (0, 1):
+    if tuple(names.get(i) for i in range(len(SPECIAL_TOKENS))) == SPECIAL_TOKENS == (bos, eos, SPECIAL_TOKENS[2]):
         plain: dict[str, Any] = {"added_tokens": _ordinary(content), "truncation": None, "padding": None}
         return Tokenizer(json_bytes(content | plain), where=str(source))
-    return _adopted(source, content, bos=names[bos], eos=names[eos], keep_all=True)
+    return _adopted(source, content, bos=str(bos), eos=str(eos), keep_all=True)
 
 
 def _content(source: Path) -> dict[str, Any]:
+    """Return the content of a ``tokenizer.json`` without its post-processor, which would add tokens to a text."""
     data = read_tokenizer_file(source)
     try:
         tokenizers.Tokenizer.from_str(data.decode("utf-8-sig"))
     except Exception as error:  # the library raises nothing narrower
-        problem = encoding_problem(data) or str(error)
         raise InputError(
-            f"{source}: not a tokenizer.json ({problem}), expected a file of the tokenizers library. Check the path"
+            f"{source}: not a tokenizer.json ({why_not_a_tokenizer(data, error)}), expected a file of the tokenizers "
+            "library. Check the path, or load the tokenizer with transformers and save it"
         ) from error
     content: dict[str, Any] = json.loads(data)
-    return content
+    return content | {"post_processor": None}
 
 
 def _adopted(source: Path, content: Mapping[str, Any], *, bos: str, eos: str, keep_all: bool = False) -> Tokenizer:
@@ -172,7 +178,7 @@ def _adopted(source: Path, content: Mapping[str, Any], *, bos: str, eos: str, ke
     if problems:
         raise InputError(f"{source}: cannot be adopted: {'; '.join(problems)}. Train a tokenizer with train-tokenizer")
     ordinary = [token for token in _ordinary(content) if token["content"] not in (bos, eos)]
-    changed["added_tokens"] = [token for token in ordinary if keep_all or _restores(changed, token)]
+    changed["added_tokens"] = ordinary if keep_all or not ordinary else _restored(changed, ordinary)
     return Tokenizer(json_bytes(changed), where=str(source))
 
 
@@ -220,14 +226,24 @@ def _check_other_files(source: Path, content: Mapping[str, Any]) -> None:
         )
 
 
-def _restores(content: Mapping[str, Any], token: Mapping[str, Any]) -> bool:
-    """Return whether decoding restores texts in which an ordinary added token occurs."""
-    inner: Any = tokenizers.Tokenizer.from_str(json.dumps({**content, "added_tokens": [token]}))
-    space, name = added_space(inner), normalise_text(token["content"])
-    texts = [name, f"the {name} dog", f"the{name}dog", f"({name})", f"a , {name} , b", f"a, {name}, b"]
-    if normalised_to_nothing(inner, token):
-        return False
-    return all(inner.decode(inner.encode(text).ids).removeprefix(space) == text for text in texts)
+def _restored(content: Mapping[str, Any], ordinary: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the ordinary added tokens of which decoding restores the texts in which they occur."""
+
+    def restores(inner: Any, token: Mapping[str, Any]) -> bool:  # noqa: ANN401 - a tokenizer of the library
+        name = normalise_text(token["content"])
+        texts = [name, f"the {name} dog", f"the{name}dog", f"({name})", f"a , {name} , b", f"a, {name}, b"]
+        return all(inner.decode(inner.encode(text).ids).removeprefix(space) == text for text in texts)
+
+    def with_tokens(tokens: Sequence[Mapping[str, Any]]) -> Any:  # noqa: ANN401 - as above
+        return tokenizers.Tokenizer.from_str(json.dumps({**content, "added_tokens": tokens}))
+
+    plain = with_tokens([])
+    space = added_space(plain)
+    kept = [token for token in ordinary if not normalised_to_nothing(plain, token)]
+    together = with_tokens(kept)  # a large tokenizer takes seconds to load, so try all tokens in one
+    if all(restores(together, token) for token in kept):
+        return kept
+    return [token for token in kept if restores(with_tokens([token]), token)]
 
 
 def _added(content: Mapping[str, Any]) -> dict[str, int]:
@@ -259,10 +275,6 @@ def _problems(inner: Any, content: Mapping[str, Any]) -> Iterator[str]:  # noqa:
         before, after = changed
         change = "lowercases" if after == before.lower() else "changes"
         yield f"its normalizer ({' and '.join(kinds['normalizer'])}) {change} the text: {before!r} becomes {after!r}"
-    plain, extended = (inner.encode(PROBES[0], add_special_tokens=special) for special in (False, True))
-    if plain.ids != extended.ids:
-        extra = [token for token in extended.tokens if token not in plain.tokens]
-        yield f"its post_processor adds {', '.join(extra)} to every text; remove post_processor from the file"
 
 
 def _problems_of_entries(vocab: Mapping[str, int], added: Mapping[str, int], *, bos: str, eos: str) -> Iterator[str]:

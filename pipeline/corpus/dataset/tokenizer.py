@@ -73,7 +73,7 @@ class Tokenizer:
         try:
             self._inner: Any = tokenizers.Tokenizer.from_str(data.decode("utf-8-sig"))
         except Exception as error:  # the library raises nothing narrower
-            reason = encoding_problem(data) or error
+            reason = why_not_a_tokenizer(data, error)
             raise InputError(f"{where}: not a tokenizer.json ({reason}). Create one with train-tokenizer") from error
         self._inner.no_truncation()  # a file can contain settings of an earlier use
         self._inner.no_padding()
@@ -243,6 +243,12 @@ class Tokenizer:
         """Return an entry of the vocabulary as it is in the file: each byte is a letter, and a space is ``Ġ``."""
         token: str = self._inner.id_to_token(token_id)
         return token
+
+
+def why_not_a_tokenizer(data: bytes, error: Exception) -> str:
+    """Return why the tokenizers library cannot read a file. Its own error names a wrong place if parts are missing."""
+    missing = "" if b'"model"' in data else "it has no part 'model', as a vocabulary alone or a file of another program"
+    return encoding_problem(data) or missing or str(error)
 
 
 def problem_with_ids(vocab: Mapping[str, int]) -> str | None:

@@ -298,8 +298,9 @@ def test_one_name_in_two_folders_is_refused(tmp_path: Path) -> None:
         ({"sentences": "a\tb", "ratio": "0.5"}, "a line of WUG"),
         ({"Context1": "a", "Target1": "b"}, "a line of EWoK"),
         ({"meta": {}, "predictions": [], "items": []}, "a line of SyntaxGym"),
-        ({"premise": "a", "label": 1}, "an object with the fields premise, label, another task"),
-        ({}, "an object with the fields none, another task"),
+        ({"premise": "a", "label": 1}, "an object with the fields premise, label,"),
+        ({"good": "a b", "bad": "b a"}, "an object with the fields good, bad,"),
+        ({}, "an object with the fields none,"),
     ],
 )
 def test_another_task_is_named_with_the_folders_of_pairs(tmp_path: Path, line: object, message: str) -> None:
@@ -308,13 +309,14 @@ def test_another_task_is_named_with_the_folders_of_pairs(tmp_path: Path, line: o
     write_lines(tmp_path / "blimp/x.jsonl", LINE)
     path = write_lines(tmp_path / "other/y.jsonl", "", line)
     expected = "expected the fields sentence_good and sentence_bad; give a f"
-    remedy = rf"{expected}older with minimal pairs alone: .*blimp, or score"
+    other = "rename the fields" if "an object" in message else "score BabyLM's tasks"
+    remedy = rf"{expected}older with minimal pairs alone: .*blimp, or {other}"
     with pytest.raises(InputError, match=rf"y\.jsonl:2: {message}.*{remedy}"):
         read_minimal_pairs(tmp_path)
     with pytest.raises(InputError, match=rf"y\.jsonl:2: {message}.*{expected}ile or folder"):
         read_minimal_pairs(path)
     write_lines(tmp_path / "blimp/x.jsonl", LINE, line)
-    with pytest.raises(InputError, match=rf"x\.jsonl:2: {message}.*{expected}"):
+    with pytest.raises(InputError, match=rf"x\.jsonl:2: {message}.*{expected}.*or {other}"):
         read_minimal_pairs(tmp_path / "blimp")
 
 
@@ -329,7 +331,7 @@ def test_another_task_is_named_with_the_folders_of_pairs(tmp_path: Path, line: o
         (json.dumps([LINE], indent=1), r"the file looks like JSON that is not one object per line"),
         (
             "sentence_good,sentence_bad\na fox,fox a\nan owl,owl an\n",
-            "the file looks like a table .*; convert the file",
+            "the file looks like a table .*; convert the file, for example with pandas",
         ),
         (json.dumps({"predictions": [], "items": []}, indent=1), "score SyntaxGym suites with evaluate syntaxgym"),
         ("{\n", r"not JSON \(Input data was truncated\)"),

@@ -122,7 +122,7 @@ def test_hyphens_are_underscores(tmp_path):
 
 
 def test_all_bad_keys_are_named_with_what_was_expected(tmp_path):
-    path = write(tmp_path, 'sizes = 7\nkind = "c"\nrates = 3\nsize = true\ncareful = 1\n')
+    path = write(tmp_path, 'sizes = 7\nkind = "c"\nrates = 3\nsize = true\ncareful = 1\n[train-student]\n')
     with pytest.raises(ConfigError) as error:
         read_toml(path, options_of(Derived))
     message = str(error.value)
@@ -134,6 +134,7 @@ def test_all_bad_keys_are_named_with_what_was_expected(tmp_path):
         "rates is 3",
         "size is True",
         "careful is 1, expected true or false",
+        "a section [train-student], expected options without sections",
     ):
         assert expected in message
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import tokenizers
@@ -119,12 +120,6 @@ def _strip_accents(inner: Any) -> None:
     inner.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])
 
 
-def _template(inner: Any) -> None:
-    inner.post_processor = processors.TemplateProcessing(
-        single=f"{END} $A", special_tokens=[(END, inner.token_to_id(END))]
-    )
-
-
 def _replaced(pattern: str | Regex, by: str) -> Callable[[Any], None]:
     def spoil(inner: Any) -> None:
         inner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(pattern, by)])
@@ -152,7 +147,6 @@ def _dropout(inner: Any) -> None:
     [
         (_lowercase, r"its normalizer \(NFC and Lowercase\) lowercases the text: .*becomes .the dog didn't"),
         (_strip_accents, r"its normalizer \(NFD and StripAccents\) changes the text"),
-        (_template, r"its post_processor adds <\|endoftext\|> to every text; remove post_processor"),
         (_no_spaces, r"it changes spaces: 'the dog' comes back as 'thedog'"),
         (_dropout, r"it encodes at random \(model\.dropout is 0\.1\)"),
     ],
@@ -261,6 +255,23 @@ def test_a_normalizer_that_loses_no_normalised_text_is_accepted(normalizer: Any,
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@pytest.mark.parametrize(
+    "post_processor",
+    [
+        processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 330)]),
+        processors.RobertaProcessing(sep=("b", 66), cls=("a", 65)),
+        processors.Sequence([processors.ByteLevel(), processors.BertProcessing(sep=("b", 66), cls=("a", 65))]),
+    ],
+)
+def test_tokens_that_a_post_processor_adds_are_left_out(
+    source: Any, adopted: Tokenizer, tmp_path: Path, post_processor: Any
+) -> None:
+    inner = tokenizers.Tokenizer.from_str(source.to_str())
+    inner.post_processor = post_processor
+    assert len(inner.encode("the dog").ids) > len(source.encode("the dog").ids)
+    assert adopt(inner, tmp_path).data == adopted.data
+
+
 @pytest.fixture(scope="module")
 def roberta_like(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     inner = gpt2_like()
@@ -320,6 +331,13 @@ def test_files_that_are_not_tokenizers_are_refused(tmp_path: Path) -> None:
             adopt_tokenizer(tmp_path / "x.json", tmp_path / "out.json", bos=END, eos=END)
 
 
+@pytest.mark.parametrize("content", [{"a": 0, "b": 1}, {"class_name": "Tokenizer", "config": {}}, {"stoi": {"a": 0}}])
+def test_a_vocabulary_or_a_file_of_another_program_is_not_called_damaged(tmp_path: Path, content: object) -> None:
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"not a tokenizer\.json \(it has no part 'model'.* load the tokenizer with"):
+        adopt_tokenizer(tmp_path / "x.json", tmp_path / "out.json", bos=END, eos=END)
+
+
 def test_a_byte_order_mark_before_a_tokenizer_is_no_fault(source: Any, adopted: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_bytes(b"\xef\xbb\xbf" + source.to_str().encode())
     adopt_tokenizer(tmp_path / "x.json", tmp_path / "out.json", bos=END, eos=END)
@@ -344,6 +362,24 @@ def test_added_tokens_that_lose_the_text_around_them_become_text(token: AddedTok
     assert tokenizer.decode(tokenizer.encode("the dogs' caf\u00e9")) == "the dogs' caf\u00e9"
     assert inner.token_to_id(token.content) == tokenizer.vocab_size - 1
     assert not tokenizer.added_ids
+
+
+def test_an_added_token_stays_beside_one_that_becomes_text(tmp_path: Path) -> None:
+    inner = gpt2_like()
+    inner.add_tokens([AddedToken("dog", lstrip=True), "dog barked", "  "])
+    tokenizer = adopt(inner, tmp_path)
+    assert tokenizer.added_ids == {inner.token_to_id("dog barked"), inner.token_to_id("  ")}
+
+
+def test_a_large_tokenizer_is_not_loaded_once_per_added_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = gpt2_like()
+    inner.add_tokens([f"<extra_{i}>" for i in range(30)])
+    inner.save(str(tmp_path / "source.json"))
+    load = Mock(wraps=tokenizers.Tokenizer.from_str)
+    monkeypatch.setattr(f"{adopt_tokenizer.__module__}.tokenizers", Mock(**{"Tokenizer.from_str": load}))
+    summary = adopt_tokenizer(tmp_path / "source.json", tmp_path / "tokenizer.json", bos=END, eos=END)
+    assert summary["num_added_tokens_kept"] == 30
+    assert load.call_count < 10
 
 
 def test_other_ordinary_added_tokens_stay(tmp_path: Path) -> None:
