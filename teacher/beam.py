@@ -97,8 +97,12 @@ class BeamSearch:
         batch_tokens: int = BATCH_TOKENS,
         max_nodes: int = MAX_NODES,
     ) -> None:
-        """Search with ``model``, which must be in evaluation mode. The other options trade memory for speed."""
+        """Search with ``model``, which must be in evaluation mode. The other options trade memory for speed.
+
+        Later changes of the weights are not seen.
+        """
         self.model = model
+        self.tiles = _vocabulary_tiles(model)
         self.config = config
         self._batch_sentences = batch_sentences
         self._batch_tokens = batch_tokens
@@ -117,7 +121,7 @@ class BeamSearch:
         for first, stop in consecutive_batches(gold.lengths[order], self._batch_tokens, self._batch_sentences):
             # The second sort puts sentences of unequal length that begin alike next to each other.
             sentences = np.array(sorted(order[first:stop], key=lambda i: gold[i].tobytes()), np.int64)
-            _Batch(self.model, self.config, gold, sentences, found, self._max_nodes).search()
+            _Batch(self, gold, sentences, found, self._max_nodes).search()
         return found.result()
 
 
@@ -126,7 +130,6 @@ class BeamTeacher:
 
     def __init__(self, model: Rnng, config: BeamConfig) -> None:
         self._search = BeamSearch(model, config)
-        self._model = model
         self.vocab_size = model.vocab_size
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> Ragged:  # noqa: ARG002  the protocol's; no tree is read
@@ -150,11 +153,10 @@ class BeamTeacher:
         mixtures = states.new_empty((len(states), self.vocab_size))
         candidates = _candidates_of(states, beam)
         rows = max(1, _TILE_ROWS // beam)
-        tiles = _vocabulary_tiles(self._model)
         for at, part in zip(mixtures.split(rows), candidates.split(rows), strict=True):
             states_and_shifts = F.pad(part, (0, 1), value=1.0).flatten(0, 1)
             first = 0
-            for tile in tiles:
+            for tile in self._search.tiles:
                 # These are log-probabilities, so exp cannot overflow.
                 probs = (states_and_shifts @ tile.T).exp_().view(len(part), beam, -1)
                 torch.sum(probs, 1, out=at[:, first : first + len(tile)])
@@ -172,6 +174,7 @@ def _candidates_of(states: Tensor, beam: int) -> Tensor:
     return states[:, :-1].view(len(states), beam, (states.shape[1] - 1) // beam)
 
 
+@torch.no_grad()
 def _vocabulary_tiles(model: Rnng) -> tuple[Tensor, ...]:
     """Return the vocabulary in tiles ``[*, D + 2]``: embeddings, a column of ones, and biases.
 
@@ -282,18 +285,16 @@ def _steps(gold: Ragged) -> Iterator[_Step]:
 class _Batch:
     """Search some sentences. All are at the same position at any time. Equal prefixes are searched once."""
 
-    def __init__(
-        self, model: Rnng, config: BeamConfig, gold: Ragged, sentences: np.ndarray, found: _Found, max_nodes: int
-    ) -> None:
-        self._model = model
-        self._config = config
+    def __init__(self, search: BeamSearch, gold: Ragged, sentences: np.ndarray, found: _Found, max_nodes: int) -> None:
+        self._model = search.model
+        self._config = search.config
         self._gold = gold.take(sentences)
         self._sentences = sentences
         self._begins = gold.offsets[sentences]
         self._found = found
         self._max_nodes = self._compact_above = max_nodes
-        self._tiles = _vocabulary_tiles(model)
-        self._pool = StackPool(model, np.unique(self._gold.values))
+        self._tiles = search.tiles
+        self._pool = StackPool(search.model, np.unique(self._gold.values))
         self._history = History()
         self._ended: list[np.ndarray] = []
         """The sentences of each branch that ended."""
