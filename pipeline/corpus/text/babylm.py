@@ -94,8 +94,8 @@ def _as_it_is(draft: Draft) -> None:
 _CHAT_SPEAKER = re.compile(r"\*(\w+)::?\s*(?:\[- \w+\]\s*)?")
 _CHAT_METADATA = re.compile(r"^(?:@[A-Z]\w*(?: \w+)?:?(?:\s|$)|%\w{3}:)")
 _CHAT_RULES = _compiled(
-    (r"\d+_\d+\s*$", "", "CHAT time stamp"),
-    (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[(?:/{1,3}|/-|/\?)\]", "", "CHAT retracing"),
+    (r"\u2022?\d+_\d+\u2022?\s*$", "", "CHAT time stamp"),
+    *[(r"(?:<[^<>]*>|(?<!\S)[^\s<>\[]++)\s*\[(?:/{1,3}|/-|/\?)\]", "", "CHAT retracing")] * 2,  # may be nested
     (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[::?\s+([^\[\]]*)\]", r"\1", "CHAT replacement"),
     (r"\[[^\[\]]*\]", "", "bracketed comment"),
     (r"&=\S+|&\{\w=\S*|&\}\w=\S*", "", "CHAT event"),
@@ -111,11 +111,13 @@ _CHAT_RULES = _compiled(
     (r"\+[\"/]*\.", ".", "CHAT terminator"),
     (r"(?<!\S)\+(?:[<^,+\"]|\u2248|\u224b)", "", "CHAT linker"),
     (r"(?<=\w)[_+](?=\w)", " ", "CHAT compound"),
-    (r"(?<=[a-z]):(?:(?=[a-z])|:+)|(?<=[a-z])\^(?=[a-z])", "", "CHAT prosody"),
-    (r"[\u2191\u2193\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
+    (r"(?<=[a-z]):+(?=[a-z\s.,?!]|$)|(?<=[a-z])\^(?=[a-z])", "", "CHAT prosody"),
+    (r"[\u00b0\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
     (r"(?<![\w-])(?:xxx?|yyy?|www)(?![\w-])", "", "unintelligible word"),
 )
-_CHAT_SIGNS = re.compile(r"[\[&(@0+_:^<>\u2191\u2193\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d")
+_CHAT_SIGNS = re.compile(
+    r"[\[&(@0+_:^<>\u00b0\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d"
+)
 _UNINTELLIGIBLE = re.compile(r"^(?:xxx?|yyy?|www|0|[\s.,?!\u2021\u201e+/\"]|\[[^\[\]]*\]|&=\S+)*+$")
 
 

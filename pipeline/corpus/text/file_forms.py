@@ -78,6 +78,8 @@ _LINE_FORMS: Final = (
     ),
 )
 """For files whose lines are not text: what a line is like, the share of such lines, what they are, and what to do."""
+_FORM_LINES: Final = 8
+"""Fewer lines do not show that a file has such lines."""
 _FRAMES = r"\{\d+\}\{\d+\}"
 """The beginning of a subtitle of MicroDVD: its first and last frame."""
 _SIGNATURES: Final = (
@@ -329,7 +331,9 @@ def _rows(lines: Iterable[Line], table: Table, column: str) -> Iterator[Record]:
         except StopIteration:
             return
         except csv.Error as error:
-            faults.append(f"not a row of a table with {DELIMITERS[table.delimiter]} ({error})")
+            faults.append(
+                f"not a row of a table with {DELIMITERS[table.delimiter]} ({error}); write a quote in a cell twice"
+            )
             row = [""]
         if not row or (not any(row) and not faults):
             continue
@@ -394,7 +398,7 @@ def _marked(full: Sequence[str]) -> Form | None:
 def _of_lines(full: Sequence[str]) -> Form | None:
     """Return the form that ``_LINE_FORMS`` has for most lines; None if there is none."""
     for pattern, share, found, remedy in _LINE_FORMS:
-        if len(full) > 2 and sum(bool(pattern.match(text.rstrip())) for text in full) >= len(full) * share:
+        if len(full) >= _FORM_LINES and sum(bool(pattern.match(text.rstrip())) for text in full) >= len(full) * share:
             return Form(kind="other", found=found, remedy=remedy)
     return None
 

@@ -108,6 +108,8 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("childes", "*MOT:\t+< a cup.", "a cup.", "MOT", {"CHAT linker"}),
     ("childes", "*MOT:\tchoo+choo ice_cream.", "choo choo ice cream.", "MOT", {"CHAT compound"}),
     ("childes", "*MOT:\tno:: \u2191cup.", "no cup.", "MOT", {"CHAT prosody"}),
+    ("childes", "*MOT:\tuh: \u00b0a cu:p\u00b0 at 10:30.", "uh a cup at 10:30.", "MOT", {"CHAT prosody"}),
+    ("childes", "*MOT:\t<<the> [/] the pen> [//] the cup.", "the cup.", "MOT", {"CHAT retracing"}),
     ("childes", "*MOT:\ta cup. 1234_5678", "a cup.", "MOT", {"CHAT time stamp"}),
     ("childes", "*MOT:\ta well-known xylophone at 5.", "a well-known xylophone at 5.", "MOT", set()),
     (
