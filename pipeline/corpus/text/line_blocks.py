@@ -50,6 +50,10 @@ class _Ahead:
         self._seen.extend(islice(self._lines, max(count - len(self._seen), 0)))
         return list(islice(self._seen, count))
 
+    def begins(self, start: str) -> bool:
+        """Return whether the next line begins with a text."""
+        return bool(self._seen or self.see(1)) and self._seen[0].text.startswith(start)
+
     def take(self, count: int) -> Iterator[Line]:
         """Yield the next ``count`` lines and go past them."""
         return islice(self, count)
@@ -98,13 +102,13 @@ def with_whole_tiers(lines: Iterator[Line], record: CleaningRecord) -> Iterator[
     """
     ahead = _Ahead(lines)
     for line in ahead:
-        is_tier = line.text.startswith(("*", "%", "@"))
-        texts = [following.text for following in (ahead.see(MAX_TIER_LINES) if is_tier else ())]
-        count = next((i for i, text in enumerate(texts) if not text.startswith("\t")), len(texts))
-        for joined in ahead.take(count):
-            if line.text.startswith("*"):
+        texts = [line.text]
+        while texts[0][:1] in ("*", "%", "@") and len(texts) <= MAX_TIER_LINES and ahead.begins("\t"):
+            (joined,) = ahead.take(1)
+            texts.append(joined.text.strip())
+            if texts[0].startswith("*"):
                 record.line("text")
-                record.repaired("CHAT line joined", joined, joined.text.strip())
+                record.repaired("CHAT line joined", joined, texts[-1])
             else:
                 record.dropped("CHAT metadata", joined)
-        yield line._replace(text=" ".join([line.text, *map(str.strip, texts[:count])]))
+        yield line._replace(text=" ".join(texts))
