@@ -111,12 +111,13 @@ _CHAT_RULES = _compiled(
     (r"\+[\"/]*\.", ".", "CHAT terminator"),
     (r"(?<!\S)\+(?:[<^,+\"]|\u2248|\u224b)", "", "CHAT linker"),
     (r"(?<=\w)[_+](?=\w)", " ", "CHAT compound"),
-    (r"(?<=[a-z]):+(?=[a-z\s.,?!]|$)|(?<=[a-z])\^(?=[a-z])", "", "CHAT prosody"),
-    (r"[\u00b0\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
+    (r"(?<=[a-z]):(?:(?=[a-z])|:+)|(?<=[a-z])\^(?=[a-z])", "", "CHAT prosody"),
+    (r"[\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
     (r"(?<![\w-])(?:xxx?|yyy?|www)(?![\w-])", "", "unintelligible word"),
 )
+_CHAT_LENGTHENED = re.compile(r"(?<=[a-z]):(?=[\s.,?!]|$)")  # in speech: a colon of punctuation has a space before it
 _CHAT_SIGNS = re.compile(
-    r"[\[&(@0+_:^<>\u00b0\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d"
+    r"[\[&(@0+_:^<>\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d"
 )
 _UNINTELLIGIBLE = re.compile(r"^(?:xxx?|yyy?|www|0|[\s.,?!\u2021\u201e+/\"]|\[[^\[\]]*\]|&=\S+)*+$")
 
@@ -131,6 +132,8 @@ def childes(draft: Draft) -> None:
     draft.drop(_UNINTELLIGIBLE, "unintelligible")
     if not draft.dropped and _CHAT_SIGNS.search(draft.text):
         draft.apply(_CHAT_RULES)
+        if draft.speaker:
+            draft.replace(_CHAT_LENGTHENED, "", "CHAT prosody")
     _join_punctuation(draft)
 
 
