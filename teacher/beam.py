@@ -60,6 +60,8 @@ after the last compaction. With two layers of size 256, a node and its data take
 _TILE_ROWS, _TILE_COLUMNS = 512, 1000
 """Logits that are computed at a time where only sums of their exponentials are needed. 2 MB stay in the cache of a
 CPU's core. On other devices, a tile has all columns."""
+_MIXTURE_ROWS = 256
+"""Candidates whose probabilities are computed at a time where mixtures are needed."""
 _SAFE_LOG_SUM = 60.0
 """No exponential that matters to a sum overflows or underflows in float32 if the log of the sum is this close to 0."""
 _SHIFT_COLUMN = 0
@@ -82,7 +84,7 @@ class BeamResult:
     parse_log_probs: np.ndarray
     """``[M]``: the joint log-probability of the sentence and its parse."""
     states: Tensor | None
-    """``[P, B * (D + 1) + 1]`` if requested: the input of ``BeamTeacher.logits``."""
+    """``[P, V + 1]`` if requested: the log-probabilities of the mixtures, then the effective numbers again."""
 
 
 class BeamSearch:
@@ -102,7 +104,7 @@ class BeamSearch:
         Later changes of the weights are not seen.
         """
         self.model = model
-        self.tiles = _vocabulary_tiles(model)
+        self.vocabulary = _vocabulary(model)
         self.config = config
         self._batch_sentences = batch_sentences
         self._batch_tokens = batch_tokens
@@ -116,7 +118,7 @@ class BeamSearch:
         pairs, are one search up to their first difference.
         """
         gold = append_eos(tokens, self.model.eos_id)
-        found = _Found(self.model, self.config, gold, with_states=with_states)
+        found = _Found(self.model, gold, with_states=with_states)
         order = longest_first(gold.lengths, gold)
         for first, stop in consecutive_batches(gold.lengths[order], self._batch_tokens, self._batch_sentences):
             # The second sort puts sentences of unequal length that begin alike next to each other.
@@ -137,60 +139,36 @@ class BeamTeacher:
         return tokens
 
     def states(self, inputs: Ragged) -> Tensor:
-        """Return ``[P, B * (D + 1) + 1]``.
+        """Return ``[P, V + 1]``: see ``BeamResult.states``.
 
-        A row holds, for each candidate, its state and the number that is added to its logits. The last column is the
-        effective number of candidates.
+        The search computes the mixtures, because it needs the logits of all candidates itself.
         """
         states = self._search.search(inputs, with_states=True).states
         assert states is not None
         return states
 
-    @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:
-        """Return ``[R, V]``: the log-probabilities of the mixtures."""
-        beam = self._search.config.beam
-        mixtures = states.new_empty((len(states), self.vocab_size))
-        candidates = _candidates_of(states, beam)
-        rows = max(1, _TILE_ROWS // beam)
-        for at, part in zip(mixtures.split(rows), candidates.split(rows), strict=True):
-            states_and_shifts = F.pad(part, (0, 1), value=1.0).flatten(0, 1)
-            first = 0
-            for tile in self._search.tiles:
-                # These are log-probabilities, so exp cannot overflow.
-                probs = (states_and_shifts @ tile.T).exp_().view(len(part), beam, -1)
-                torch.sum(probs, 1, out=at[:, first : first + len(tile)])
-                first += len(tile)
-        # exp may have rounded the smallest to 0.
-        return mixtures.clamp_min_(torch.finfo(mixtures.dtype).tiny).log_()
+        """Return a view ``[R, V]``: the log-probabilities of the mixtures."""
+        return states[:, :-1]
 
     def num_effective(self, states: Tensor) -> Tensor:
         """Return ``[R]``: the effective number of candidates; see ``BeamResult.num_effective``."""
         return states[:, -1]
 
 
-def _candidates_of(states: Tensor, beam: int) -> Tensor:
-    """Return a view ``[R, B, D + 1]`` of states: the part of each candidate."""
-    return states[:, :-1].view(len(states), beam, (states.shape[1] - 1) // beam)
-
-
 @torch.no_grad()
-def _vocabulary_tiles(model: Rnng) -> tuple[Tensor, ...]:
-    """Return the vocabulary in tiles ``[*, D + 2]``: embeddings, a column of ones, and biases.
+def _vocabulary(model: Rnng) -> Tensor:
+    """Return ``[V, D + 1]``: embeddings and biases. The product with a row (state, 1) is the logits.
 
-    The product of a tile with a row (state, s, 1) is the logits plus s. Bias and s are columns, because adding them to
-    a product would take as long as a third of the product.
+    The bias is a column, because adding it to a product would take as long as a third of the product.
     """
-    bias = model.token_bias[:, None]
-    whole = torch.cat([model.token_embedding, torch.ones_like(bias), bias], dim=1)
-    tiles: tuple[Tensor, ...] = whole.split(_TILE_COLUMNS if whole.device.type == "cpu" else len(whole))
-    return tiles
+    return torch.cat([model.token_embedding, model.token_bias[:, None]], dim=1)
 
 
 class _Found:
     """Collect results in the order in which the sentences were given. The search takes them longest first."""
 
-    def __init__(self, model: Rnng, config: BeamConfig, gold: Ragged, *, with_states: bool) -> None:
+    def __init__(self, model: Rnng, gold: Ragged, *, with_states: bool) -> None:
         num_positions, num_sentences = len(gold.values), len(gold)
         self._offsets = gold.offsets
         self._model = model
@@ -199,13 +177,7 @@ class _Found:
         self.num_effective = np.empty(num_positions)
         self.actions: list[list[int]] = [[] for _ in range(num_sentences)]
         self.parse_log_probs = np.empty(num_sentences)
-        self.states: Tensor | None = None
-        if with_states:
-            columns = config.beam * (model.config.embed_dim + 1) + 1
-            # If a position has fewer than B candidates, the other columns have weight 0.
-            self.states = model.token_bias.new_zeros((num_positions, columns))
-            self.candidates = _candidates_of(self.states, config.beam)
-            self.candidates[..., -1] = -torch.inf
+        self.states = model.token_bias.new_empty((num_positions, model.vocab_size + 1)) if with_states else None
 
     def result(self) -> BeamResult:
         if self.states is not None:
@@ -282,6 +254,16 @@ def _steps(gold: Ragged) -> Iterator[_Step]:
         )
 
 
+def _log_sum_of(rows: Tensor, tiles: tuple[Tensor, ...]) -> Tensor:
+    """Return ``[n]``: the log-sum-exp of the products of rows ``[n, D + 1]`` with the vocabulary in tiles."""
+    if len(tiles) > 1:
+        # On a CPU, logsumexp would read and write each tile twice more, to subtract the largest logit.
+        sums = torch.stack([(rows @ tile.T).exp_().sum(1) for tile in tiles]).sum(0).log()
+        if (sums.abs() <= _SAFE_LOG_SUM).all():
+            return sums
+    return torch.stack([(rows @ tile.T).logsumexp(1) for tile in tiles]).logsumexp(0)
+
+
 class _Batch:
     """Search some sentences. All are at the same position at any time. Equal prefixes are searched once."""
 
@@ -293,7 +275,7 @@ class _Batch:
         self._begins = gold.offsets[sentences]
         self._found = found
         self._max_nodes = self._compact_above = max_nodes
-        self._tiles = search.tiles
+        self._vocabulary = search.vocabulary
         self._pool = StackPool(search.model, np.unique(self._gold.values))
         self._history = History()
         self._ended: list[np.ndarray] = []
@@ -355,7 +337,14 @@ class _Batch:
         counts = np.diff(starts, append=len(candidates))
         log_weights = candidates.score - log_sums(candidates.score, candidates.group)[candidates.group]
         states = self._pool.token_states(candidates.node)
-        normalisers = self._normalisers(states)
+        at = self._begins[step.rows] + t
+        group = step.group[step.branch_of_row]
+        if self._found.states is None:
+            normalisers = self._normalisers(states)
+        else:
+            normalisers, mixtures = self._mixtures(states, np.exp(log_weights), candidates.group)
+            places_of_rows, groups = on_device(at, states.device), on_device(group, states.device)
+            self._found.states[places_of_rows, :-1] = mixtures.index_select(0, groups)
 
         # A branch has the candidates of its group.
         places = concatenated_ranges(starts[step.group], counts[step.group])
@@ -365,36 +354,49 @@ class _Batch:
         extended.score[:] += log_probs
         extended.score[step.is_last[branch] & ~self._pool.is_complete(extended.node)] = -np.inf
 
-        at = self._begins[step.rows] + t
-        group = step.group[step.branch_of_row]
         entropies = -np.add.reduceat(np.exp(log_weights) * log_weights, starts)
         self._found.token_log_probs[at] = log_sums(log_weights[places] + log_probs, branch)[step.branch_of_row]
         self._found.prefix_log_probs[at] = log_sums(extended.score, branch)[step.branch_of_row]
         self._found.num_effective[at] = np.exp(entropies)[group]
-        if self._found.states is not None:
-            device = states.device
-            shift = on_device(log_weights, device) - normalisers.double()
-            rows = torch.cat([states, shift.to(states.dtype)[:, None]], dim=1)
-            position = np.repeat(at, counts[group])
-            places = concatenated_ranges(starts[group], counts[group])
-            self._found.candidates[on_device(position, device), on_device(ranks(position), device)] = rows.index_select(
-                0, on_device(places, device)
-            )
         return extended
 
     def _normalisers(self, states: Tensor) -> Tensor:
         """Return ``[n]``: log sum over the vocabulary of exp of the logits."""
-        rows = F.pad(F.pad(states, (0, 1)), (0, 1), value=1.0)
-        return torch.cat([self._normalisers_of(some) for some in rows.split(_TILE_ROWS)])
+        rows = F.pad(states, (0, 1), value=1.0)
+        tiles = self._vocabulary.split(_TILE_COLUMNS if states.device.type == "cpu" else len(self._vocabulary))
+        return torch.cat([_log_sum_of(some, tiles) for some in rows.split(_TILE_ROWS)])
 
-    def _normalisers_of(self, rows: Tensor) -> Tensor:
-        """Return the same for rows ``[n, D + 2]``. ``_vocabulary_tiles`` describes the rows; here s = 0."""
-        if len(self._tiles) > 1:
-            # On a CPU, logsumexp would read and write each tile twice more, to subtract the largest logit.
-            sums = torch.stack([(rows @ tile.T).exp_().sum(1) for tile in self._tiles]).sum(0).log()
-            if (sums.abs() <= _SAFE_LOG_SUM).all():
-                return sums
-        return torch.stack([(rows @ tile.T).logsumexp(1) for tile in self._tiles]).logsumexp(0)
+    def _mixtures(self, states: Tensor, weights: np.ndarray, group: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return the normalisers ``[n]``, and for each group the log-probabilities of its mixture, ``[*, V]``.
+
+        Args:
+            states: ``[n, D]``.
+            weights: float64 ``[n]``: the weight of each candidate in its group.
+            group: int64 ``[n]``, rising, without gaps.
+        """
+        rows = F.pad(states, (0, 1), value=1.0)
+        mixtures = states.new_zeros((int(group[-1]) + 1, len(self._vocabulary)))
+        # All parts share this memory: fresh memory would take as long as the exponentials.
+        logits = states.new_empty((min(_MIXTURE_ROWS, len(rows)), len(self._vocabulary)))
+        normalisers = []
+        for start in range(0, len(rows), _MIXTURE_ROWS):
+            some = slice(start, start + _MIXTURE_ROWS)
+            exponentials = logits[: len(rows[some])]
+            torch.mm(rows[some], self._vocabulary.T, out=exponentials)
+            sums = exponentials.exp_().sum(1)
+            largest = torch.zeros_like(sums)
+            if not (sums.log().abs() <= _SAFE_LOG_SUM).all():
+                torch.mm(rows[some], self._vocabulary.T, out=exponentials)
+                largest = exponentials.amax(1)
+                sums = exponentials.sub_(largest[:, None]).exp_().sum(1)
+            normalisers.append(sums.log() + largest)
+            first, number = group[start], np.arange(len(sums))
+            matrix = np.zeros((group[some][-1] + 1 - first, len(sums)))
+            matrix[group[some] - first, number] = weights[some]
+            shares = on_device(matrix, states.device).to(states.dtype) / sums
+            mixtures[first : first + len(matrix)] += shares @ exponentials
+        # A product of a weight and a probability may have been rounded to 0.
+        return torch.cat(normalisers), mixtures.clamp_min_(torch.finfo(mixtures.dtype).tiny).log_()
 
     def _log_probs(self, states: Tensor, normalisers: Tensor, places: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Return float64 ``[n]``: the log-probability of each of n tokens in the state at its place."""

@@ -51,8 +51,10 @@ def make_model(kind: str = "bilstm", *, num_labels: int = 3, seed: int = 0) -> R
     return model
 
 
-def search(model: Rnng, tokens: list[list[int]], config: BeamConfig, **limits: int) -> BeamResult:
-    return BeamSearch(model, config, **limits).search(Ragged.from_lists(tokens, np.int64), with_states=True)
+def search(
+    model: Rnng, tokens: list[list[int]], config: BeamConfig, *, with_states: bool = True, **limits: int
+) -> BeamResult:
+    return BeamSearch(model, config, **limits).search(Ragged.from_lists(tokens, np.int64), with_states=with_states)
 
 
 def mixtures(model: Rnng, result: BeamResult, config: BeamConfig) -> list[np.ndarray]:
@@ -201,17 +203,19 @@ def test_sentences_that_begin_alike_have_the_same_results_as_alone(kind, max_act
 
 
 @pytest.mark.parametrize("shift", [0, 200, -200])
-def test_a_vocabulary_in_tiles_and_large_logits_change_nothing(monkeypatch, shift):
+def test_a_vocabulary_in_tiles_candidates_in_parts_and_large_logits_change_nothing(monkeypatch, shift):
     torch.set_default_dtype(torch.float32)  # exp(200) is finite in float64 only
     model, config = make_model(), BeamConfig(beam=6, word_beam=4)
     tokens = random_tokens([1, 4, 6])
     expected = search(model, tokens, config)
     rows = mixtures(model, expected, config)
     monkeypatch.setattr("teacher.beam._TILE_COLUMNS", 3)
+    monkeypatch.setattr("teacher.beam._MIXTURE_ROWS", 4)
     model.token_bias += shift
     found = search(model, tokens, config)
     tolerance = 1e-3 if shift else 1e-5  # a bias of 200 rounds the logits
-    np.testing.assert_allclose(found.token_log_probs.values, expected.token_log_probs.values, atol=tolerance)
+    for result in (found, search(model, tokens, config, with_states=False)):
+        np.testing.assert_allclose(result.token_log_probs.values, expected.token_log_probs.values, atol=tolerance)
     for row, other in zip(mixtures(model, found, config), rows, strict=True):
         np.testing.assert_allclose(row, other, atol=tolerance)
 
