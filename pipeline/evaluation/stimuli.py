@@ -221,7 +221,7 @@ def _raws(path: Path, config: SurprisalConfig) -> Iterator[_Raw]:
     known = {*form.columns, *map(str, numbers)}
     if missing := [name for name in named if name not in known]:
         raise InputError(f"{path}: no column {', '.join(missing)}, expected one of {', '.join(form.columns)}")
-    if twice := [name for name in (column, *named) if form.columns.count(name) > 1]:
+    if twice := [name for name in (column, *named) if form.columns.count(name) > 1 and not name.isdecimal()]:
         raise InputError(f"{path}: two columns {twice[0]}, expected one; rename one, or give the number of the column")
     records = read_records(form, lines, column)
     yield from _of_regions(path, records, column, config) if config.region else _of_rows(path, records, column, config)
@@ -331,8 +331,9 @@ def _with_words(
         if raw.fault:
             faults.found(raw.line, "not UTF-8" if raw.fault.startswith("not UTF-8") else "malformed row", raw.fault)
         elif not all(pieces):
-            what = "region, expected text" if raw.regions else "line, expected a sentence"
-            faults.found(raw.line, "empty", f"an empty {what}; remove it")
+            what = f"cell of column {config.column}, expected text" if config.column else "line, expected a sentence"
+            remedy = "remove this row" if config.column else "remove it"
+            faults.found(raw.line, "empty", f"an empty {what}; {remedy}")
         elif raw.regions:
             stops = np.cumsum([len(piece) + 1 for piece in pieces]) - 1
             yield raw, text, [(int(stop) - len(piece), int(stop)) for piece, stop in zip(pieces, stops, strict=True)]

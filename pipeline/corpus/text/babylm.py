@@ -35,7 +35,9 @@ class Source:
     may_be_wrapped: bool = False
     """Whether some releases have hard-wrapped lines, with a blank line between paragraphs."""
     has_notes: bool = False
-    """Whether notes and captions in brackets can have several lines."""
+    """Whether notes and captions in brackets can have several lines, and whether there can be licences."""
+    has_tiers: bool = False
+    """Whether a line that begins with a tab continues the line before it, as in CHAT."""
 
 
 _TITLE = re.compile(r"(?:= = =|_BOOK_TITLE_ :)\s*(.+?)\s*(?:= = =)?$")
@@ -92,8 +94,8 @@ def _as_it_is(draft: Draft) -> None:
 _CHAT_SPEAKER = re.compile(r"\*(\w+)::?\s*(?:\[- \w+\]\s*)?")
 _CHAT_METADATA = re.compile(r"^(?:@[A-Z]\w*(?: \w+)?:?(?:\s|$)|%\w{3}:)")
 _CHAT_RULES = _compiled(
-    (r"\d+_\d+\s*$", "", "CHAT time stamp"),
-    (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[(?:/{1,3}|/-|/\?)\]", "", "CHAT retracing"),
+    (r"\u2022?\d+_\d+\u2022?\s*$", "", "CHAT time stamp"),
+    *[(r"(?:<[^<>]*>|(?<!\S)[^\s<>\[]++)\s*\[(?:/{1,3}|/-|/\?)\]", "", "CHAT retracing")] * 2,  # may be nested
     (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[::?\s+([^\[\]]*)\]", r"\1", "CHAT replacement"),
     (r"\[[^\[\]]*\]", "", "bracketed comment"),
     (r"&=\S+|&\{\w=\S*|&\}\w=\S*", "", "CHAT event"),
@@ -110,10 +112,13 @@ _CHAT_RULES = _compiled(
     (r"(?<!\S)\+(?:[<^,+\"]|\u2248|\u224b)", "", "CHAT linker"),
     (r"(?<=\w)[_+](?=\w)", " ", "CHAT compound"),
     (r"(?<=[a-z]):(?:(?=[a-z])|:+)|(?<=[a-z])\^(?=[a-z])", "", "CHAT prosody"),
-    (r"[\u2191\u2193\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
+    (r"[\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
     (r"(?<![\w-])(?:xxx?|yyy?|www)(?![\w-])", "", "unintelligible word"),
 )
-_CHAT_SIGNS = re.compile(r"[\[&(@0+_:^<>\u2191\u2193\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d")
+_CHAT_LENGTHENED = re.compile(r"(?<=[a-z]):(?=[\s.,?!]|$)")  # in speech: a colon of punctuation has a space before it
+_CHAT_SIGNS = re.compile(
+    r"[\[&(@0+_:^<>\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d"
+)
 _UNINTELLIGIBLE = re.compile(r"^(?:xxx?|yyy?|www|0|[\s.,?!\u2021\u201e+/\"]|\[[^\[\]]*\]|&=\S+)*+$")
 
 
@@ -127,6 +132,8 @@ def childes(draft: Draft) -> None:
     draft.drop(_UNINTELLIGIBLE, "unintelligible")
     if not draft.dropped and _CHAT_SIGNS.search(draft.text):
         draft.apply(_CHAT_RULES)
+        if draft.speaker:
+            draft.replace(_CHAT_LENGTHENED, "", "CHAT prosody")
     _join_punctuation(draft)
 
 
@@ -137,7 +144,12 @@ def aochildes(draft: Draft) -> None:
     _join_punctuation(draft)
 
 
-_SPEAKER = re.compile(r"([A-Z]):\s+")
+# A speaker's letter, also after the act of a dialogue as in the files of SwDA: "qw A.1 utt2: So".
+_SPEAKER = re.compile(r"([A-Z]):\s+|(?:\S+\s+)?@*([A-Z])\.\d+\s+utt\d+:\s*")
+_SWDA_HEADER = re.compile(
+    r"^(?:\*x\*|=+$|(?:FILENAME|TOPIC#|DATE|TRANSCRIBER|UTT_CODER|DIFFICULTY|TOPICALITY|NATURALNESS|ECHO_FROM_[AB]|"
+    r"STATIC_ON_[AB]|BACKGROUND_[AB]|REMARKS):)"
+)
 # A remark starts at an asterisk. It reaches to a closing bracket, to a second asterisk, or to the end of a phrase that
 # annotators use ("typo"), of a sentence, or of the line.
 _REMARK = re.compile(
@@ -156,7 +168,7 @@ _CORRECTION = re.compile(
 """A word as it was said, and the word that an annotator expected, as in ``see=seen``."""
 _NOISE = re.compile(
     r"<++[^<>]*>+|\[(?:laugh(?:ter|ing|s)|(?:vocalized[- ])?noise|silence|(?:cough|sigh|sniff|breath)\w*)\]|"
-    r"\(\(|\)\)|\{[A-Z] |\}|\[(?:laughter-)?|\]|#(?!\d)|(?<!\S)[+/](?!\S)|\b(?:MUMBLEx|[EN]_S)\b",
+    r"\(\(|\)\)|\{[A-Z] |\}|\[(?:laughter-)?|\]|#(?!\d)|(?<!\S)(?:\+|-?/)(?!\S)|\b(?:MUMBLEx|[EN]_S)\b",
     re.IGNORECASE,
 )
 
@@ -172,8 +184,9 @@ def switchboard(draft: Draft) -> None:
 
     A turn was joined from one or more utterances, so speech can follow a remark.
     """
+    draft.drop(_SWDA_HEADER, "header of a transcript")
     if speaker := _SPEAKER.match(draft.text):
-        draft.speaker, draft.text = speaker[1], draft.text[speaker.end() :]
+        draft.speaker, draft.text = speaker[1] or speaker[2], draft.text[speaker.end() :]
     draft.replace(_REMARK, " ", "annotator's remark")
     draft.replace(_CORRECTION, _as_said, "annotator's remark")
     draft.replace(_NOISE, "", "noise or disfluency mark")
@@ -299,6 +312,7 @@ _WIKI_RULES = _compiled(
     (r"\s@([-,.])@\s", r"\1", "mark between spaces"),
     (r"\s?\((?:[\s,;:/]|or|also|pronounced)*\)", "", "empty brackets"),
     (r"\(\s*[;,]\s*", "(", "empty brackets"),
+    (r"(?<=\()\s+(?=\S)|(?<=\S)\s+(?=\))", "", "space inside brackets"),
 )
 _WIKI_SIGNS = re.compile(r"[\[<{(@&*#:;\u2022]|''")
 
@@ -318,7 +332,7 @@ BABYLM: dict[str, Source] = {
     "aochildes": Source(rules=aochildes),
     "bnc_spoken": Source(rules=_join_punctuation, has_blanks=True),
     "cbt": Source(rules=cbt, has_headers=True),
-    "childes": Source(rules=childes, has_headers=True, has_speakers=True),
+    "childes": Source(rules=childes, has_headers=True, has_speakers=True, has_tiers=True),
     "children_stories": Source(rules=gutenberg, is_prose=True, has_notes=True),
     "gutenberg": Source(rules=gutenberg, has_headers=True, is_prose=True, may_be_wrapped=True, has_notes=True),
     "open_subtitles": Source(rules=open_subtitles, has_blanks=True, is_prose=True),

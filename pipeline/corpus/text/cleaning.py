@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
-from pipeline.corpus.text.babylm import BABYLM, SOURCES, Source, open_note, title_of
+from pipeline.corpus.text.babylm import BABYLM, SOURCES, Source, title_of
 from pipeline.corpus.text.cleaning_record import CleaningRecord
 from pipeline.corpus.text.corpus_config import CleanConfig
 from pipeline.corpus.text.documents import (
@@ -26,6 +26,7 @@ from pipeline.corpus.text.documents import (
 )
 from pipeline.corpus.text.draft import Draft
 from pipeline.corpus.text.file_forms import read_running_text
+from pipeline.corpus.text.line_blocks import with_whole_notes, with_whole_tiers, without_licences
 from pipeline.corpus.text.sentences import MAX_WORDS, has_word, split_long, split_sentences
 from pipeline.corpus.text.text_files import (
     MAX_LINE_BYTES,
@@ -47,8 +48,6 @@ HEAD_LINES = 2000
 MAX_WRAPPED_LINES = 1000
 """Largest number of lines of a hard-wrapped paragraph. A longer one is not prose, and is read in pieces of this
 size."""
-MAX_NOTE_LINES = 20
-"""Largest number of lines that follow the first line of a note or caption in brackets."""
 OVERLONG_LINE = f"a line of over {MAX_LINE_BYTES >> 20} MiB"
 OVERLONG_WORD = f"a word of over {MAX_WORD_CHARS} characters"
 
@@ -175,7 +174,9 @@ def _clean_file(
         )
     lines = _decodable(chain(head, lines), path, record, config.on_error, progress)
     if source.has_notes:
-        lines = _with_whole_notes(lines, record)
+        lines = with_whole_notes(without_licences(lines, record), record)
+    if source.has_tiers:
+        lines = with_whole_tiers(lines, record)
     ends_at_blank = source.has_blanks and not has_records and not config.wrapped
     words = words_of(texts) if joins else frozenset()
     for paragraph in _paragraphs(lines, source, names, record, joins=joins, ends_at_blank=ends_at_blank):
@@ -234,26 +235,6 @@ def _draft(text: str, source: Source) -> Draft:
     if not draft.dropped and not has_word(draft.text):
         draft.dropped = "no letter or digit"
     return draft
-
-
-def _with_whole_notes(lines: Iterator[Line], record: CleaningRecord) -> Iterator[Line]:
-    """Join the lines of a note or caption in brackets that closes on a later line.
-
-    The joined line takes the place of the first line. The other lines of the note are counted as dropped.
-    """
-    while (line := next(lines, None)) is not None:
-        text, later = line.text.rstrip(), list[Line]()
-        reason = open_note(text)
-        while open_note(text) and len(later) < MAX_NOTE_LINES and (following := next(lines, None)) is not None:
-            later.append(following)
-            text = f"{text} {following.text.strip()}".rstrip()
-        if not reason or open_note(text):
-            yield line
-            lines = chain(later, lines)
-        else:
-            for joined in later:
-                record.dropped(reason, joined)
-            yield line._replace(text=text)
 
 
 def _split(paragraph: Paragraph, source: Source, record: CleaningRecord, words: frozenset[str]) -> list[str]:

@@ -57,10 +57,38 @@ class Record(NamedTuple):
 
 
 _TREE = re.compile(r"\s*\(\s*[^\s()]*\s*(?:\(|$)")
+_LINE_FORMS: Final = (
+    (
+        re.compile(r"\s*+(?:(?:(?>\S+[/_]\w)\S*+|(?:_|[^\w\s])++)(?:\s++|$)){3}"),
+        0.8,
+        "words with tags, such as the/DT or the_DT",
+        "remove the tags",
+    ),
+    (
+        re.compile(r"(?=\S{6,60}\s)(?=\w*\d)[\w-]+[-_]\w*\d{3}\s"),
+        0.9,
+        "lines that begin with names of recordings",
+        "remove the names, for example with cut -d' ' -f2-",
+    ),
+    (
+        re.compile(r"\s*(?://|/\*|\*/|[\])}]+;?$)|.*[{}\[(]$|.*[\])}\"'],$|(?=.*[(){}\[\]=]).*;$"),
+        0.5,
+        "a program",
+        "leave only the text",
+    ),
+)
+"""For files whose lines are not text: what a line is like, the share of such lines, what they are, and what to do."""
+_FORM_LINES: Final = 8
+"""Fewer lines do not show that a file has such lines."""
 _FRAMES = r"\{\d+\}\{\d+\}"
 """The beginning of a subtitle of MicroDVD: its first and last frame."""
 _SIGNATURES: Final = (
     (re.compile(r"<(?:\?xml|!doctype|html)\b", re.IGNORECASE), "markup (HTML or XML)", "extract the text first"),
+    (
+        re.compile(r"<doc id=\""),
+        "the output of WikiExtractor",
+        "give WikiExtractor --json, or remove the lines with <doc and </doc>",
+    ),
     (
         re.compile(
             r"<(?:[a-z][\w:.-]*\s+[\w:.-]+\s*=\s*[\"'][^<>]*|(?:doc|document|text|corpus|article|body|page|root|xml))>\s*?"
@@ -92,7 +120,11 @@ _SIGNATURES: Final = (
         "a Markdown table",
         "leave only the text",
     ),
-    (re.compile(r"\\documentclass\b"), "LaTeX", "extract the text first"),
+    (
+        re.compile(r"(?:%[^\n]*\n)*\\(?:documentclass|begin|chapter|(?:sub)*section)\b"),
+        "LaTeX",
+        "extract the text first",
+    ),
     (
         re.compile(r"version https://git-lfs"),
         "a pointer of Git LFS, without the text",
@@ -102,6 +134,16 @@ _SIGNATURES: Final = (
         re.compile(r"\"[^\"\n]*\"(?: \"[^\"\n]*\")*\n\"1\" "),
         "a table with spaces between columns, as R writes",
         "write it with write.csv",
+    ),
+    (
+        re.compile(r"#\s*\S+\s+\d+\s+\S+\n[^\n]+\n\?"),
+        "items of Linger",
+        "leave only the sentences, without the lines with # and ? and without @",
+    ),
+    (
+        re.compile(r"[^\n]* \+\+\+\$\+\+\+ "),
+        "a table with +++$+++ between columns",
+        "leave only the text, for example with sed 's/.*+++$+++ //'",
     ),
     (
         re.compile(r"(?:#\s*\n)?# Results on [^\n]*\n# (?:USER AGENT|1\.)"),
@@ -116,6 +158,7 @@ _TAG = re.compile(rf"</?(?!(?:{_INLINE})\b)[a-z][\w:.-]*(?:\s[^<>]*)?/?>", re.IG
 _SURE_TAG = re.compile(r"</[a-z]|<[a-z][^<>]*(?:=\s*[\"'][^<>]*|/)>|<(?:br|hr|img|p|li|td|div|h[1-6])\b", re.IGNORECASE)
 """An end tag, a tag with attributes, an empty tag, or a tag of HTML. ``<laughter>`` and ``<unk>`` do not match."""
 _TIME = re.compile(
+    r"[\[(]?\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4},?[ T]\d{1,2}:\d\d|[\[(]?\d\d:\d\d[\])]? <\S+> |"
     r"[\[(]?(?:\d{1,2}:)?\d{1,2}:\d\d(?:[.,]\d+)?\s*(?:-->|,\d{1,2}:\d\d|$)|[\[(]?\d{1,2}:\d\d:\d\d\b|\[\d\d:\d\d\.\d+\]|"
     r"Dialogue: \d+,"
 )
@@ -146,7 +189,7 @@ def form_of(head: Sequence[Line], path: Path) -> Form:
     is_all = len(head) < HEAD_LINES and sum(map(len, texts)) < HEAD_CHARS
     if (form := _json(start[0], full, path, is_all=is_all)) or (form := _table(texts, path)):
         return form
-    return _marked(full) or Form(kind="text")
+    return _marked(full) or _of_lines(full) or Form(kind="text")
 
 
 def read_head(lines: Iterator[Line]) -> list[Line]:
@@ -278,7 +321,8 @@ def _rows(lines: Iterable[Line], table: Table, column: str) -> Iterator[Record]:
 
     reader = open_table(texts(), table)
     names = table.columns
-    is_before_header = column in names
+    has_header = column in names and not (column.isdecimal() and not _counts(names))
+    is_before_header = has_header
     while True:
         number = reader.line_num + 1
         faults.clear()
@@ -287,7 +331,9 @@ def _rows(lines: Iterable[Line], table: Table, column: str) -> Iterator[Record]:
         except StopIteration:
             return
         except csv.Error as error:
-            faults.append(f"not a row of a table with {DELIMITERS[table.delimiter]} ({error})")
+            faults.append(
+                f"not a row of a table with {DELIMITERS[table.delimiter]} ({error}); write a quote in a cell twice"
+            )
             row = [""]
         if not row or (not any(row) and not faults):
             continue
@@ -297,8 +343,15 @@ def _rows(lines: Iterable[Line], table: Table, column: str) -> Iterator[Record]:
         if not faults and len(row) != len(names):
             faults.append(f"{len(row)} cells, expected {len(names)} as in the first row")
         numbered = {str(i): cell for i, cell in enumerate(row, 1)}
-        cells = {} if faults else numbered | dict(zip(names, row, strict=True))
+        named = {} if faults else dict(zip(names, row, strict=True))
+        cells = numbered | named if has_header else named | numbered
         yield Record(number, cells, faults[0] if faults else "")
+
+
+def _counts(names: Sequence[str]) -> bool:
+    """Return whether the cells of a first row are the names 0, 1, 2 or 1, 2, 3, which programs give to columns."""
+    numbers = [name for name in names if name]
+    return numbers in ([str(i + first) for i in range(len(numbers))] for first in (0, 1))
 
 
 def _fault(line: Line, expected: str) -> str:
@@ -339,6 +392,14 @@ def _marked(full: Sequence[str]) -> Form | None:
     times = [text for text in full if _TIME.match(text.strip())]
     if (len(times) > 1 or any("-->" in text for text in times)) and len(times) >= len(full) * _MARKED_SHARE:
         return Form(kind="other", found="subtitles with times", remedy="remove the times and numbers first")
+    return None
+
+
+def _of_lines(full: Sequence[str]) -> Form | None:
+    """Return the form that ``_LINE_FORMS`` has for most lines; None if there is none."""
+    for pattern, share, found, remedy in _LINE_FORMS:
+        if len(full) >= _FORM_LINES and sum(bool(pattern.match(text.rstrip())) for text in full) >= len(full) * share:
+            return Form(kind="other", found=found, remedy=remedy)
     return None
 
 

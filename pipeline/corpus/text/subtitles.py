@@ -20,11 +20,13 @@ _L_FOR_I = re.compile(
 )
 _CREDIT = re.compile(
     r"(?:\bsubtitles? by\b|\bsubtit(?:les|ling|led)\b.{0,60}(?:\bby\b|\bsync|www\.|download|correct|:)|"
-    r"opensubtitles|\bsync(?:ed|hro\w*)?(?: and correct\w*)? by\b|^\W*caption(?:s|ed|ing)? by\b|\bwww\.\S)",
+    r"opensubtitles|\b(?:re-?)?sync(?:ed|s|hro\w*)?(?:(?:,| and| &) correct\w*)? by\b|^\W*(?:re-?)?sync\w*\s?:|"
+    r"^\W*caption(?:s|ed|ing)? by\b|\bwww\.\S)",
     re.IGNORECASE,
 )
 _TIME = re.compile(r"^\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")
-_STYLE = re.compile(r"\{\\[^{}]*\}|\{[YyCcSsFf]:[^{}]*\}|^(?:\{\d+\}){2}")
+_STYLE = re.compile(r"\{\\[^{}]*\}|\{[YyCcSsFf]:[^{}]*\}|^(?:\{\d+\}){2}|\[/?[ibu]\]")
+_LINE_END = re.compile(r"\s*\\[Nh]\s*")
 _MUSIC = re.compile(
     r"[\u2669-\u266c\u00b6]+|(?:^|(?<=\s))#+(?=\s|$)|^[-\s]*#+(?=[A-Za-z'\"][^#]*#+$)|(?<=[a-z.,?!'\"]{2})#+(?=\s|$)|"
     r"(?<![\w.])[*]{1,2}(?=\s|$)"
@@ -90,6 +92,7 @@ _TURN_OF_NAME = re.compile(
 def open_subtitles(draft: Draft) -> None:
     """Clean OpenSubtitles: one subtitle per line. A dash marks a change of speaker, and each turn becomes a line."""
     draft.replace(_STYLE, "", "subtitle style code")
+    draft.replace(_LINE_END, " ", "subtitle style code")
     clean_subtitle(draft)
 
 

@@ -108,6 +108,10 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("childes", "*MOT:\t+< a cup.", "a cup.", "MOT", {"CHAT linker"}),
     ("childes", "*MOT:\tchoo+choo ice_cream.", "choo choo ice cream.", "MOT", {"CHAT compound"}),
     ("childes", "*MOT:\tno:: \u2191cup.", "no cup.", "MOT", {"CHAT prosody"}),
+    ("childes", "*MOT:\tuh: \u2206a cu:p\u2206 at 10:30.", "uh a cup at 10:30.", "MOT", {"CHAT prosody"}),
+    ("childes", "A cup: a pen.", "A cup: a pen.", "", set()),
+    ("childes", "*MOT:\tyou see : a cup.", "you see: a cup.", "MOT", {"space before punctuation"}),
+    ("childes", "*MOT:\t<<the> [/] the pen> [//] the cup.", "the cup.", "MOT", {"CHAT retracing"}),
     ("childes", "*MOT:\ta cup. 1234_5678", "a cup.", "MOT", {"CHAT time stamp"}),
     ("childes", "*MOT:\ta well-known xylophone at 5.", "a well-known xylophone at 5.", "MOT", set()),
     (
@@ -240,6 +244,17 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("gutenberg", "A cup.[Footnote 1: Or a mug.]", "A cup.", "", {"note in brackets"}),
     ("gutenberg", "[Picture this!] he said.", "[Picture this!] he said.", "", set()),
     ("qed", "the set [a, b] [laughter] is", "the set [a, b] is", "", {SOUND}),
+    (
+        "wikipedia",
+        "A ( big ) cup ( of tin , 1900 ) is",
+        "A (big) cup (of tin, 1900) is",
+        "",
+        {SPACE, "space inside brackets"},
+    ),
+    ("open_subtitles", "[i]A cup.[/i]\\NA pen.", "A cup. A pen.", "", {"subtitle style code"}),
+    ("open_subtitles", "We are in sync: go now.", "We are in sync: go now.", "", set()),
+    ("switchboard", "qy^d   @@B.12 utt2: {D So, } it ran, -/", "So, it ran,", "B", {"noise or disfluency mark"}),
+    ("switchboard", "A:\tREMARKS: two, and/or = x", "REMARKS: two, and/or = x", "A", set()),
     ("plain", "= = = [1] _a_ &amp; <i>", "= = = [1] _a_ &amp; <i>", "", set()),
 ]
 CAPTIONS = (
@@ -251,6 +266,7 @@ CAPTIONS = (
     "[Full-page illustration: A CAT]",
     "[Tail-piece]",
 )
+CREDITS = ("== sync, corrected by nobody ==", "Re-sync by Nobody", "Sync & corrections by nobody", "Sync : Nobody")
 DROPPED = [  # source, line, reason
     ("childes", "[sits on the floor]", "bracket-only comment"),
     ("childes", "*CHI:\t[laughs] .", "bracket-only comment"),
@@ -295,6 +311,10 @@ DROPPED = [  # source, line, reason
     ("gutenberg", "A Cup . . . . . 12", "line of a table of contents"),
     ("gutenberg", "*** END OF THE PROJECT GUTENBERG EBOOK A CUP ***", "Project Gutenberg notice"),
     ("gutenberg", "Produced by Nobody and others", "Project Gutenberg notice"),
+    *[("open_subtitles", line, "subtitle credit") for line in CREDITS],
+    ("switchboard", "*x*x*x*x*x*x*", "header of a transcript"),
+    ("switchboard", "TOPIC#:\t\t323", "header of a transcript"),
+    ("switchboard", "========", "header of a transcript"),
     ("wikipedia", "[[Category:Cups]]", "line of a table, file or category"),
     ("wikipedia", "| align = left", "line of a table, file or category"),
 ]

@@ -16,10 +16,12 @@ import cli
 from pipeline.corpus.text import text_files
 from pipeline.corpus.text.babylm import BABYLM, SOURCES
 from pipeline.corpus.text.cleaning import MAX_WORD_CHARS, OVERLONG_LINE, clean_texts
+from pipeline.corpus.text.cleaning_record import CleaningRecord
 from pipeline.corpus.text.corpus_config import CleanConfig
 from pipeline.corpus.text.documents import read_document_table, read_documents
+from pipeline.corpus.text.line_blocks import with_whole_notes, with_whole_tiers, without_licences
 from pipeline.corpus.text.sentences import MAX_WORDS
-from pipeline.corpus.text.text_files import normalise_text
+from pipeline.corpus.text.text_files import Line, normalise_text
 from storage.errors import ConfigError, InputError, StoreError
 from tests.pipeline.corpus.babylm_lookalikes import RELEASES, write_babylm
 from tests.pipeline.corpus.corpora import failing_renames
@@ -239,6 +241,52 @@ def test_captions_and_notes_may_have_several_lines(
     assert set(summary["dropped"]) <= {"illustration", "note in brackets", "Project Gutenberg notice"}
     assert summary["lines"]["dropped"] == num_dropped
     assert sum(summary["lines"].values()) == text.count("\n")
+
+
+LICENCES = {  # before a book, and after it
+    "of today": (
+        "The Project Gutenberg eBook of A Hen\n\nTitle: A Hen\n*** START OF THE PROJECT GUTENBERG EBOOK A HEN ***\n",
+        "*** END OF THE PROJECT GUTENBERG EBOOK A HEN ***\n\nIt has terms.\nnewsletter to hear about new eBooks.\n",
+    ),
+    "of 2008": (
+        "Project Gutenberg's A Hen, by Nobody\n\n***START OF THIS PROJECT GUTENBERG EBOOK A HEN***\n",
+        "End of Project Gutenberg's A Hen\nTerms.\nArchive, and our newsletter to hear about new eBooks.\n",
+    ),
+    "of 1993": (
+        "**The Project Gutenberg Etext of A Hen**\nTerms.\n*END*THE SMALL PRINT! FOR ETEXTS*Ver.04.29.93*END*\n",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), LICENCES.values(), ids=LICENCES)
+def test_the_licences_around_a_book_are_left_out(tmp_path: Path, before: str, after: str) -> None:
+    text = f"{before}She ran.\nProject Gutenberg's aims are good.\n{after}It fell.\n"
+    summary, found = cleaned(tmp_path, text, "gutenberg")
+    assert found == ["She ran.", "Project Gutenberg's aims are good.", "It fell."]
+    assert set(summary["dropped"]) == {"Project Gutenberg notice"}
+    assert sum(summary["lines"].values()) == text.count("\n")
+
+
+def test_lines_that_continue_a_line_of_chat_are_joined_with_it(tmp_path: Path) -> None:
+    text = (
+        "@Participants:\tCHI Ann Target_Child,\n\tMOT Mother\n*MOT:\twhere is <the big\n\tbig> [/] cup ?\n"
+        "%mor:\tadv|where\n\tn|cup ?\n*CHI:\there .\n\n\tno tier\n"
+    )
+    summary, found = cleaned(tmp_path, text, "childes")
+    assert found == ["where is cup?", "here.", "no tier"]
+    assert (tmp_path / "out.speakers").read_text().splitlines() == ["MOT", "CHI", "-"]
+    assert summary["lines"] == {"text": 4, "blank": 1, "header": 0, "dropped": 4}
+
+
+@pytest.mark.parametrize("read", [with_whole_notes, without_licences, with_whole_tiers])
+def test_the_time_for_a_line_does_not_grow_with_the_number_of_lines(read: Any) -> None:
+    lines = [Line(i, "*A: hens [Footnote" if i % 99 == 0 else "They ran.", is_utf8=True) for i in range(20_000)]
+    record = CleaningRecord()
+    record.begin(Path("a"), "b")
+    start = time.process_time()
+    assert [line.number for line in read(iter(lines), record)] == list(range(20_000))
+    assert time.process_time() - start < 2
 
 
 PROSE = (

@@ -63,6 +63,10 @@ TEXTS = {
     "a line with the name of a part": "Dialogue: 3 cats talk.\nDialogue: 4 cats talk.\n",
     "a heading about results": "# Results on Monday\nIt ran, and so on.\n",
     "descriptions in braces": "{laughs} so: yes\n{sighs} no\n",
+    "numbered headings": "# Chapter 1 Hens\nThey ran.\n# Chapter 2 Foxes\nThey slept.\n",
+    "words with marks inside": "He/she ran and/or slept.\nIt is 24/7 here.\nThe mother-in-law ran.\n",
+    "lines that end like a program": '(They ran.)\n[It slept;]\nIt woke;\n"So,"\nHe said: "Yes."\n',
+    "compounds with numbers": "COVID-19 came.\nThe F-16 flew.\n2019-2020 was long.\n",
 }
 OTHERS = {
     "a JSON array": ('[{"text": "It ran."}]', "jq"),
@@ -84,7 +88,7 @@ OTHERS = {
     "a fragment of HTML": ("<p>It ran.</p>\n<p>It slept.</p>\n", "extract the text"),
     "marks of paragraphs": ("<p>\nIt ran.\n<p>\nIt slept.\n", "extract the text"),
     "SGML": ("<DOC>\n" + "It ran.\n" * 300 + "</DOC>\n", "extract the text"),
-    "extracted pages": ('<doc id="1" title="A">\n' + "It ran.\n" * 300 + "</doc>\n", "extract the text"),
+    "extracted pages": ('<doc id="1" title="A">\n' + "It ran.\n" * 300 + "</doc>\n", "--json"),
     "a web archive": ("WARC/1.0\r\nWARC-Type: warcinfo\r\n", "extract the text"),
     "a Markdown table": ("| a | b |\n|---|---|\n| It ran | 1 |\n", "leave only the text"),
     "SubRip": ("1\n00:00:01,000 --> 00:00:02,000\nHi.\n\n2\n00:00:03,000 --> 00:00:04,000\nNo.\n", "remove the times"),
@@ -112,6 +116,27 @@ OTHERS = {
     "columns of whole numbers": ("word zone time who\nIt 1 301 s01\nran 2 290 s01\n", "tabs or commas"),
     "a printed data frame": ("   word  time\n0    It   301\n1   ran   290\n", "tabs or commas"),
     "Ibex": ("#\n# Results on Monday\n# 1. Time.\n15,Form,age,31\n15,Dash,0,It,301,7\n15,Ask,Yes\n", "lines with #"),
+    "dialogues of films": ("L1 +++$+++ u0 +++$+++ Ann +++$+++ It ran.\nL2 +++$+++ u2 +++$+++ Bo +++$+++ No.\n", "sed"),
+    "names of recordings": ("84-12-0000 IT RAN\n84-12-0001 NO\n84-12-0002 SO IT SLEPT\n" * 3, "cut"),
+    "recordings with times": ("sw1A-a-0001 0.0 0.9 um\nsw1A-a-0002 0.9 1.5 yes\nsw1A-a-0003 1.5 2.1 so\n" * 3, "cut"),
+    "tags after slashes": (
+        "\tThe/at hen/nn ran/vbd ./.\n\n\t``/`` No/rb ,/, so/rb ''/''\n\tIt/pp ran/vbd ./.\n" * 3,
+        "tags",
+    ),
+    "tags after underscores": ("The_DT hen_NN ran_VBD ._.\nNo_UH ,_, it_PRP ran_VBD\nIt_PRP ran_VBD ._.\n" * 3, "tags"),
+    "a script of Ibex": (
+        'var items = [\n  ["a", "Dash", {s: "It ran."}],\n  ["b", "Dash", {s: "No."}],\n];\n' * 3,
+        "only",
+    ),
+    "stimuli of jsPsych": ('all = [\n  {\n    "item": 1,\n    "sentence": "It ran."\n  },\n];\n' * 3, "only the text"),
+    "items of Linger": (
+        "# gp 1 amb\nIt ran@ fast.\n? Did it run? Y\n\n# gp 1 una\nIt@ ran.\n? Did it? Y\n",
+        "without @",
+    ),
+    "messages with dates": ("1/24/26, 10:15 AM - Ann: Hi.\n1/24/26, 10:16 AM - Bo: No.\n", "remove the times"),
+    "a log": ("2026-01-24 10:15:02 INFO it ran\n2026-01-24 10:15:03 INFO it slept\n", "remove the times"),
+    "a chat": ("[10:15] <ann> hi\n[10:16] <bo> no\n[10:18] <ann> so\n", "remove the times"),
+    "a chapter of LaTeX": ("% !TEX root = a.tex\n\\section{Hens}\nThey \\emph{ran}.\n", "extract the text"),
     "trees": ("(TOP (S (NP it) (VP ran)))\n", "import-trees"),
 }
 
@@ -172,6 +197,9 @@ def test_real_text_is_text_wherever_it_begins(shared_data: Path) -> None:
         ('id\ttext\n1\t"It" ran.\n2\t\'No.\n', "text", [(2, '"It" ran.'), (3, "'No.")]),
         ('id\ttext\n1\t"It ""ran"""\n2\tNo.\n', "text", [(2, 'It "ran"'), (3, "No.")]),
         ("7\tIt ran.\n8\tNo.\n9\tYes.\n", "2", [(1, "It ran."), (2, "No."), (3, "Yes.")]),
+        ("1\t2\t4\tIt ran.\n1\t3\t4\tNo.\n2\t2\t1\tYes.\n", "4", [(1, "It ran."), (2, "No."), (3, "Yes.")]),
+        ("1\tIt\t2\n2\tran\t0\n3\tso\t2\n", "2", [(1, "It"), (2, "ran"), (3, "so")]),
+        (",0,1\n0,It ran.,x\n1,No.,y\n2,So.,z\n", "0", [(2, "It ran."), (3, "No."), (4, "So.")]),
         ("id;text;n\n1;It ran, then.;2,5\n2;No.;3\n", "text", [(2, "It ran, then."), (3, "No.")]),
         ('id, text, n\n1, "It ran, then.", 2\n2, "No.", 3\n', "text", [(2, "It ran, then."), (3, "No.")]),
         ("Table 1\n\nid,text,n\n1,It ran.,2\n2,No.,3\n" + "3,So.,4\n" * 20, "text", [(4, "It ran."), (5, "No.")]),

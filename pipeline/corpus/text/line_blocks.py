@@ -1,0 +1,114 @@
+"""Treat lines together that belong together: notes in brackets, the licence of a book, the tiers of a transcript.
+
+Rules of a source see one line. These functions come before the rules: they join lines or leave lines out, and count the
+lines that they take away. They look at most ``MAX_LICENCE_LINES`` lines ahead, so memory is bounded.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+from pipeline.corpus.text.babylm import open_note
+from pipeline.corpus.text.cleaning_record import CleaningRecord
+from pipeline.corpus.text.text_files import Line
+
+MAX_NOTE_LINES: Final = 20
+"""Largest number of lines that follow the first line of a note or caption in brackets."""
+MAX_LICENCE_LINES: Final = 500
+"""Largest number of lines of a licence. Those of Project Gutenberg have up to 360 lines."""
+MAX_TIER_LINES: Final = 200
+"""Largest number of lines that continue a line of a transcript."""
+
+_LICENCES: Final = tuple(
+    (re.compile(r"\W*" + first, re.IGNORECASE), re.compile(r"\W*" + last, re.IGNORECASE))
+    for first, last in (
+        (
+            r"(?:(?:The )?Project Gutenberg(?:['\u2019]s| e-?(?:book|text))|This e-?book is for the use of anyone)\b",
+            r"(?:START OF (?:THE|THIS) PROJECT GUTENBERG|END\W*THE SMALL PRINT)",
+        ),
+        (r"End of (?:the |this )?Project Gutenberg", r".*newsletter to hear about new ebooks"),
+    )
+)
+"""How the first and the last line begin that Project Gutenberg put before a book, and those that it put after it."""
+
+
+class _Ahead:
+    """Lines that can be seen before they are read."""
+
+    def __init__(self, lines: Iterator[Line]) -> None:
+        self._lines = lines
+        self._seen: deque[Line] = deque()
+
+    def __iter__(self) -> Iterator[Line]:
+        while self._seen or self.see(1):
+            yield self._seen.popleft()
+
+    def see(self, count: int) -> list[Line]:
+        """Return the next lines, at most ``count``."""
+        self._seen.extend(islice(self._lines, max(count - len(self._seen), 0)))
+        return list(islice(self._seen, count))
+
+    def begins(self, start: str) -> bool:
+        """Return whether the next line begins with a text."""
+        return bool(self._seen or self.see(1)) and self._seen[0].text.startswith(start)
+
+    def take(self, count: int) -> Iterator[Line]:
+        """Yield the next ``count`` lines and go past them."""
+        return islice(self, count)
+
+
+def with_whole_notes(lines: Iterator[Line], record: CleaningRecord) -> Iterator[Line]:
+    """Join the lines of a note or caption in brackets that closes on a later line.
+
+    The joined line takes the place of the first line. The other lines of the note are counted as dropped.
+    """
+    ahead = _Ahead(lines)
+    for line in ahead:
+        text = whole = line.text.rstrip()
+        reason = open_note(text)
+        for count, following in enumerate(ahead.see(MAX_NOTE_LINES) if reason else (), 1):
+            whole = f"{whole} {following.text.strip()}".rstrip()
+            if not open_note(whole):
+                for joined in ahead.take(count):
+                    record.dropped(reason, joined)
+                text = whole
+                break
+        yield line._replace(text=text)
+
+
+def without_licences(lines: Iterator[Line], record: CleaningRecord) -> Iterator[Line]:
+    """Leave out what Project Gutenberg puts before and after a book. A licence without an end stays."""
+    ahead = _Ahead(lines)
+    for line in ahead:
+        last = next((last for first, last in _LICENCES if first.match(line.text)), None)
+        following = ahead.see(MAX_LICENCE_LINES) if last else ()
+        end = next((count for count, other in enumerate(following, 1) if last and last.match(other.text)), 0)
+        if not end:
+            yield line
+            continue
+        for left_out in (line, *ahead.take(end)):
+            if left_out.text.strip():
+                record.dropped("Project Gutenberg notice", left_out)
+            else:
+                record.line("blank")
+
+
+def with_whole_tiers(lines: Iterator[Line], record: CleaningRecord) -> Iterator[Line]:
+    """Join each line of a CHAT transcript with the lines that continue it. They begin with a tab.
+
+    The lines that continue speech count as text. Those that continue anything else are counted as dropped.
+    """
+    ahead = _Ahead(lines)
+    for line in ahead:
+        texts = [line.text]
+        while texts[0][:1] in ("*", "%", "@") and len(texts) <= MAX_TIER_LINES and ahead.begins("\t"):
+            (joined,) = ahead.take(1)
+            texts.append(joined.text.strip())
+            if texts[0].startswith("*"):
+                record.line("text")
+                record.repaired("CHAT line joined", joined, texts[-1])
+            else:
+                record.dropped("CHAT metadata", joined)
+        yield line._replace(text=" ".join(texts))
