@@ -44,6 +44,7 @@ from pipeline.corpus.trees.trees import TokenPhrase
 from pipeline.dumping.next_token import append_eos
 from pipeline.runtime.distributed import on_device
 from pipeline.training.batching import consecutive_batches, longest_first
+from pipeline.training.chunked_vocabulary import softmax_and_log_sum
 from storage.ragged import Ragged, concatenated_ranges
 from teacher.hypotheses import History, Hypotheses, best_successors, log_sums, ranks, run_starts
 from teacher.rnng import Rnng
@@ -376,25 +377,15 @@ class _Batch:
         """
         rows = F.pad(states, (0, 1), value=1.0)
         mixtures = states.new_zeros((int(group[-1]) + 1, len(self._vocabulary)))
-        # All parts share this memory: fresh memory would take as long as the exponentials.
-        logits = states.new_empty((min(_MIXTURE_ROWS, len(rows)), len(self._vocabulary)))
         normalisers = []
         for start in range(0, len(rows), _MIXTURE_ROWS):
             some = slice(start, start + _MIXTURE_ROWS)
-            exponentials = logits[: len(rows[some])]
-            torch.mm(rows[some], self._vocabulary.T, out=exponentials)
-            sums = exponentials.exp_().sum(1)
-            largest = torch.zeros_like(sums)
-            if not (sums.log().abs() <= _SAFE_LOG_SUM).all():
-                torch.mm(rows[some], self._vocabulary.T, out=exponentials)
-                largest = exponentials.amax(1)
-                sums = exponentials.sub_(largest[:, None]).exp_().sum(1)
-            normalisers.append(sums.log() + largest)
-            first, number = group[start], np.arange(len(sums))
-            matrix = np.zeros((group[some][-1] + 1 - first, len(sums)))
+            probs, largest, excess = softmax_and_log_sum(rows[some] @ self._vocabulary.T)
+            normalisers.append(largest + excess)
+            first, number = group[start], np.arange(len(probs))
+            matrix = np.zeros((group[some][-1] + 1 - first, len(probs)))
             matrix[group[some] - first, number] = weights[some]
-            shares = on_device(matrix, states.device).to(states.dtype) / sums
-            mixtures[first : first + len(matrix)] += shares @ exponentials
+            mixtures[first : first + len(matrix)] += on_device(matrix, states.device).to(states.dtype) @ probs
         # A product of a weight and a probability may have been rounded to 0.
         return torch.cat(normalisers), mixtures.clamp_min_(torch.finfo(mixtures.dtype).tiny).log_()
 

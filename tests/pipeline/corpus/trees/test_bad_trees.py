@@ -167,4 +167,4 @@ def test_a_tree_that_never_ends_is_never_in_memory(tmp_path: Path) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 16 * raw_trees.MAX_TREE_CHARACTERS
+    assert peak < 24 * raw_trees.MAX_TREE_CHARACTERS  # the whole file would take 50
