@@ -18,9 +18,9 @@ WORDS_PER_SENTENCE = 18.0
 RATES = {
     "clean": 600_000.0,  # words/s of one process, by CPU time, on 3.6 million words (2026-11-30)
     "parse": 516.0,  # sentences/s of one process, docs/parsing.md
-    # Positions/s of one process, by CPU time, for a teacher of size 256 and a vocabulary of 12,000 (2026-11-30).
-    "dump by beam 10/5": 340.0,  # dump-teacher --plan on GUM, CRAFT and MASC, one process
-    "dump by beam 50/10": 115.0,  # the same
+    # Positions/s of one process, by dump-teacher --plan on GUM, CRAFT and MASC; teacher of size 256 (2026-11-30).
+    "dump by beam 10/5": 340.0,
+    "dump by beam 50/10": 115.0,
 }
 GPU_TEACHER, GPU_STUDENT = 722_000.0, 636_000.0
 """Positions per second of an H200, predicted in docs/gpu.md for larger models: size 650, and 12 blocks of 768."""
