@@ -5,9 +5,9 @@
     an item is right            if every prediction about it is true
 
 A token belongs to the region that contains its characters. A space before these characters does not matter. A token
-with characters of two regions belongs to the region of its first character. Results have the number of tokens with
-characters of two regions; with a tokenizer that keeps words and punctuation apart, it is 0. ``<eos>`` belongs to no
-region, so the sums over all regions add up to the surprisal of the sentence without ``<eos>``.
+with characters of two regions belongs to the region of its first character. Results have the number of such tokens. The
+number is 0 with a tokenizer that keeps words and punctuation apart. ``<eos>`` belongs to no region, so the sums over
+all regions add up to the surprisal of the sentence without ``<eos>``.
 
 A prediction is a tie if its truth depends on a comparison of two values that are equal except for rounding. Ties are
 reported and are never right (``formulas``). An item is a tie if none of its predictions is false and at least one is a
@@ -54,7 +54,10 @@ class ItemCounts:
             InputError: If they are not.
         """
         if self.num_right + self.num_ties > self.num_items:
-            raise InputError(f"{self.num_right} right and {self.num_ties} ties of {self.num_items} items")
+            raise InputError(
+                f"{self.num_right} right and {self.num_ties} ties of {self.num_items} items, expected at most "
+                f"{self.num_items} right and tied items together"
+            )
 
     @property
     def accuracy(self) -> float:
@@ -73,7 +76,7 @@ class ItemCounts:
 
     @classmethod
     def of(cls, outcomes: Sequence[Truth]) -> "ItemCounts":
-        """Return the counts of outcomes."""
+        """Return how many outcomes there are, how many are true, and how many are ties."""
         return cls(num_items=len(outcomes), num_right=outcomes.count(Truth.TRUE), num_ties=outcomes.count(Truth.TIE))
 
 
@@ -151,7 +154,7 @@ class SyntaxGymFigures:
         return ItemCounts(**{name: sum(getattr(each, name) for each in counts) for name in ItemCounts.__slots__})
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object, and the accuracies of the circuits and of all suites together."""
+        """Return everything as a JSON object, with the accuracies of each circuit and of all suites together."""
         circuits: dict[str, dict[str, SuiteFigures]] = {}
         for name, figures in self.by_suite.items():
             circuits.setdefault(figures.circuit, {})[name] = figures
@@ -289,7 +292,7 @@ def regions_of_tokens(
 
     Args:
         text: A sentence of C characters.
-        owners: ``[C]``: the region of each character, as from ``Condition.sentence``.
+        owners: ``[C]``: the region of each character, as ``Condition.sentence`` returns it.
         spans: Characters that each token covers, including the space before a word.
     """
     regions, over_two = np.empty(len(spans), np.int64), np.zeros(len(spans), bool)

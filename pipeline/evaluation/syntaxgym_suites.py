@@ -5,11 +5,11 @@ suite's predictions are formulas over the surprisals of regions (``pipeline.eval
 region that an item does not have, ``read_suite`` refuses the suite, before anything is scored.
 
 Regions become a sentence in these steps. White space at the ends of a region is removed, and several spaces inside
-become one. Empty regions have no characters. The other regions are joined by one space, which belongs to the region
-after it. The suites are written as tokens: ``studied the book , the nurse ...``. If ``joining`` is "text", the space
-before each of ``, . ; : ! ?`` that is a token by itself is removed, as in the running text that models are trained on.
-If ``joining`` is "tokens", the space stays. The published accuracies come from models that read the regions joined by
-spaces, as with "tokens".
+become one. Empty regions add nothing to the sentence, not even a space. The other regions are joined by one space. This
+space belongs to the second of the two regions. The suites have a space before punctuation: ``studied the book , the
+nurse ...``. If ``joining`` is "text", this space is removed before each of ``, . ; : ! ?`` that stands alone. The
+sentence is then written like the running text that models are trained on. If ``joining`` is "tokens", the space stays.
+The published accuracies come from models that read the regions joined by spaces, as with "tokens".
 
 Hu et al. (2020), A Systematic Assessment of Syntactic Generalization in Neural Language Models, ACL, 1725-1744;
 Gauthier et al. (2020), SyntaxGym: An Online Platform for Targeted Evaluation of Language Models, ACL Demonstrations.
@@ -42,8 +42,8 @@ METRICS: Final[Mapping[str, Any]] = {
     "max": np.max,
     "min": np.min,
 }
-"""How the surprisals of a region's tokens become one value. The sum of a region without tokens is 0; its other metrics
-are undefined."""
+"""How the surprisals of a region's tokens become one value. For a region without tokens, the sum is 0, and the other
+metrics are undefined."""
 CIRCUITS: Final[Mapping[str, str]] = {
     "number": "Agreement",
     "center": "Center Embedding",
@@ -69,7 +69,7 @@ class Condition:
     """Number and normalised content, in the order of the sentence."""
 
     def sentence(self, joining: Joining) -> tuple[str, NDArray[np.int64]]:
-        """Return the text, and int64 ``[C]``: the index in ``regions`` of the region of each of its C characters."""
+        """Return the text, and int64 ``[C]``: for each of the C characters, the index of its region in ``regions``."""
         kept = [(i, content) for i, (_, content) in enumerate(self.regions) if content]
         text = " ".join(content for _, content in kept)
         owners = np.repeat([i for i, _ in kept], [len(content) + (n > 0) for n, (_, content) in enumerate(kept)])
@@ -108,11 +108,11 @@ class Suite:
 
 
 def read_suites(paths: Sequence[Path]) -> list[Suite]:
-    """Return the suites of files, and of all ``*.json`` files of folders, in order of the suites' names.
+    """Read suites from files, and from all ``*.json`` files in folders. Return the suites in the order of their names.
 
     Raises:
-        InputError: If there is no suite, two suites have one name, or a suite is malformed. The error names the file
-            and the place in it.
+        InputError: If there is no suite, two suites have the same name, or a suite is malformed. The error names the
+            file and the place in it.
     """
     files: list[Path] = []
     for path in paths:
@@ -123,12 +123,15 @@ def read_suites(paths: Sequence[Path]) -> list[Suite]:
     suites = sorted((read_suite(file) for file in files), key=lambda suite: suite.name)
     for one, other in pairwise(suites):
         if one.name == other.name:
-            raise InputError(f"{other.path}: a suite {other.name!r}, as in {one.path}; give each suite once")
+            raise InputError(
+                f"{other.path}: the suite has the name {other.name!r}, which the suite in {one.path} has too; give "
+                "each suite once"
+            )
     return suites
 
 
 def suites_name(paths: Sequence[Path]) -> str:
-    """Return the name of folders and files of suites, as results record it."""
+    """Return one name for all given folders and files, for results: that of the first, and how many more there are."""
     names = [path.resolve().name.removesuffix(".json") for path in paths]
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 

@@ -188,7 +188,7 @@ def test_empty_folders_missing_files_and_repeated_names_are_refused(tmp_path: Pa
         read_suites([tmp_path])
     with pytest.raises(InputError, match=r"none\.json: cannot be read"):
         read_suites([tmp_path / "none.json"])
-    with pytest.raises(InputError, match="a suite 'number_made_up', as in"):
+    with pytest.raises(InputError, match="has the name 'number_made_up', which the suite in"):
         read_suites([write(tmp_path / "a.json"), write(tmp_path / "b.json")])
 
 
