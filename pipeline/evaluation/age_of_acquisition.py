@@ -18,9 +18,9 @@ the first and the last point of the curve. The score is Pearson's correlation of
 words.
 
 This module follows BabyLM's pipeline of 2026 or, if asked, that of 2025. The 2026 pipeline does what is described
-above, and its score is 0 if p > 0.1. The 2025 pipeline has a point for each checkpoint and context. Its chance is
--log2(300,000), in bits, but its points are in nats, so halfway between the two has no meaning. Both pipelines and this
-module fit with ``scipy.optimize.curve_fit``.
+above, and sets the score to 0 if the correlation has a p-value above 0.1. The 2025 pipeline has a point for each
+checkpoint and context, instead of one for each checkpoint. Its chance is -log2(300,000), in bits, but its points are in
+nats, so halfway between the two has no meaning. Both pipelines and this module fit with ``scipy.optimize.curve_fit``.
 
 Chang and Bergen (2022), Word acquisition in neural language models, TACL 10. Frank et al. (2017), Wordbank.
 """
@@ -73,7 +73,7 @@ class AcquisitionTask:
 
     @property
     def name(self) -> str:
-        """The name of the folder of the words."""
+        """The name of the folder that holds the words."""
         return self.files[0].parent.name
 
     def figures(self, surprisals: Surprisals, tokenizer: Tokenizer, rules: Rules) -> dict[str, Any]:
@@ -239,9 +239,9 @@ def age_of_model(
         max_evaluations=20_000 if rules == "2026" else 1_000,
         flat=1e-6 if rules == "2026" else 0.0,
     )
-    if found is None or found > x[-1] + 1:  # the second, because a power of ten can be too large for a float
+    if found is None or found > x[-1] + 1:  # 10**found could be too large for a float
         return None
-    # The pipeline compares the numbers of words and not their logarithms, which may round differently.
+    # The pipeline compares the numbers of words, and so does this line: their logarithms may round differently.
     return found if num_words[0] <= 10**found - 1 <= num_words[-1] else None
 
 
@@ -273,7 +273,7 @@ def _crossing(
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore", OptimizeWarning)  # about the covariance, which nobody reads
             found, _ = curve_fit(_logistic, x, y, p0=start, maxfev=max_evaluations, **within)
-    except (RuntimeError, ValueError, TypeError):  # it does not converge; impossible bounds; fewer points than values
+    except (RuntimeError, ValueError, TypeError):  # no convergence, impossible bounds, or fewer points than parameters
         return None
     a, b, c, d = map(float, found)
     if min(a, b) <= flat or not d < threshold < a + d:
@@ -288,9 +288,10 @@ def _logistic(x: NDArray[np.float64], a: float, b: float, c: float, d: float) ->
 
 
 def acquisition_scores(pairs: Iterable[tuple[float | None, float | None]], rules: Rules) -> dict[str, Any]:
-    """Return the correlation of the x of the model and the x of the children, over the words for which both are known.
+    """Return the correlation of the model's x with the children's x, over the words for which both are known.
 
-    ``score`` is 0.0 for fewer than 3 words, if all x of one side are equal, and, by the rules of 2026, for p > 0.1.
+    ``score`` is 0.0 if there are fewer than 3 words, or if the x of the model or of the children are all equal. By the
+    rules of 2026, it is also 0.0 if the p-value is above 0.1.
     """
     from scipy.stats import pearsonr  # noqa: PLC0415  an extra installs it
 

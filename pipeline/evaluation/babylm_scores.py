@@ -210,7 +210,7 @@ def _read(folder: Path, model: SentenceModel, rules: Rules, *, num_checkpoints: 
     digests: dict[str, Any] = {task: [[c.subset, *c.texts] for c in choices] for task, choices in tasks.items()}
     if reading is not None:
         digests[READING] = sha256_file(folder / READING / "reading_data.csv")
-    reasons = {**LEFT_OUT, **dict.fromkeys(FOLDERS, "no cdi_childes.json in it; fetch the evaluation data again")}
+    reasons = {**LEFT_OUT, **dict.fromkeys(FOLDERS, "has no cdi_childes.json; fetch the evaluation data again")}
     if words is not None and (reason := _no_acquisition(model.files.which, num_checkpoints)):
         reasons, words = reasons | dict.fromkeys(FOLDERS, reason), None
     evaluated = {*tasks, *([READING] if reading is not None else [])}
@@ -218,7 +218,7 @@ def _read(folder: Path, model: SentenceModel, rules: Rules, *, num_checkpoints: 
         digests[words.name] = [sha256_file(file) for file in words.files]
         evaluated |= {*FOLDERS}
         if words.children is not None:
-            importlib.import_module("scipy")  # an extra: without it, stop now
+            importlib.import_module("scipy")  # an extra: if it is not installed, stop before scoring
     for choices in (*tasks.values(), *by_other.values(), words.choices if words else ()):
         _check_lengths(model, choices)
     return _Data(
@@ -284,7 +284,7 @@ def _at_checkpoints(
     at_words: Mapping[int, Callable[[], AbstractContextManager[SentenceModel]]],
     choices: Sequence[Choice],
 ) -> tuple[Surprisals, dict[str, str]]:
-    """Return the surprisals of all texts (of their scored ends), and the sha256 of the weights, by word checkpoint."""
+    """Return, by word checkpoint, the surprisal of the scored end of each text, and the sha256 of the weights."""
     surprisals, weights = {}, {}
     for num_words, opening in at_words.items():
         with opening() as opened:

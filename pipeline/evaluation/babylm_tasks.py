@@ -4,11 +4,11 @@ The folders and formats are those of the evaluation data of the BabyLM challenge
 
     blimp_*, supplement_*       two sentences. In the supplement, the name of a file without .jsonl is the name of the
                                 subset, such as hypernym
-    ewok_*                      2025: two targets after one context. 2026: one target after two contexts. If the target
-                                is the same, its frequency cannot decide. So the 2026 rule is better
+    ewok_*                      2025: two targets after one context. 2026: one target after each of two contexts. With
+                                the same target twice, its frequency cannot decide. So the 2026 rule is better
     entity_tracking*            a text with one right and several wrong endings. 2026 leaves out the items that have
                                 the word "nothing" in an ending
-    comps                       one property after two concepts
+    comps                       one property after each of two concepts
     wug_*                       two forms of an invented word, and how many of the people asked chose the first
 
 In ewok, entity tracking and comps only the ending is scored: the tokens that overlap with it, given everything before.

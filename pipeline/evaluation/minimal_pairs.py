@@ -21,8 +21,8 @@ sentence. But they depend on how the tokenizer divides words.
 Files have one JSON object per line, with ``sentence_good`` and ``sentence_bad``. BabyLM's filtered and supplement sets
 have the same format. ``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other keys and blank
 lines are ignored. Text is normalised as in a corpus, with one exception: line ends inside a sentence stay, as in
-BabyLM's pipeline. Some sentences of BabyLM's supplement have them. The other tasks of BabyLM's evaluation data compare
-endings or contexts, not sentences. This module refuses their files and says which task they belong to.
+BabyLM's pipeline. Some sentences of BabyLM's supplement have line ends. The other tasks of BabyLM's evaluation data
+compare endings or contexts, not sentences. This module refuses files of these tasks and names the task.
 
 Warstadt et al. (2020), BLiMP: The Benchmark of Linguistic Minimal Pairs, TACL 8.
 """
@@ -65,7 +65,7 @@ OTHER_TASKS: Final[Mapping[str, frozenset[str]]] = {
     "Global PIQA": frozenset({"solution0", "solution1"}),
     "SyntaxGym": frozenset({"predictions", "items"}),
 }
-"""The keys in the lines of other tasks: those of BabyLM that are not minimal pairs, and SyntaxGym's."""
+"""Task → keys that every line of this task has. The tasks are SyntaxGym, and those of BabyLM without minimal pairs."""
 _REMEDY: Final = "correct or remove the line, or fetch the file again"
 _FORMAT: Final = 'one JSON object per line, {"sentence_good": "...", "sentence_bad": "..."}'
 _LINE_END: Final = re.compile(r"\r\n?|\n")
@@ -109,8 +109,8 @@ class PairCounts:
         """
         if self.num_right + self.num_ties > self.num_pairs:
             raise InputError(
-                f"{self.num_right} right and {self.num_ties} ties of {self.num_pairs} pairs, expected no more than the "
-                "pairs"
+                f"{self.num_right} right and {self.num_ties} ties of {self.num_pairs} pairs, expected at most "
+                f"{self.num_pairs} right and tied pairs together"
             )
 
     @property
@@ -134,7 +134,7 @@ class MinimalPairFigures:
     """Accuracies on a set of minimal pairs, overall, by paradigm, and by category: linguistic term and field."""
 
     overall: PairCounts
-    """Counts over all pairs, with the same weight for each pair. Their accuracy is the micro average."""
+    """Counts over all pairs, with the same weight for each pair. The accuracy of these counts is the micro average."""
     by_paradigm: Mapping[str, PairCounts]
     by_term: Mapping[str, PairCounts]
     by_field: Mapping[str, PairCounts]
@@ -264,7 +264,9 @@ def read_minimal_pairs(path: Path) -> list[MinimalPair]:
             pairs.append(replace(pair, number=seen[pair.paradigm]))
             seen[pair.paradigm] += 1
         if len(pairs) == num_before and len(files) > 1:
-            raise InputError(f"{file}: no minimal pair, expected a JSON object per line; remove it or fetch it again")
+            raise InputError(
+                f"{file}: no minimal pair, expected a JSON object per line; remove the file or fetch it again"
+            )
     if not pairs:
         raise InputError(
             f"{path}: no minimal pair in {len(files)} file(s), expected a JSON object per line; fetch the file again"
@@ -273,7 +275,7 @@ def read_minimal_pairs(path: Path) -> list[MinimalPair]:
 
 
 def pairs_name(folder: Path) -> str:
-    """Return the name of a folder or file of pairs, as results record it."""
+    """Return the name under which results record a folder or file of pairs."""
     return _stem(folder.resolve())
 
 
@@ -368,12 +370,12 @@ def _stem(file: Path) -> str:
 
 
 def _refuse_twice(folder: Path, files: Sequence[Path]) -> None:
-    """Refuse two files of one name, because their paradigms would be counted together."""
+    """Refuse two files with the same name, because their paradigms would be counted together."""
     found: dict[str, Path] = {}
     for file in files:
         other = found.setdefault(_stem(file), file)
         if other != file and other.parent == file.parent:
-            raise InputError(f"{folder}: both plain and gzipped: {_stem(file)}; keep one of each")
+            raise InputError(f"{folder}: {_stem(file)} is there both plain and gzipped; keep one of the two")
         if other != file:
             raise InputError(
                 f"{folder}: {_stem(file)} is in {other.parent} and in {file.parent}; give one of these folders"
@@ -381,7 +383,7 @@ def _refuse_twice(folder: Path, files: Sequence[Path]) -> None:
 
 
 def _refuse_other_tasks(files: Sequence[Path]) -> None:
-    """Refuse a folder in which the first line of a file is of another task. The error names folders of pairs."""
+    """Refuse a folder if the first line of a file belongs to another task. The error names the folders of pairs."""
     others, folders = [], dict[Path, None]()
     for file in files:
         for where, value in islice(_objects(file), 1):
@@ -397,7 +399,7 @@ def _refuse_other_tasks(files: Sequence[Path]) -> None:
 
 
 def _other_task(value: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return what is wrong with an object that has neither sentence of a pair, and a remedy; None if it has one."""
+    """Return None for an object with a sentence of a pair. For any other object, return what is wrong, and a remedy."""
     if any(name in value for name in SENTENCES):
         return None
     expected = f"expected the fields {' and '.join(SENTENCES)}"
@@ -432,7 +434,7 @@ def _objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise
         # The first line is no JSON object, so the whole file may have another form.
         head = read_head(read_lines(file, "skip"))
-        form = form_of(head, Path())  # by its content alone: it is not what its name says
+        form = form_of(head, Path())  # no name is given: the content decides, because the name .jsonl is wrong
         if form.kind == "JSON lines" or (form.kind == "text" and head[0].text.lstrip()[:1] in "{["):
             raise
         tool = ", for example with pandas: to_json(PATH, orient='records', lines=True)" if form.kind == "table" else ""

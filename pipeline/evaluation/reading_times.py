@@ -1,9 +1,9 @@
 """Compare word surprisals with reading times, as BabyLM's task "reading" does.
 
-The data are a table with one row per word: the text before it (``item``), the ``word``, the same for the word before
-(``prev_item``, ``prev_word``), times of reading (the measures), and the controls frequency, length and position. The
-controls leave some variance of a measure unexplained. The score of the measure is the share of this variance that the
-surprisal explains:
+The data are a table with one row per word. A row has the text before the word (``item``), the ``word``, both of these
+for the word before (``prev_item``, ``prev_word``), the reading times (the measures), and three controls: frequency,
+length and position. The controls leave some variance of a measure unexplained. The score of the measure is the share of
+this variance that the surprisal explains:
 
     (R2 of controls and surprisal - R2 of the controls) / (1 - R2 of the controls)
 
@@ -11,9 +11,9 @@ where each R2 is that of an ordinary least-squares fit, with the products of eve
 score of eye tracking is the mean over four measures. In self-paced reading the length and the surprisal of the word
 before are controls too.
 
-The surprisal of a word is the sum over its tokens in the text "item word". BabyLM's pipeline gets other values for a
-word of several pieces, because it decodes the pieces one by one and encodes the text before each piece again. So it may
-lose spaces and score other tokens. ``word_surprisals`` returns both values.
+The surprisal of a word is the sum over its tokens in the text "item word". BabyLM's pipeline encodes the word alone. If
+this gives several tokens (pieces), the pipeline decodes them one by one, and encodes the text before each piece again.
+So it may lose spaces and score other tokens than those of the text. ``word_surprisals`` returns both values.
 
 de Varda, Marelli and Amenta (2023), Cloze probability, predictability ratings, and computational estimates for 205
 English sentences, Behavior Research Methods.
@@ -59,7 +59,7 @@ class ReadingData:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Surprisals:
-    """``[N]`` float64 in nats: of the words, and of the words before (NaN if there is none)."""
+    """Surprisals of the words, and of the word before each word: ``[N]`` float64 in nats. NaN if no word is before."""
 
     words: NDArray[np.float64]
     previous: NDArray[np.float64]
@@ -76,7 +76,7 @@ def read_reading_data(path: Path) -> ReadingData:
     """Return the table ``reading_data.csv``.
 
     Raises:
-        InputError: If a column is missing, or a value is no number.
+        InputError: If a column is missing, or a value is not a number.
     """
     try:
         reader = csv.DictReader((f"{text}\n" for text in _texts(path)), strict=True)
@@ -94,10 +94,10 @@ def read_reading_data(path: Path) -> ReadingData:
     for i, row in enumerate(rows, 1):
         if None in row or None in row.values():  # DictReader's mark of a longer and of a shorter row
             raise InputError(
-                f"{path}: row {i} has more or fewer cells than the {len(names)} of the header; fetch it again"
+                f"{path}: row {i} has more or fewer cells than the {len(names)} of the header; fetch the file again"
             )
         if not row["word"].strip() or (row["prev_item"] not in MISSING and not row["prev_word"].strip()):
-            raise InputError(f"{path}: row {i} has no word, expected one; fetch it again")
+            raise InputError(f"{path}: row {i} has no word, expected one; fetch the file again")
 
     def number(row: int, name: str) -> float:
         value = rows[row][name].strip()
@@ -105,7 +105,7 @@ def read_reading_data(path: Path) -> ReadingData:
             return math.nan if value in MISSING else float(value)
         except ValueError as error:
             raise InputError(
-                f"{path}: row {row + 1}: {name} is {value!r}, expected a number; fetch it again"
+                f"{path}: row {row + 1}: {name} is {value!r}, expected a number; fetch the file again"
             ) from error
 
     return ReadingData(
@@ -141,7 +141,8 @@ def word_surprisals(
 def reading_scores(data: ReadingData, surprisals: Surprisals) -> dict[str, float | None]:
     """Return the scores ``eye_tracking`` and ``self_paced_reading``.
 
-    A score is None if no row has all its values, the measure is constant, or the controls explain everything.
+    A score is None if no row has all values that the score needs, the measure is constant, or the controls explain
+    everything.
     """
     controls = {name: data.columns[name] for name in CONTROLS}
     eye = [_gain(data.columns[name], controls, surprisals.words) for name in EYE_TRACKING]
@@ -162,8 +163,8 @@ def _gain(
     if not rows.any():
         return None
     y = measure[rows]
-    # Standardised columns, their products and the constant span the same space as the original columns with theirs, and
-    # they are well conditioned.
+    # Standardised columns, their products and the constant span the same space as the original columns, their products
+    # and the constant. But the standardised ones are well conditioned.
     scaled = [_standardised(column[rows]) for column in columns]
     base = [np.ones_like(y), *scaled, *(one * other for one, other in combinations(scaled, 2))]
     without, with_it = (
@@ -204,7 +205,7 @@ def _sums(
 def _sums_of_pieces(
     scorer: Scorer, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_tokens: int | None
 ) -> dict[tuple[str, str], float]:
-    """Return the pipeline's surprisals. Before each piece comes the decoded text before it, encoded again."""
+    """Return the surprisals as BabyLM's pipeline computes them: piece by piece, as the top of this file says."""
     sentences: list[list[int]] = []
     owners: list[tuple[str, str]] = []
     for context, word in pairs:
@@ -212,7 +213,7 @@ def _sums_of_pieces(
         for number, piece in enumerate(tokenizer.encode(word)):
             decoded = tokenizer.decode_piece(piece)
             again = [piece] if number == 0 else tokenizer.encode(decoded)
-            if again:  # a piece without text of its own cannot be scored again
+            if again:  # a piece whose decoded text has no token cannot be scored
                 sentences.append([*tokenizer.encode(text), again[0]])
                 owners.append((context, word))
             text += decoded

@@ -230,7 +230,7 @@ def test_empty_folders_missing_and_damaged_files_are_refused(tmp_path: Path) -> 
 def test_a_file_that_exists_both_plain_and_gzipped_is_refused(tmp_path: Path) -> None:
     write_lines(tmp_path / "x.jsonl", LINE)
     write_lines(tmp_path / "x.jsonl.gz", LINE)
-    with pytest.raises(InputError, match="both plain and gzipped: x"):
+    with pytest.raises(InputError, match="x is there both plain and gzipped"):
         read_minimal_pairs(tmp_path)
 
 
@@ -346,7 +346,7 @@ def test_a_file_of_another_form_is_named(tmp_path: Path, content: str, message: 
 def test_an_empty_file_among_others_is_refused(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.jsonl", LINE)
     (tmp_path / "b.jsonl").write_text("\n")
-    with pytest.raises(InputError, match=r"b\.jsonl: no minimal pair, .*; remove it or fetch it again"):
+    with pytest.raises(InputError, match=r"b\.jsonl: no minimal pair, .*; remove the file or fetch it again"):
         read_minimal_pairs(tmp_path)
 
 
