@@ -120,7 +120,7 @@ class SurprisalConfig:
         problems = []
         if self.frequencies is not None and self.by == "token":
             problems.append(
-                "frequencies for a table of tokens, expected a table of words: leave out --frequencies or --by"
+                "--frequencies is for a table of words, but --by token writes a table of tokens: leave one out"
             )
         if (self.item or self.region) and not self.column:
             problems.append("--item or --region without --column: name the column of the text")

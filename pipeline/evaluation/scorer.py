@@ -51,7 +51,7 @@ class TokenScores:
     """What a model predicts at each position of a sentence of n tokens. All arrays are ``[n + 1]`` float32, in nats."""
 
     log_probs: NDArray[np.float32]
-    """Log-probability of each token and of ``<eos>``, as from ``Scorer.log_probs``."""
+    """Log-probability of each token and of ``<eos>``, as ``Scorer.log_probs`` returns it."""
     boundary_log_probs: NDArray[np.float32]
     """log of the summed probability of all tokens that begin a word, and of ``<eos>``. At most 0."""
     entropies: NDArray[np.float32]
@@ -59,7 +59,7 @@ class TokenScores:
 
 
 class DistributionScorer(Scorer, Protocol):
-    """A scorer that also summarises the distribution of every token."""
+    """A scorer that also summarises the distribution over the next token at every position."""
 
     def distributions(
         self, sentences: Sentences, before: Sentences, boundary_ids: NDArray[np.int64]
@@ -68,8 +68,8 @@ class DistributionScorer(Scorer, Protocol):
 
         Args:
             sentences: Token ids without ``<bos>`` and ``<eos>``, as for ``Scorer.log_probs``.
-            before: For each sentence, the c token ids between the first ``<bos>`` and the sentence. They end with the
-                ``<bos>`` of the sentence, or are empty.
+            before: For each sentence, the c token ids of the text before it, or none. The last of these ids is the
+                ``<bos>`` of the sentence. The model reads one more ``<bos>`` before the first of them.
             boundary_ids: Ids of the tokens that begin a word, and of ``<eos>``.
         """
 
@@ -90,7 +90,7 @@ class NextTokenScorer:
     batch_tokens: int = 8192
     """Largest number of positions per batch. A longer sentence is a batch by itself."""
     num_trained_positions: int | None = None
-    """See ``warn_beyond``."""
+    """Number of positions that were trained; longer sentences give a warning. None if the number is unknown."""
 
     def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
         """See ``Scorer.log_probs``."""
@@ -114,7 +114,7 @@ class NextTokenScorer:
         found: list[TokenScores] = []
         for first, stop in consecutive_batches(gold.lengths, self.batch_tokens):
             batch = slice(first, stop)
-            # A row is the text before a sentence and the sentence, whose positions come last.
+            # A row is the text before a sentence, then the sentence. Only the sentence's positions are scored.
             places = concatenated_ranges(gold.offsets[1:][batch] - num_scored[batch], num_scored[batch])
             ends = np.cumsum(num_scored[batch])[:-1]
             scores = self._summaries(
@@ -147,7 +147,7 @@ class NextTokenScorer:
 class BlockScorer:
     """A ``DistributionScorer`` that works block by block, together with the other processes (``shared_blocks``).
 
-    ``scoring_jobs`` gives the jobs that it asks for.
+    ``blocks`` must have the jobs that ``scoring_jobs`` returns.
     """
 
     def __init__(self, blocks: SharedBlocks) -> None:
@@ -169,12 +169,12 @@ class BlockScorer:
 def scoring_jobs(
     scorer: DistributionScorer, *, max_sentences: int = BLOCK_SENTENCES, max_positions: int = NO_LIMIT
 ) -> dict[str, Job]:
-    """Return the jobs of a ``BlockScorer``, which ``scorer`` does.
+    """Return the jobs that a ``BlockScorer`` needs. ``scorer`` does the work.
 
     Args:
         scorer: A scorer that computes everything in this process.
-        max_sentences: See ``Job``.
-        max_positions: See ``Job``.
+        max_sentences: Largest number of sentences in a block.
+        max_positions: Largest number of positions in a block of several sentences.
     """
 
     def log_probs(inputs: Rows, _: NDArray[np.int64]) -> Rows:

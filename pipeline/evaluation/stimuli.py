@@ -57,7 +57,7 @@ class Stimulus:
     """Number of the sentence, from 1: the number of its line in a text, of its row in a table, or of its item if a
     table has one row per region."""
     line: int
-    """Number of its line in the file, from 1, for error messages."""
+    """Number of the first line of the sentence in the file, from 1, for error messages."""
     text: str
     """Normalised, not empty."""
     ids: list[int]
@@ -71,8 +71,8 @@ class Stimulus:
     regions: tuple[str, ...] = ()
     """Values of the column that ``SurprisalConfig.region`` names, one per word; empty if it names none."""
     before: list[int] = field(default_factory=list)
-    """Token ids between the first ``<bos>`` and the sentence: those of the text before it, with a ``<bos>`` after each
-    of its sentences. Empty if there is no such text."""
+    """Token ids of the text before this sentence, with a ``<bos>`` after each sentence of that text. Empty if there is
+    no such text. The model reads another ``<bos>`` before these ids."""
     num_cut: int = 0
     """Tokens of the text before the sentence that were left out because they did not fit."""
 
@@ -92,10 +92,10 @@ def read_stimuli(
         path: The text or the table, plain or gzipped.
         tokenizer: The tokenizer of the model.
         config: What is read. ``on_error`` says what to do about a faulty line: "stop" or "skip". A line or row is
-            faulty if it is not UTF-8, is a malformed row (with regions, that is always an error), is empty (unless
-            empty lines separate documents), or has more than ``max_tokens`` tokens, or if a token has parts of two
-            words. With a file ``spans``, it is also faulty if the spans do not cover it, or if normalisation changes
-            it.
+            faulty if it is not UTF-8, malformed, empty, or longer than ``max_tokens``, or if one of its tokens has
+            parts of two words. With a file ``spans``, it is also faulty if the spans do not cover it, or if
+            normalisation changes it. There are two exceptions. With regions, a malformed row is always an error. If
+            empty lines separate documents, they are not faulty.
         max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
             limit.
         context_positions: Positions that a sentence and the text before it may fill together.
@@ -170,7 +170,7 @@ class _Raw(NamedTuple):
     number: int
     line: int
     texts: tuple[str, ...] = ()
-    """The text; with regions, the text of each."""
+    """The text; with regions, the text of each region."""
     fault: str = ""
     """Why there is no text. "" if there is one."""
     document: int = 0
@@ -203,7 +203,7 @@ def _kept(path: Path, config: SurprisalConfig, faults: _Faults) -> Iterator[tupl
 
 
 def _raws(path: Path, config: SurprisalConfig) -> Iterator[_Raw]:
-    """Yield the lines or the sentences of a file, faulty ones too."""
+    """Yield the sentences of a text or a table as they are in the file, faulty ones too."""
     lines = read_lines(path)
     head = read_head(lines)
     form = form_of(head, path)
@@ -213,8 +213,8 @@ def _raws(path: Path, config: SurprisalConfig) -> Iterator[_Raw]:
         return
     if config.context_sentences:
         raise ConfigError(
-            f"{path}: --context-sentences with a table, which does not say where documents end, expected running text; "
-            "give --context FILE with the text before each sentence"
+            f"{path}: --context-sentences needs running text, but this is a table, which does not say where documents "
+            "end; give --context FILE with the text before each sentence"
         )
     named = [*config.item, config.region] if config.region else [*config.item]
     numbers = range(1, len(form.columns) + 1) if form.kind == "table" else ()  # JSON objects have names only
@@ -262,7 +262,7 @@ def _of_regions(path: Path, records: Iterable[Record], column: str, config: Surp
     seen = set[tuple[str, ...]]()
 
     def item_of(record: Record) -> tuple[str, ...]:
-        if record.fault:  # without this row its item would be another sentence
+        if record.fault:  # if this row were skipped, its item would be another sentence
             raise InputError(f"{path}:{record.number}: {record.fault}; correct this row")
         if fault := not_a_text(column, record.cells[column]):
             raise InputError(f"{path}:{record.number}: {fault}")
@@ -273,13 +273,13 @@ def _of_regions(path: Path, records: Iterable[Record], column: str, config: Surp
         regions = [_cells(row, (config.region,))[0] for row in rows]
         if item in seen:
             raise InputError(
-                f"{path}:{rows[0].number}: {_named(config.item, item)} again, after other items; put its rows "
+                f"{path}:{rows[0].number}: {_named(config.item, item)} comes again after other items; put its rows "
                 f"together, or {remedy}"
             )
         if twice := next((i for i, region in enumerate(regions) if region in regions[:i]), 0):
             raise InputError(
-                f"{path}:{rows[twice].number}: {config.region} {regions[twice]} of {_named(config.item, item)} a "
-                f"second time, expected each region once; {remedy}"
+                f"{path}:{rows[twice].number}: {config.region} {regions[twice]} of {_named(config.item, item)} is "
+                f"there a second time, expected each region once; {remedy}"
             )
         if all(map(str.isdecimal, regions)) and (numbers := [*map(int, regions)]) != sorted(numbers):
             raise InputError(
@@ -351,7 +351,7 @@ def _with_words(
             try:
                 check_words(text, words)
             except ValueError as error:
-                problem = f"{config.spans} has {error}, expected every character except spaces in a word"
+                problem = f"{config.spans}: {error}, expected every character except spaces in a word"
                 faults.found(raw.line, "spans do not fit", f"{problem}; correct the spans")
                 continue
             yield raw, text, words

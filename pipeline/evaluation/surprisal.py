@@ -151,7 +151,7 @@ def corrected_bits(stimulus: Stimulus, scores: TokenScores, begins: NDArray[np.b
     Args:
         stimulus: A sentence of n tokens and w words.
         scores: The scores of the sentence.
-        begins: ``[V]``: whether a token begins with a space, as from ``begins_word``.
+        begins: ``[V]``: whether a token begins with a space, as ``begins_word`` returns it.
     """
     firsts = _first_tokens(stimulus)
     is_boundary = np.append(begins[stimulus.ids], True)
@@ -179,7 +179,7 @@ def rows_of_sentence(
         scores: The scores of its tokens and ``<eos>``.
         tokenizer: Gives the text of a token.
         by: Whether a row is a word or a token.
-        begins: As for ``corrected_bits``.
+        begins: ``[V]``: whether a token begins with a space.
         frequencies: Frequencies for the column ``LOG_FREQUENCY``, only for words. None leaves this column out.
     """
     bits, entropies = _bits(scores.log_probs).tolist(), scores.entropies.tolist()
@@ -232,8 +232,9 @@ def write_surprisals(
         path: The text or table.
         out: The table to write.
         config: What is read and written.
-        max_tokens: As for ``read_stimuli``.
-        context_positions: As for ``read_stimuli``.
+        max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
+            limit.
+        context_positions: Positions that a sentence and the text before it may fill together.
 
     Raises:
         ConfigError: If the table would replace an input file, or a column of the input has the name of one of ours.

@@ -82,12 +82,12 @@ def around_added_tokens(
 
 
 def words_of_tokens(text: str, tokens: Sequence[Span], words: Sequence[Span]) -> NDArray[np.int64]:
-    """Return ``[n]``: the number of the word of each token, from 0. A space belongs to the word after it.
+    """Return ``[n]``: for each token the number of its word, from 0. A space belongs to the word after the space.
 
     Args:
         text: A normalised text.
         tokens: Characters that each of n tokens covers.
-        words: Characters that each word covers, as ``check_words`` accepts them.
+        words: Characters that each word covers. ``check_words`` must accept them.
 
     Raises:
         ValueError: If a token has parts of two words.
@@ -116,9 +116,9 @@ def check_words(text: str, words: Sequence[Span]) -> None:
     at = 0
     for start, stop in words:
         if stop > len(text):
-            raise ValueError(f"characters {start} to {stop} of a line of {len(text)}")
+            raise ValueError(f"a word has the characters {start} to {stop}, but the line has only {len(text)}")
         if text[start] == " " or text[stop - 1] == " ":
-            raise ValueError(f"the word {text[start:stop]!r}, with a space at its edge")
+            raise ValueError(f"the word {text[start:stop]!r} has a space at its edge")
         _refuse_left_out(text, at, start)
         at = stop
     _refuse_left_out(text, at, len(text))
@@ -139,7 +139,7 @@ class SpanFile:
         Call this method with ascending line numbers.
 
         Raises:
-            InputError: At the first line that is not a line of a file of spans.
+            InputError: At the first malformed line of the file of spans.
         """
         while self._next is not None and self._next[0] < number:
             self._next = next(self._sentences, None)
@@ -211,7 +211,7 @@ def read_frequencies(path: Path) -> Frequencies:
 
 def _refuse_left_out(text: str, start: int, stop: int) -> None:
     if left := text[start:stop].strip(" "):
-        raise ValueError(f"{left[:60]!r} in no word")
+        raise ValueError(f"{left[:60]!r} is in no word")
 
 
 def _sentences(path: Path) -> Iterator[tuple[int, list[Span]]]:
@@ -232,7 +232,7 @@ def _rows(path: Path) -> Iterator[tuple[int, int, int]]:
             )
         if (sentence, start) < (before[0], before[2]):
             raise InputError(
-                f"{path}:{line.number}: characters {start} to {stop} of sentence {sentence} after {before[1]} to "
+                f"{path}:{line.number}: characters {start} to {stop} of sentence {sentence} come after {before[1]} to "
                 f"{before[2]} of sentence {before[0]}, expected words in ascending order that share no character; "
                 "sort or correct the file"
             )

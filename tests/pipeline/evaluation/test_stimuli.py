@@ -134,8 +134,8 @@ def test_the_rows_of_an_item_are_the_regions_of_a_sentence(tmp_path: Path, delim
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ([("a", "3", "now")], r":7: story a again, after other items; put its rows together, or name in --item"),
-        ([("b", "2", "fox")], r":7: zone 2 of story b a second time, expected each region once; name in --item"),
+        ([("a", "3", "now")], r":7: story a comes again after other items; put its rows together, or name in --item"),
+        ([("b", "2", "fox")], r":7: zone 2 of story b is there a second time, expected .* once; name in --item"),
         ([("b", "4", "")], r":4: an empty cell of column word, expected text; remove this row"),
         ([("b", "4")], r":7: 2 cells, expected 3 .*; correct this row"),
         ([("c", "2", "fox"), ("c", "1", "A")], r":7: zone of story c is 2, 1, expected ascending .*; sort the rows"),

@@ -317,8 +317,8 @@ def test_words_may_be_spans_and_lines_that_do_not_fit_are_named_or_skipped_and_c
         written(tmp_path, "the\n", spans=tmp_path / "spans.tsv", on_error="skip")
     for line, message in (
         (2, "normalisation changes this line"),
-        (3, r"spans\.tsv has '\.' in no word, expected every character"),
-        (4, r"spans\.tsv has 'the cat' in no word"),
+        (3, r"spans\.tsv: '\.' is in no word, expected every character"),
+        (4, r"spans\.tsv: 'the cat' is in no word"),
         (5, r"the token 'don' has parts of two words.*make them one word in .*spans\.tsv"),
     ):
         lines = [text.split("\n", maxsplit=1)[0], text.split("\n")[line - 1]]
@@ -334,7 +334,7 @@ def test_frequencies_are_the_last_column_and_unknown_words_have_an_empty_cell(tm
     assert tuple(rows[0]) == (*COLUMNS["word"], "log_frequency")
     assert [row["log_frequency"] for row in rows] == [f"{math.log2(5 / 8):.6f}", f"{math.log2(3 / 8):.6f}", "", ""]
     assert (figure.num_words, figure.num_words_with_frequency) == (3, 2)
-    with pytest.raises(ConfigError, match="frequencies for a table of tokens"):
+    with pytest.raises(ConfigError, match="--frequencies is for a table of words"):
         written(tmp_path, "the\n", frequencies=tmp_path / "frequencies.tsv", by="token")
 
 
