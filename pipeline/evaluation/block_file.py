@@ -6,8 +6,9 @@
     for each block      a line of JSON with its number, its size and the sha256 of its bytes; then the bytes
 
 The name has the first digits of the fingerprint. So evaluations with other options have other files, and each of them
-can be continued. A killed process may leave half a block at the end. ``BlockFile`` drops it when it opens the file. It
-does the same from the first damaged byte on: the blocks before it are kept, and the others have to be computed again.
+can be continued. A killed process may leave half a block at the end. ``BlockFile`` drops this half when it opens the
+file. If a block is damaged, ``BlockFile`` keeps the blocks before the damaged one and drops all others, which then have
+to be computed again.
 """
 
 import fcntl
@@ -86,7 +87,7 @@ class BlockFile:
         """Add a finished block. It is on the disk when this method returns.
 
         Raises:
-            StoreError: If there is no room. The blocks before it stay valid.
+            StoreError: If there is no room on the disk. Earlier blocks stay valid.
         """
         line = {"block": block, "size_bytes": len(data), "sha256": sha256_bytes(data)}
         text = canonical_json(line)
@@ -97,7 +98,7 @@ class BlockFile:
         """Return the bytes of a finished block.
 
         Raises:
-            StoreError: If they cannot be read, or are not those that were written.
+            StoreError: If the bytes cannot be read, or are not those that were written.
         """
         place = self._places[block]
         try:
@@ -169,15 +170,17 @@ class BlockFile:
                     if not good:
                         header = decode(text, _Header, where="its first line", remedy="", error=StoreError)
                         if header.fingerprint != fingerprint:
-                            return 0, "made with other options"
+                            return 0, "it was made with other options"
                     else:
-                        line = decode(text, _BlockLine, where=f"damaged at byte {good}", remedy="", error=StoreError)
+                        line = decode(
+                            text, _BlockLine, where=f"it is damaged at byte {good}", remedy="", error=StoreError
+                        )
                         place = _Place(reader.tell(), line)
                         if line.size_bytes > size - place.start:
                             return good, "its last block is incomplete"
                         is_new = line.block < num_blocks and line.block not in self._places
                         if not is_new or sha256_bytes(reader.read(line.size_bytes)) != line.sha256:
-                            return good, f"damaged at byte {good}"
+                            return good, f"it is damaged at byte {good}"
                         self._places[line.block] = place
                     good = reader.tell()
             except StoreError as error:

@@ -1,16 +1,16 @@
 """Compute long evaluations block by block: in all processes of a run, and so that an interruption loses little.
 
 Rank 0 runs a command as if it were alone. The other ranks only help: they wait in ``shared_blocks`` until rank 0 asks
-for rows, compute blocks of them, send these to rank 0, and end when rank 0 has finished. Each free process takes the
-next block, so a slow process does not delay the others.
+for rows. Then they compute some blocks of these rows and send the blocks to rank 0. They end when rank 0 has finished.
+Each free process takes the next block, so a slow process does not delay the others.
 
 A block is a group of sentences. ``blocks_of`` forms the blocks from the sentences alone, and one process computes a
 whole block. So the rows do not depend on the number of processes, if each process has the same number of threads.
 
 Rank 0 appends each finished block to a file in the folder of results (``block_file``). If the command is interrupted,
 the same command finds the file and computes the rest, with any number of processes. An interruption loses the blocks
-that are being computed, and those that were finished while rank 0 computed its last block. SIGTERM ends the command
-between two blocks. The file is removed when the command has written its result.
+that are being computed, and those that other ranks finished while rank 0 computed its last block. SIGTERM ends the
+command between two blocks. The file is removed when the command has written its result.
 
 Shape letters: M sentences, n tokens of a sentence.
 """
@@ -49,7 +49,7 @@ Rows: TypeAlias = Mapping[str, Ragged]
 
 NO_LIMIT: Final = 1 << 62
 _FINISHED, _FAILED = b"finished", b"failed"
-"""What rank 0 shares instead of a request."""
+"""What rank 0 sends instead of a request, so that the other ranks end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Job:
     """What is computed for each sentence, and how sentences are grouped."""
 
     compute: Callable[[Rows, NDArray[np.int64]], Rows]
-    """Returns the values of some sentences, in their order. The arguments are the rows of these sentences and the
-    ``extra`` values of ``SharedBlocks.rows``."""
+    """Returns the values of some sentences, in the order of the sentences. The arguments are the rows of these
+    sentences, and ``extra`` as it was given to ``SharedBlocks.rows``."""
     _: KW_ONLY
     per_position: tuple[str, ...]
     """The names of the values that have a number for each token of a sentence and for ``<eos>``."""
@@ -69,8 +69,8 @@ class Job:
     max_positions: int = NO_LIMIT
     """Largest number of positions in a block of several sentences."""
     window: int = NO_LIMIT
-    """A block has only sentences of one window: so many sentences that follow each other in the text. The rows of a
-    window are in memory together."""
+    """Number of sentences in a window: sentences that follow each other in the text. All sentences of a block are from
+    the same window. The rows of a window are in memory together."""
 
     def form(self) -> dict[str, Json]:
         """Return everything but the function."""
@@ -100,13 +100,13 @@ class Job:
 def shared_blocks(
     jobs: Mapping[str, Job], world: World, *, files: ModelFiles, settings: Mapping[str, Any], device: torch.device
 ) -> Iterator["SharedBlocks"]:
-    """Yield, on rank 0, the object that computes rows in all processes. It keeps what it computed until the block ends.
+    """Yield, on rank 0, the object that computes rows in all processes and keeps them until the ``with`` body ends.
 
-    Every rank must enter the ``with`` block. Only rank 0 executes it. The other ranks help, and their processes end
-    when rank 0 leaves the block.
+    Every rank must enter the ``with`` statement. Only rank 0 executes the body. The other ranks help, and their
+    processes end when rank 0 leaves the body.
 
     Args:
-        jobs: What can be computed, by name. The name is the first part of the name of the file of finished blocks.
+        jobs: What can be computed, by name. Files of finished blocks have names that begin with the name of the job.
         world: The processes.
         files: The model. The files of finished blocks are next to its results.
         settings: Everything besides the model that could change a value.
@@ -131,8 +131,8 @@ def shared_blocks(
         ours, theirs = json.loads(about), json.loads(expected)
         different = ", ".join(name for name, value in ours.items() if theirs[name] != value)
         raise RunError(
-            f"{files.path}: rank {world.rank} and rank 0 have other values of {different}, expected the same. Start "
-            "all processes on machines of one kind, with the same model and the same versions"
+            f"{files.path}: rank {world.rank} and rank 0 have different values of {different}, expected the same. "
+            "Start all processes on machines of one kind, with the same model and the same versions"
         )
     blocks = SharedBlocks(jobs, world, files, about)
     if not world.is_main:
@@ -162,14 +162,14 @@ class SharedBlocks:
             elif kind is KeyboardInterrupt:
                 log.warning("%s: %d finished blocks. Run the same command to continue", file.path, len(file.finished))
             file.close()
-        # After another error the others end because this process leaves them: they may be computing a block.
+        # While the other ranks may be computing a block, no message is sent: they end because this process leaves them.
         if not self._is_sharing and (kind is None or isinstance(error, Exception)):
             self._world.share(_FINISHED if kind is None else _FAILED)
 
     def rows(
         self, what: str, inputs: Rows, extra: Sequence[int] | NDArray[np.int64] = ()
     ) -> Iterator[dict[str, NDArray[Any]]]:
-        """Compute values of M sentences. Return those of each sentence by name, in order. Only rank 0 calls this.
+        """Compute values for M sentences. Return the values of each sentence by name, in order. Only rank 0 calls this.
 
         Everything is computed when this method returns. The iterator reads the values from the file.
 
@@ -229,7 +229,7 @@ class SharedBlocks:
         todo: Sequence[int],
         file: BlockFile | None,
     ) -> None:
-        """Compute the blocks ``todo`` together with the other processes. Rank 0 has the file."""
+        """Compute the blocks ``todo`` together with the other processes. ``file`` is None on all ranks but rank 0."""
         world, job = self._world, self._jobs[what]
         key, self._num_requests = f"blocks/{self._num_requests}", self._num_requests + 1
         lengths = _num_positions(inputs)
