@@ -33,8 +33,8 @@ from typing import Final, Literal, NamedTuple
 
 TIE_TOLERANCE: Final = 1e-6
 """Two sides tie if they differ by at most this number times the larger side, or times 1 bit if both sides are smaller.
-This number is about 10 times float32's precision, 6e-8, because sums of log-probabilities vary by so much with the
-batch they are computed in."""
+This number is more than 10 times float32's precision, 6e-8. A sum of log-probabilities changes by up to about this
+much when the sentence is scored in another batch."""
 EQUAL_RELATIVE: Final = 1e-5
 EQUAL_ABSOLUTE: Final = 1e-3
 """``=`` holds for a and b if |a - b| <= ``EQUAL_ABSOLUTE`` + ``EQUAL_RELATIVE`` |b|, in bits, as in syntaxgym-core."""
@@ -105,7 +105,7 @@ class FormulaError(ValueError):
 
 
 def parse_formula(text: str) -> Formula:
-    """Return the formula of a text.
+    """Parse a text and return its formula.
 
     Raises:
         FormulaError: If the text is not a formula. The error names the column, from 1.

@@ -98,7 +98,7 @@ class MixtureFigure:
         if self.distribution == GIVEN_TREE:
             return (
                 f"{given} mixture gains {size}. This is no proof that the teacher knows more than the student: the "
-                "trees saw the whole sentence and can reveal later words."
+                "trees were made from the whole sentence and can reveal later words."
             )
         return f"{given} mixture gains {size}: the teacher knows something the student does not."
 
@@ -250,7 +250,7 @@ def mixture_figure(
     Args:
         teacher: M rows of n + 1 natural logs, finite. The last value of a row is for ``<eos>``.
         student: Rows of the same lengths.
-        is_fitted: ``[M]`` whether a sentence is in the half for the fit. Both halves have sentences.
+        is_fitted: ``[M]`` whether a sentence is in the half for the fit. Both halves must have sentences.
         distribution: The teacher's distribution.
         student_distribution: The student's distribution.
 

@@ -156,7 +156,7 @@ class PerplexityFigure:
 
     @property
     def kl_per_position_without_eos(self) -> float | None:
-        """``(kl_nats - kl_nats_eos) / num_tokens``; None if one is None or all sentences are empty."""
+        """``(kl_nats - kl_nats_eos) / num_tokens``; None if one of the sums is None or all sentences are empty."""
         if self.kl_nats is None or self.kl_nats_eos is None or not self.num_tokens:
             return None
         return (self.kl_nats - self.kl_nats_eos) / self.num_tokens

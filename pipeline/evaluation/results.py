@@ -153,7 +153,7 @@ def _file_name_part(text: str) -> str:
 
 
 def write_result(model: Path, name: str, result: Result) -> Path:
-    """Write ``NAME.json`` into the folder of results atomically, in place of any such file, and return its path.
+    """Write ``NAME.json`` into the folder of results atomically, and return its path. An earlier file is replaced.
 
     Raises:
         RunError: If ``model`` is neither a run nor an exported folder.
@@ -345,7 +345,7 @@ def load_results(run: Path, *, weights_sha256: str | None = None) -> RunResults:
         if weights_sha256 is None and (which := result.settings.get("checkpoint")) != "best":
             reason = f"of checkpoint {which}, and only the best checkpoint is compared: it is not shown"
         elif is_outdated := weights is not None and found != weights:
-            reason = f"of weights {str(found)[:8]}, and the best checkpoint is {str(weights)[:8]} now; evaluate again: "
+            reason = f"of weights {str(found)[:8]}, but the best weights are {str(weights)[:8]} now; evaluate again: "
             reason += result.command
         elif result.kind not in DATA:
             reason = f"of kind {result.kind!r}, expected one of {', '.join(DATA)}: it is not shown"
@@ -357,7 +357,7 @@ def load_results(run: Path, *, weights_sha256: str | None = None) -> RunResults:
 
 
 def read_sentence_rows(path: Path, *, remedy: str) -> Iterator[dict[str, NDArray[np.float64]]]:
-    """Yield the log-probabilities of each sentence of a perplexity's item rows, by distribution.
+    """Read the item rows of a perplexity. Yield the log-probabilities of each sentence, by distribution.
 
     A row is ``{"sentence": int, "log_probs": {distribution: [n + 1 floats]}}`` for n tokens. The values are natural
     logarithms, and the last value is for ``<eos>``. Sentences count from 0. All rows have the same distributions.
@@ -488,5 +488,5 @@ def _read(path: Path) -> Result:
     remedy = "evaluate again, or remove the file"
     content = read_json(path, dict[str, Any], remedy=remedy)
     if (found := content.get("format_version")) != FORMAT_VERSION:
-        raise InputError(f"{path}: not a result of format version {FORMAT_VERSION}, but {found!r:.20}; {remedy}")
+        raise InputError(f"{path}: format version {found!r:.20}, expected {FORMAT_VERSION}; {remedy}")
     return convert(content, Result, where=str(path), remedy=remedy)

@@ -61,7 +61,7 @@ class ScoredSplit:
     split: Split
     """The M sentences that were scored: the whole split or some of its sentences."""
     log_probs: Mapping[str, Ragged]
-    """For each distribution, M rows of n + 1 natural logs, as for ``perplexity_figure``."""
+    """For each distribution, M rows of n + 1 natural logs: one per token of the sentence, then one for ``<eos>``."""
     settings: Mapping[str, Any]
     """Everything that could change the log-probabilities, except the checkpoint."""
     truth: Truth | None
@@ -166,7 +166,7 @@ def evaluate_syntaxgym(
 
 
 def pairs_as_text(found: Mapping[str, Any]) -> str:
-    """Return the summary of ``evaluate_minimal_pairs`` for a terminal. The result has more."""
+    """Return the summary of ``evaluate_minimal_pairs`` for a terminal. The result file has more figures."""
     rows = [
         (name, counts["linguistics_term"], counts["field"], *_accuracy(counts, "num_pairs"))
         for name, counts in found["by_paradigm"].items()
@@ -181,7 +181,7 @@ def pairs_as_text(found: Mapping[str, Any]) -> str:
 
 
 def suites_as_text(found: Mapping[str, Any]) -> str:
-    """Return the summary of ``evaluate_syntaxgym`` for a terminal. The result has more."""
+    """Return the summary of ``evaluate_syntaxgym`` for a terminal. The result file has more figures."""
     rows = [(name, suite["circuit"], *_accuracy(suite, "num_items")) for name, suite in found["by_suite"].items()]
     overall = found["overall"]
     averages = {
@@ -195,7 +195,7 @@ _ACCURACY = ("right, %", "95 %", "ties")
 
 
 def _accuracy(counts: Mapping[str, Any], number: str) -> tuple[object, ...]:
-    """Return the cells under the name ``number`` and ``_ACCURACY``."""
+    """Return the cells of the columns ``_ACCURACY``, after a cell with the count that has the name ``number``."""
     interval = " to ".join(f"{100 * end:.1f}" for end in counts["interval"] or ())
     return counts[number], _percent(counts["accuracy"]), interval, counts["num_ties"]
 

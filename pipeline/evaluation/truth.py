@@ -31,7 +31,7 @@ class Truth:
 
     Args:
         corpus: The folder that ``sample-corpus`` wrote.
-        dataset: The dataset that was built from it.
+        dataset: The dataset that was built from this corpus.
         split: Name of the split.
 
     Raises:

@@ -33,7 +33,7 @@ Verdict = Literal["better", "worse", "unclear"]
 Role = Literal["", "control", "ceiling"]
 """The role of a seed group; empty if it learned from an RNNG, so that it can show that distillation helps."""
 _ORDER: Final[Sequence[Role]] = ("", "control", "ceiling")
-"""The order of the sentences."""
+"""The order of the sentences: those about groups with the first role come first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +64,7 @@ class Effect:
         return 2 if self.interval is not None and self.interval.high - self.interval.low < 0.5 else 1
 
     def signed(self, value: float) -> str:
-        """Return the change or an end of its interval with its sign."""
+        """Return a value with a sign. The value is the change or an end of the interval."""
         return f"{value:+.{self.decimals}f}".replace("-", "\u2212")
 
 
@@ -125,7 +125,8 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
         return _no_answer("the groups of runs could not be compared. A note below says why")
     if not measures:
         return _no_answer(
-            "the runs cannot be compared item by item. Run evaluate perplexity and evaluate minimal-pairs on each run"
+            "the runs cannot be compared item by item. Run 'evaluate perplexity' and 'evaluate minimal-pairs' on each "
+            "run"
         )
     baseline = baselines[0].name
     names = list(dict.fromkeys(effect.group for measure in measures for effect in measure.effects))
@@ -161,7 +162,10 @@ def _no_answer(reason: str) -> Answer:
 
 
 def _measures(reported: ReportedRuns, found: Comparisons, baseline: str) -> list[Measure]:
-    """Return the differences of all groups from the baseline: test perplexity (else dev), minimal pairs, SyntaxGym."""
+    """Return how all groups differ from the baseline.
+
+    The measures are the perplexity on test (on dev if no group has a perplexity on test), minimal pairs, and SyntaxGym.
+    """
     benchmarks = [each for each in found.benchmarks if each.kind == "student" and baseline in each.figures]
     subjects = {each.benchmark.subject for each in benchmarks if each.benchmark.kind == PERPLEXITY}
     subject = next((name for name in ("test", "dev") if name in subjects), None)
@@ -224,7 +228,7 @@ def _effect(found: BenchmarkComparison, pair: PairComparison, baseline: str) -> 
 
 
 def _floor(reported: ReportedRuns, found: Comparisons, compared: BenchmarkComparison, baseline: str) -> float | None:
-    """Return the change in percent from the baseline's perplexity to the floor."""
+    """Return the change in percent from the baseline's perplexity to the floor; None if no floor is recorded."""
     benchmark = compared.benchmark
     group = next(group for group in found.groups if group.name == baseline)
     for run in group.runs.values():

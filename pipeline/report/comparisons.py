@@ -21,7 +21,7 @@ from pipeline.runtime import display
 _INTRODUCTION = (
     "A group is all runs that differ in nothing but their seed. A group is called better than another only if a test "
     "over the same items has p \u2264 0.05 after correction for the number of tests. With two seeds or more of both "
-    "groups, the 95 % interval over seeds must also exclude 0. The command compare prints the same tables."
+    "groups, the 95 % interval over seeds must also exclude 0. The command 'compare' prints the same tables."
 )
 
 

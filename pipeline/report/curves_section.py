@@ -1,6 +1,6 @@
 """Draw the learning curves: loss against positions seen and against time, of all students and of each teacher.
 
-The loss of every student is the cross-entropy with the gold tokens, also of a distilled student, so that the curves are
+The loss of every student, distilled or not, is the cross-entropy with the gold tokens, so that the curves are
 comparable. Each teacher has a figure of its own, because a teacher is given the tree.
 """
 
@@ -192,13 +192,16 @@ def _unit_of_time(longest_s: float) -> tuple[str, float]:
 
 
 def _settled(dev: _Points, train: _Points) -> float:
-    """Return the upper quartile of a curve's losses: those on dev if there are at least three, else all."""
+    """Return the loss above which a drawing may cut a curve off: the upper quartile of the curve's losses.
+
+    Only losses on dev count if there are at least three of them. Otherwise losses in training count too.
+    """
     points = dev if len(dev) > 2 else (*dev, *train)
     return float(np.quantile([y for _, y in points], 0.75)) if points else 0.0
 
 
 def _means(points: _Points, most: int) -> _Points:
-    """Return at most ``most`` points. If there are more, each stretch of equal length becomes its mean."""
+    """Return at most ``most`` points. If there are more, divide them into ``most`` stretches and return their means."""
     if len(points) <= most:
         return points
     stretches = np.array_split(np.asarray(points, np.float64), most)
@@ -206,7 +209,7 @@ def _means(points: _Points, most: int) -> _Points:
 
 
 def _thinned(points: _Points, most: int) -> _Points:
-    """Return at most ``most`` points. If there are more, return means and, unaveraged, the last point."""
+    """Return at most ``most`` points. If there are more, return means of stretches, and the last point as it is."""
     return points if len(points) <= most else [*_means(points, most - 1), points[-1]]
 
 

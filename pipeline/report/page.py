@@ -111,7 +111,8 @@ def render_report(records: Sequence[RunRecord], datasets: Descriptions = Mapping
 def report_tables(records: Sequence[RunRecord], datasets: Descriptions = MappingProxyType({})) -> list[TitledTable]:
     """Return the tables of the page in its order, and the data behind its plots.
 
-    The page says what it leaves out. Tables have no place for this, so this function logs it.
+    The page lists what is missing and what cannot be compared. Tables have no place for this list, so this function
+    logs the list.
     """
     found, notes = _comparisons(records)
     missing = [f"{run.path}: {sentence}" for run in records for sentence in run.missing]

@@ -26,7 +26,7 @@ from pipeline.report.tables import NOTHING, Cells, Number, Table, interval, perc
 
 _WHISKERS: Final = (
     "Bars: the mean of the runs with the same mark. Whiskers: 95 % Wilson intervals over the items, for one trained "
-    "model; a model with another seed may differ by more. Paler ends of bars: ties, which do not count as right. "
+    "model; a model with another seed may be outside of them. Paler ends of bars: ties, which do not count as right. "
 )
 _COUNTS_HEADER: Final = ("right", "ties", "right, %", "95 %")
 _QUARTERS: Final = (0, 0.25, 0.5, 0.75, 1)

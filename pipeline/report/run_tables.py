@@ -38,7 +38,7 @@ _DISTRIBUTION_NOTES: Mapping[str, str] = {
     ),
     GIVEN_TREE: (
         "Perplexities given the tree: the teacher sees the words before and the tree so far. The tree may open phrases "
-        "for words that are yet to come, so these are not comparable with a student\u2019s."
+        "for words that are yet to come, so these perplexities are not comparable with a student\u2019s."
     ),
     MARGINAL: (
         "Perplexities marginal by beam search: the teacher sees the words before, and no tree. They are comparable "
@@ -55,7 +55,7 @@ _FIGURES_NOTE = (
     "KL from truth: the mean divergence of the model from the exact distributions of this grammar. Pairs right is the "
     "mean share over paradigms. Suites right is the mean share over suites. Ties do not count as right. The small "
     "print gives the share of all pairs or items together and its 95 % Wilson interval, which holds for this training "
-    "only; another seed may differ by more."
+    "only. A run with another seed may be outside of this interval."
 )
 
 

@@ -128,8 +128,8 @@ def agreement(teacher: NDArray[np.float64], student: NDArray[np.float64]) -> tup
     """Return how well the surprisals ``[N]`` in bits of two models agree, N at least 1.
 
     Returns:
-        The mean of student minus teacher, Pearson's correlation, and Spearman's. Equal values share their mean rank. A
-        correlation is None if one of the models has the same surprisal for all tokens.
+        The mean of student minus teacher, Pearson's correlation, and Spearman's, in which equal values share their mean
+        rank. A correlation is None if one of the models has the same surprisal for all tokens.
     """
     correlations = _correlation(teacher, student), _correlation(_ranks(teacher), _ranks(student))
     return float(student.mean() - teacher.mean()), *correlations
@@ -153,8 +153,8 @@ def _plot(
         found = read_rows(rows_of_run)
         if not np.array_equal(found.lengths, of_teacher.lengths):
             raise InputError(
-                f"{rows_of_run}: not the sentences of {teacher.splits[split].rows} (found {_counts(found)}, expected "
-                f"{_counts(of_teacher)}); {_REMEDY}"
+                f"{rows_of_run}: has other sentences than {teacher.splits[split].rows}: found {_counts(found)}, "
+                f"expected {_counts(of_teacher)}; {_REMEDY}"
             )
         for own in (own for own in OF_STUDENTS if own in found.bits):
             means = float(bits.mean()), float(found.bits[own].mean())

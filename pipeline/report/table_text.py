@@ -24,8 +24,8 @@ from pipeline.report.tables import NOTHING, Table
 Form = Literal["markdown", "latex", "csv"]
 CSV_COLUMNS: Final = ("table", "row_number", "row", "column", "value")
 """``table`` is the title of the table. ``row_number`` counts from 1, because rows may share a name. ``row`` is the
-first cell of the row. ``value`` is one of its other cells. ``column`` names the column of this cell, with the name of
-the column's group in front."""
+first cell of the row. ``value`` is another cell of the row. ``column`` names the column of this other cell, with the
+name of the column's group in front."""
 
 _FIGURE: Final = re.compile(r"[-+\u2212\u00b1]?[0-9].*")
 _MARKDOWN: Final = re.compile(r"[\\`*_\[\]<>|~&$#]")

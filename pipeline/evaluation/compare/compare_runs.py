@@ -128,7 +128,7 @@ def _scores_by_benchmark(groups: Sequence[SeedGroup], normaliser: Normaliser, no
 
 
 def _check_tokenizers(found: _Scores) -> None:
-    """Check that the perplexities per token of one split under one convention come from one tokenizer."""
+    """Check that perplexities per token come from one tokenizer if they are on one split and under one convention."""
     first: dict[tuple[str, str], ItemScores] = {}
     for benchmark, by_name in found.items():
         if benchmark.kind == PERPLEXITY:

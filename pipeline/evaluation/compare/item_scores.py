@@ -4,8 +4,8 @@
     SyntaxGym        1 if every prediction of the item is true; else 0    groups: suites
     perplexity       -log p of a sentence and its <eos>, in nats          no groups
 
-A result is the file of an evaluation, with counts and sums. The rows next to it must add up to them. A tie is never
-right.
+A result is the file of an evaluation, with counts and sums. The item rows next to this file must add up to its counts
+and sums. A tie is never right.
 """
 
 import math
@@ -35,7 +35,7 @@ Normaliser = Literal["token", "word", "byte"]
 _Compared = PairResult | PerplexityResult | SuiteResult
 
 ROUNDING: Final = 1e-5
-"""Two results agree on the nats of a sentence if the two numbers differ by at most ROUNDING times the number, plus
+"""Two results agree on the nats of a sentence if the two numbers differ by at most ROUNDING times one of them, plus
 ROUNDING nats. The sum over the rows may differ from the sum in the result by ROUNDING times this sum. float32 has seven
 digits, and the last digit changes with the batch that a sentence is scored in. Rows keep six decimals. The nats that
 two models give to a sentence differ by far more than one part in 100,000."""
@@ -100,7 +100,8 @@ class ItemScores:
         """``[U]`` float64: the numbers whose mean is the overall value. The module ``significance`` tests them.
 
         For outcomes, these are the accuracies of the groups, so every paradigm or suite has the same weight. For a
-        perplexity, they are the nats of each sentence over the mean number of tokens, words or bytes per sentence.
+        perplexity, they are the nats of each sentence divided by the mean number of tokens, words or bytes per
+        sentence.
         """
         if not self.benchmark.is_outcome:
             return np.asarray(self.values * (len(self.values) / self.scale), np.float64)
@@ -122,7 +123,7 @@ class ItemScores:
         )
         if not same:
             raise InputError(
-                f"{self.path}: not the items of {other.path}, expected the same for {self.benchmark.title}; "
+                f"{self.path}: has other items than {other.path}, expected the same for {self.benchmark.title}; "
                 f"evaluate both again: {self.command}"
             )
 

@@ -51,8 +51,8 @@ class RunRecord:
     starts: Sequence[Row]
     """The ``start`` events of ``history.jsonl``, which name the machine of each start."""
     missing: Sequence[str]
-    """A message for each thing that the comparison can do without: a missing result, lost rows, a last line that was
-    cut off. If a command can make it, the message names the command."""
+    """A message for each thing that is missing but not necessary: a result, rows that were lost, the rest of a last
+    line that was cut off. If a command can make the missing thing, the message names the command."""
 
     @property
     def has_dump(self) -> bool:
@@ -130,7 +130,7 @@ def split_titles(keys: Sequence[SplitKey]) -> dict[SplitKey, str]:
 
 
 def value(row: Row, name: str) -> float | None:
-    """Return the number of this name in a row; None if it is missing or not finite."""
+    """Return the number in the field ``name`` of a row; None if the number is missing or not finite."""
     found = row.get(name)
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
@@ -139,7 +139,7 @@ def value(row: Row, name: str) -> float | None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Return a name for each path: its last parts, as few as make all names different, the same number for each."""
+    """Return a name for each path: its last N parts. N is the smallest number for which all names differ."""
     candidates = (["/".join(path.parts[-depth:]) for path in paths] for depth in count(1))
     return next(names for names in candidates if len(set(names)) == len(names))
 
@@ -218,7 +218,7 @@ def _metrics(path: Path, missing: list[str]) -> list[Row]:
         missing.append("the last line of metrics.jsonl is cut off, perhaps by a kill: it is not shown")
     if gaps := [row for row in rows if row["split"] == GAP]:
         lost = sum(int(value(row, "missing_rows") or 0) for row in gaps)
-        missing.append(f"{lost} rows of metrics.jsonl were lost: its learning curve has a gap")
+        missing.append(f"{lost} rows of metrics.jsonl were lost: the learning curve has a gap")
     if not rows:
         missing.append("metrics.jsonl is empty: no learning curve")
     return [row for row in rows if row["split"] != GAP]

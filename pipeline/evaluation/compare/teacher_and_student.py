@@ -35,7 +35,7 @@ class ParadigmsOfBoth:
     def better_by(self, which: Better) -> dict[str, Difference]:
         """Return the paradigms on which the teacher (``first``) or the student (``second``) is better.
 
-        ``neither`` returns those without a significant difference. The largest difference comes first.
+        With ``neither``, return the paradigms without a significant difference. The largest difference comes first.
         The tests are about these two trained models, and not about other seeds.
         """
         found = {name: each for name, each in self.paradigms.items() if better_of(each, more_is_better=True) == which}
@@ -103,8 +103,8 @@ def evaluate_mixture(
     Args:
         teacher: The teacher, or any model with the tokens of the student.
         student: The student, on the same sentences.
-        max_sentences: The largest number of sentences that the caller took from the split; None for all. It is
-            recorded.
+        max_sentences: The value of ``--max-sentences`` with which the sentences were chosen; None for the whole split.
+            The result records this value.
 
     Raises:
         InputError: If there are fewer than four sentences, or a result of minimal pairs is damaged.
@@ -142,8 +142,8 @@ def evaluate_mixture(
     if not (pairs := paradigms_of_both(*of_both)):
         notes.append(
             "The two models have no minimal pairs in common. To see which paradigms the teacher knows better, run "
-            f"evaluate minimal-pairs {teacher.files.path} FOLDER, then evaluate minimal-pairs {student.files.path} "
-            "FOLDER, then report with both runs."
+            f"'evaluate minimal-pairs {teacher.files.path} FOLDER', 'evaluate minimal-pairs {student.files.path} "
+            "FOLDER', and then 'report' with both runs."
         )
     return TeacherAndStudent(
         student=str(student.files.path), split=split.name, figures=figures, pairs=pairs, notes=notes, written=written

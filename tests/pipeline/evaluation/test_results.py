@@ -67,7 +67,7 @@ def test_a_number_that_json_does_not_have_is_a_bug(run: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 1}, "format version 2"),
+        ({"format_version": 1}, "format version 1, expected 2"),
         ({"settings": None}, "settings: expected object, found null"),
         ({"figures": "x"}, "figures: expected object .* array, found str"),
     ],

@@ -213,7 +213,7 @@ def test_results_of_outdated_weights_are_not_shown(made_up_runs: MadeUpRuns, tmp
     path.write_text(json.dumps(result | {"fingerprints": result["fingerprints"] | {"weights": sha256_file(weights)}}))
     page = page_of([made_up_runs.distilled], tmp_path / "report.html")
     missing = page.text.split("Not in this report")[1].split("Comparison")[0]
-    assert "results/perplexity-dev.json is of weights ffffffff, and the best checkpoint is" in missing
+    assert "results/perplexity-dev.json is of weights ffffffff, but the best weights are" in missing
     assert "evaluate again: cli.py evaluate perplexity distilled --data sample/dataset --split dev" in missing
     assert "results/minimal_pairs-sample.json" in missing
     assert "perplexity-test" not in missing

@@ -117,7 +117,7 @@ def test_rows_of_other_items_under_one_fingerprint_are_refused(runs):
     path = runs[3] / "results" / f"{PAIRS}.jsonl"
     path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
     line = refused(*runs)
-    assert f"better-seed2/results/{PAIRS}.jsonl: not the items of " in line
+    assert f"better-seed2/results/{PAIRS}.jsonl: has other items than " in line
 
 
 def test_across_tokenizers_perplexities_compare_only_per_word_and_per_byte(tmp_path):

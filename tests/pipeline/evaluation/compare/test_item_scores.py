@@ -108,7 +108,7 @@ def test_a_result_of_earlier_weights_is_left_out_and_noted(run):
     assert item_scores(load_results(run), normaliser="token", left_out=left_out) == []
     (line,) = left_out
     assert line.startswith(f"{run}/results/{PAIRS}.json is of weights ")
-    assert ", and the best checkpoint is " in line
+    assert ", but the best weights are " in line
     assert "evaluate again: cli.py evaluate minimal_pairs run" in line
     weights.unlink()  # a copy of a run may have no weights; its results count
     assert len(item_scores(load_results(run), normaliser="token", left_out=[])) == 1
