@@ -82,7 +82,7 @@ def test_types_in_the_attributes_of_a_split_are_not_believed(tmp_path: Path, pla
 )
 def test_types_in_the_attributes_of_a_dataset_are_not_believed(tmp_path: Path, change: dict[str, Any]) -> None:
     path = write(tmp_path / "dataset", **change)
-    with pytest.raises(CorruptStoreError, match=r"dataset\.zarr: .*Build it again"):
+    with pytest.raises(CorruptStoreError, match=r"dataset\.zarr: .*Build the dataset again"):
         load_dataset(path)
 
 
