@@ -123,7 +123,7 @@ def test_a_document_name_in_two_stems_of_a_split_is_refused(folder: Path) -> Non
     [
         ("a.docs", "gum0\n" * 19, r"a\.docs: 19 lines, expected 20"),
         ("a.docs", "gum0\n" * 21, r"a\.docs: 21 lines, expected 20"),
-        ("a.docs", "gum0\n\n" * 10, r"a\.docs:2: an empty line"),
+        ("a.docs", "gum0\n\n" * 10, r"a\.docs:2: the line is empty"),
         ("a.docs", "new\n" * 20, r"a\.documents\.tsv: no row of document 'new', which is in .*a\.docs"),
         ("a.mrg", "", r"a\.mrg: empty"),
         ("a.txt", "", r"a\.txt: 0 lines \(0 with text\), but .*a\.mrg has 20 trees"),

@@ -56,7 +56,7 @@ def test_a_dataset_numbers_the_documents_of_the_sentences_it_keeps(tmp_path: Pat
     ("content", "expected"),
     [
         ("a\na\nb\n", "3 lines, expected 4"),
-        ("a\n\nb\nb\n", "names:2: an empty line"),
+        ("a\n\nb\nb\n", "names:2: the line is empty"),
     ],
 )
 def test_a_malformed_file_of_names_is_refused(tmp_path: Path, content: str, expected: str) -> None:
