@@ -1,15 +1,15 @@
 """Check a ``tokenizer.json`` made elsewhere, and convert it into the form that every command reads.
 
 Decoding the tokens of any text must restore the text. So the tokenizer must be byte-level, must not change a character
-(for example lowercase it, replace it by a similar one or leave it out), and must have
-entries for ``<bos>`` and ``<eos>``. It may put a space before a text that does not begin with one, as RoBERTa's does.
-If its post-processor adds tokens to a text, as those of RoBERTa and Llama do, the converted file has none of them,
-because every command puts ``<bos>`` and ``<eos>`` around a sentence itself.
+(for example lowercase it, replace it by a similar one or leave it out), and must have entries for ``<bos>`` and
+``<eos>``. It may put a space before a text that does not begin with one, as the tokenizer of RoBERTa does.
+The post-processor of some tokenizers, such as RoBERTa's and Llama's, adds tokens to a text. The converted file adds
+none, because every command puts ``<bos>`` and ``<eos>`` around a sentence itself.
 This module tries the tokenizer's normalizer on every character of the first four planes of Unicode that can be in the
 texts of this project, on every pair of ASCII characters, on runs of one character, on the words in the normalizer's
 patterns, and on texts with things that some normalizers replace. If the pre-tokenizer or the decoder can remove or
-replace text, it tries the whole tokenizer on the same texts. A regular expression that matches none of these texts is
-not noticed here; ``build-dataset`` then drops and counts the sentences that decoding does not restore.
+replace text, this module tries the whole tokenizer on the same texts. A regular expression that matches none of these
+texts is not noticed here; ``build-dataset`` then drops and counts the sentences that decoding does not restore.
 
 The converted file has to name its ``<bos>`` and ``<eos>``. It does so in the template for pairs of texts, which nothing
 here uses. So nothing is added to a text.
@@ -191,8 +191,8 @@ def _check_other_files(source: Path, content: Mapping[str, Any]) -> None:
     """Check that no file beside a ``tokenizer.json`` changes the ids that transformers gives.
 
     Raises:
-        InputError: If ``tokenizer_config.json`` or ``added_tokens.json`` adds an ordinary token, if the first of them
-            disagrees about the space before a text, or if one is damaged.
+        InputError: If ``tokenizer_config.json`` or ``added_tokens.json`` adds an ordinary token or is damaged, or if
+            ``tokenizer_config.json`` disagrees with ``tokenizer.json`` about the space before a text.
     """
     pre_tokenizer = content.get("pre_tokenizer") or {}
     in_tokenizer, in_config = pre_tokenizer.get("add_prefix_space", False), False
@@ -221,13 +221,13 @@ def _check_other_files(source: Path, content: Mapping[str, Any]) -> None:
         # transformers 4 follows tokenizer_config.json, transformers 5 may follow tokenizer.json.
         raise InputError(
             f"{source}: add_prefix_space is {json.dumps(in_tokenizer)}, but {json.dumps(in_config)} in "
-            "tokenizer_config.json (false if missing), expected the same value, because versions of transformers "
-            "differ in which of them they use. Set both to the value that was used in training"
+            "tokenizer_config.json (false if missing), expected the same value, because some versions of transformers "
+            "use the one and some the other. Set both to the value that was used in training"
         )
 
 
 def _restored(content: Mapping[str, Any], ordinary: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the ordinary added tokens of which decoding restores the texts in which they occur."""
+    """Return the ordinary added tokens that do no harm: decoding restores the texts that contain them."""
 
     def restores(inner: Any, token: Mapping[str, Any]) -> bool:  # noqa: ANN401 - a tokenizer of the library
         name = normalise_text(token["content"])

@@ -40,7 +40,7 @@ _BLOCKS_AHEAD: Final = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Block:
-    """Trees of one file with their texts, as lines that are not read yet."""
+    """Trees of one file with their texts. The trees are not parsed yet."""
 
     path: Path
     """The tree file, for messages."""
@@ -175,7 +175,7 @@ class BlockPool:
             self._executor.shutdown(cancel_futures=True)
 
     def build(self, blocks: Iterable[Block]) -> Iterator[BuiltBlock]:
-        """Yield each block as it is built, in order.
+        """Yield the built blocks, in the order of ``blocks``.
 
         Raises:
             InputError: As ``BlockBuilder.build``, or if the iterable ``blocks`` raises it.
@@ -199,8 +199,8 @@ class BlockPool:
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise WorkerError(
-                "build-dataset: a worker process was killed (out of memory?); nothing was written. Run it again, with "
-                "fewer --workers if memory is short"
+                "build-dataset: a worker process was killed (out of memory?); nothing was written. Run the command "
+                "again, with fewer --workers if memory is short"
             ) from error
 
 

@@ -7,8 +7,8 @@ counted by reason.
 Dev and test are read before train, so that each block of train can be compared with them when it arrives. The labels of
 the dataset are TOP and those of the kept training sentences, in alphabetical order. They are known only when all of
 train has been read. Until then the blocks of dev and test wait in memory. A control dataset (``--trees shuffled`` or
-``right``) gets its own trees, and perhaps labels, when its splits are finished. So it has exactly the same sentences as
-a dataset with the given trees.
+``right``) gets its own trees, and with ``right`` its own labels, when its splits are finished. So it has exactly the
+same sentences as a dataset with the given trees.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -54,7 +54,7 @@ def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = 
             sentence; if dev or test has labels unseen in training and ``unseen_labels`` is "refuse"; if dev or test
             is to be a share of the training sentences (``--dev-share``, ``--test-share``) and the documents are not
             known; or if there are too few documents and sentences for the folds.
-        StoreError: If something exists at ``out``, or it cannot be written.
+        StoreError: If something exists at ``out``, or the dataset cannot be written.
         WorkerError: If a worker process was killed.
     """
     check_absent(config.out)

@@ -1,8 +1,8 @@
 """Write, read and describe a dataset: the token ids and oracle actions of every split, and their tokenizer.
 
     DATASET/tokenizer.json
-    DATASET/words.json              how many words train has, and how many words the tokenizer, and the parser or
-                                    teacher that made the trees, were trained on (``word_budget``)
+    DATASET/words.json              how many words train has, how many the tokenizer was trained on, and how many the
+                                    parser or teacher that made the trees was trained on (``word_budget``)
     DATASET/dataset.zarr            attributes: labels, sha256 digests, and where the trees come from
     DATASET/dataset.zarr/SPLIT      tokens, offsets, actions, action_offsets, document_ids, num_words, num_bytes,
                                     documents (a table as UTF-8 bytes), folds (train only, if build-dataset had
@@ -46,7 +46,7 @@ _DTYPES: Final = {
     "document_ids": ("int32",), "num_words": ("int32",), "num_bytes": ("int32",), "documents": ("uint8",),
     "folds": ("uint8",),
 }  # fmt: skip
-_REMEDY: Final = "Build it again (build-dataset), or restore it from a copy"
+_REMEDY: Final = "Build the dataset again (build-dataset), or restore it from a copy"
 
 _DAMAGE: Final = (CorruptStoreError, FingerprintMismatchError, InputError)
 _log = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ def write_dataset(
     uploaded. The upload ends with the file that makes the dataset valid.
 
     Raises:
-        StoreError: If something exists at ``location``, or it cannot be written.
+        StoreError: If something exists at ``location``, or the dataset cannot be written.
     """
     with _new_folder(location) as folder:
         store = folder / "dataset.zarr"
@@ -265,7 +265,7 @@ def load_dataset(location: Place) -> Dataset:
     except _DAMAGE as error:
         if not is_url(location):
             raise
-        _log.warning("%s. It is a copy of %s, which is now fetched again", error, location)
+        _log.warning("%s. This file is in a copy of %s, which is now fetched again", error, location)
     path = fetch_folder(location, again=True)
     try:
         return _load(location, path)
@@ -278,8 +278,9 @@ def _load(location: Place, path: Path) -> Dataset:
     _, attributes = read_group(store)
     if attributes.get("kind") != "dataset" or attributes.get("format_version") != FORMAT_VERSION:
         raise StoreError(
-            f"{store}: kind {attributes.get('kind')!r:.40}, format version {attributes.get('format_version')!r:.40}, "
-            f"expected 'dataset', {FORMAT_VERSION}. Build it again with this version (build-dataset)"
+            f"{store}: kind is {attributes.get('kind')!r:.40} and format version "
+            f"{attributes.get('format_version')!r:.40}, expected 'dataset' and {FORMAT_VERSION}. Build the dataset "
+            "again with this version (build-dataset)"
         )
     root = convert(attributes, _Attributes, where=str(store), remedy=_REMEDY, error=CorruptStoreError)
     if root.labels[:1] != [ROOT]:
@@ -480,7 +481,7 @@ def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_s
         if not np.bincount(split.folds, minlength=2)[1:].all() or not split.folds.all():
             raise ValueError(f"folds are not numbered from 1 to {split.num_folds} without a gap")
     if lengths != {len(split.num_bytes)}:
-        raise ValueError(f"arrays of {sorted({*lengths, len(split.num_bytes)})} sentences")
+        raise ValueError(f"some arrays have more sentences than others: {sorted({*lengths, len(split.num_bytes)})}")
     return split
 
 
@@ -496,6 +497,4 @@ def _check_split(path: Path, split: Split, vocab_size: int, num_labels: int) -> 
             np.add.reduceat(split.actions.values == SHIFT, starts, dtype=np.int64), split.tokens.lengths + 1
         )
     ):
-        raise CorruptStoreError(
-            f"{path}: tokens, actions, labels and vocabulary do not fit together. Build it again (build-dataset)"
-        )
+        raise CorruptStoreError(f"{path}: tokens, actions, labels and vocabulary do not fit together. {_REMEDY}")

@@ -3,8 +3,8 @@
 A teacher is overconfident on the sentences that it was trained on. If K teachers each leave out one of K folds, every
 sentence has a teacher that left it out (cross-fitting; Chernozhukov et al. 2018, Double/debiased machine learning).
 
-A document is never divided, because its sentences resemble each other. Sentences with the same text whose documents are
-not known go to the same fold. Duplicates in different documents may be in different folds: short sentences such as
+A document is never divided, because its sentences resemble each other. If the documents are not known, sentences with
+the same text go to the same fold. Duplicates in different documents may be in different folds: short sentences such as
 "Yes." are in most documents, so keeping all of them together would leave one large group.
 """
 
@@ -87,8 +87,8 @@ def without_fold(dataset: Dataset, fold: int) -> tuple[Split, NDArray[np.int64]]
         return train, np.arange(train.num_sentences)
     if not train.num_folds:
         raise ConfigError(
-            f"{dataset.location}: the dataset has no folds, but --leave-out is {fold}. Build it with build-dataset "
-            "--folds, or leave --leave-out out"
+            f"{dataset.location}: the dataset has no folds, but --leave-out is {fold}. Build one with build-dataset "
+            "--folds, or do not give --leave-out"
         )
     if not 1 <= fold <= train.num_folds:
         raise ConfigError(

@@ -172,8 +172,8 @@ def _most_frequent(label_counts: Counter[str]) -> str | None:
 def _with_labels_mapped(block: BuiltBlock, unseen: Sequence[int], fallback: str, rows: NDArray[np.int64]) -> BuiltBlock:
     """Return a block in which ``fallback`` replaces unseen labels. ``rows`` are the sentences that have such labels.
 
-    As everywhere in a dataset, a phrase X whose only child is a phrase X is merged with it. So some of these sentences
-    get fewer actions.
+    As everywhere in a dataset, a phrase X whose only child is a phrase X is merged with this child. So some of these
+    sentences get fewer actions.
     """
     labels = (*block.labels, fallback)
     new = np.arange(FIRST_NT + len(labels), dtype=np.int16)

@@ -106,7 +106,7 @@ def _read_stem(stem: Path) -> StemFiles:
     documents, table = find_companion(stem, DOCS_SUFFIX), find_companion(stem, TABLE_SUFFIX)
     if table is not None and documents is None:
         raise InputError(
-            f"{table}: a table of documents without {stem.name}.docs, which names the document of each tree; add "
+            f"{table}: this table of documents needs {stem.name}.docs, which names the document of each tree; add "
             f"{stem.name}.docs or remove the table"
         )
     trees, texts = find_file(stem, ".mrg"), find_file(stem, ".txt")

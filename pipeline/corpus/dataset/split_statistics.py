@@ -34,8 +34,8 @@ def split_statistics(
     """Return the statistics of a split.
 
     Args:
-        arrays: As ``Split`` holds them: ``tokens``, ``offsets``, ``actions``, ``action_offsets``, ``num_words``,
-            ``document_ids``.
+        arrays: The arrays of the split by name: ``tokens``, ``offsets``, ``actions``, ``action_offsets``,
+            ``num_words`` and ``document_ids``.
         labels: The labels by number, TOP first.
         documents: The documents by number, document 1 first.
 
@@ -88,9 +88,9 @@ def _children(actions: NDArray[np.int16], depths: NDArray[np.int32]) -> tuple[ND
     """Return for each phrase except TOP, in any order, its number of children and whether its only child is a phrase.
 
     After NT(X), X itself is the innermost open phrase. After a SHIFT or REDUCE, the innermost open phrase is the parent
-    of the token or phrase that is now complete. A stable sort of the actions by depth puts all actions after which the
-    same phrase is the innermost one next to each other: first the NT of this phrase, then for each child the SHIFT or
-    REDUCE that completes the child.
+    of the token or phrase that is now complete. After a stable sort of the actions by depth, the actions that leave the
+    same phrase innermost follow one another: first the NT of this phrase, then for each child the SHIFT or REDUCE that
+    completes the child.
     """
     inside = np.flatnonzero(depths > 1)
     # numpy sorts 16-bit integers by radix sort, which is faster than its sort for wider integers.

@@ -7,7 +7,7 @@ searches find the first and the last token. The tokens of a word become siblings
 
 ``build-dataset`` stores the trees over tokens as actions. ``evaluate parses`` reads gold trees with this module and
 compares predicted trees with them. If the text that the tokens decode to differs from the text of the sentence, both
-drop and count the sentence.
+commands drop and count the sentence.
 """
 
 import re
@@ -112,12 +112,12 @@ def tree_over_words(phrases: Sequence[Phrase], text: str, token_spans: Sequence[
     Two kinds of edges cannot be written in brackets, so they move. An edge between tokens that share a character moves
     in front of this character. If a space is a token of its own, a phrase that starts at the next word also gets the
     space. After that, a phrase that covers only spaces is left out, and a phrase X whose only child is a phrase X is
-    merged with it.
+    merged with this child.
 
     Args:
         phrases: The phrases over tokens, in opening order. The first covers all tokens.
         text: The normalised text.
-        token_spans: As in ``align``.
+        token_spans: The characters of each token in the text, as for ``align``.
     """
     edges = [start for start, _ in token_spans] + [len(text)]
     over_characters = [(label, edges[start], edges[stop]) for label, start, stop in phrases]

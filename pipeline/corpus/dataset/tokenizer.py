@@ -8,7 +8,7 @@ The file gives the same ids in any program that reads it (docs/decisions/0015).
 
 Other programs that read the file decode each token with its space, so for them the text of a sentence begins with a
 space. Here, ``Tokenizer.decode`` removes this space. Normalised text never begins with a space, so decoding restores it
-exactly. Files of older versions put a space before every text, and their decoder removes it. They are read as they are.
+exactly. Files of older versions put a space before every text, and their decoder removes it. Such files still work.
 
 ``train-tokenizer`` gives ``<bos>``, ``<eos>`` and ``<pad>`` the ids 0, 1 and 2. ``adopt-tokenizer``, which converts a
 tokenizer of Hugging Face's format, records which entries serve as ``<bos>`` and ``<eos>``. It does so in the file's
@@ -213,7 +213,7 @@ class Tokenizer:
         return [text.removeprefix(self._added_space) for text in texts]
 
     def decode_with_spans(self, ids: Sequence[int]) -> tuple[str, list[Span]] | None:
-        """Return the text of ids and the characters that each token covers, as in ``encode_batch_with_spans``.
+        """Return the text of ids, and the characters that each token covers, including a space before a word.
 
         The ids can be any tokens, and not only those into which the tokenizer would divide the text.
 
@@ -247,7 +247,7 @@ class Tokenizer:
 
 def why_not_a_tokenizer(data: bytes, error: Exception) -> str:
     """Return why the tokenizers library cannot read a file. Its own error names a wrong place if parts are missing."""
-    missing = "" if b'"model"' in data else "it has no part 'model', as a vocabulary alone or a file of another program"
+    missing = "" if b'"model"' in data else "it has no part 'model'; it may be a lone vocabulary or of another program"
     return encoding_problem(data) or missing or str(error)
 
 
@@ -278,7 +278,7 @@ def added_space(inner: Any) -> str:  # noqa: ANN401 - a tokenizer of the library
 
 
 def _bytes_of(entry: str) -> bytes:
-    """Return the bytes of an entry as the library decodes it. If a character stands for no byte, the entry is text."""
+    """Return the bytes that an entry decodes to. If a character stands for no byte, the entry is plain text."""
     if all(letter in _BYTE_OF_LETTER for letter in entry):
         return bytes(_BYTE_OF_LETTER[letter] for letter in entry)
     return entry.encode()

@@ -1,9 +1,9 @@
 r"""Define the built-in English grammar: its rules with features, and the domains of the features.
 
-A line of ``RULES`` is ``weight LHS -> RHS``. ``$name`` is a variable that takes each value of ``DOMAINS[name]``. It has
-the same value everywhere in a line; ``$name1`` and ``$name2`` are different variables with the same domain. If a
-variable occurs only on the right, its values share the weight of the line in proportion to their weights in the domain.
-The weights of the rules of one symbol are normalised.
+A line of ``RULES`` is ``weight LHS -> RHS``. ``$name`` is a variable that takes each value of ``DOMAINS[name]``. A
+variable has the same value everywhere in a line; ``$name1`` and ``$name2`` are different variables with the same
+domain. If a variable occurs only on the right, its values share the weight of the line in proportion to their weights
+in the domain. The weights of the rules of one symbol are normalised.
 
 A symbol is ``label/variant[features]``. The tree has only the label; for ``V`` it has the first feature (VBZ, VBD, ...)
 instead. A symbol that begins with ``_`` is not in the tree; its children become children of its parent. If the only

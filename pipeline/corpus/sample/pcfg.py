@@ -2,9 +2,9 @@
 
 A sentence is sampled by expanding symbols, beginning with the start symbol, until only words are left. No derivation is
 cut off or rejected, so a string has exactly the probability that ``inside`` computes. Entry (A, B) of the matrix of
-expected children is the mean number of children B of a symbol A. If its spectral radius is below 1, sampling ends with
-probability 1, and the expected length of a sentence is finite (Booth and Thompson 1973). ``Grammar`` checks this, and
-drops symbols that the start symbol cannot reach.
+expected children is the mean number of children B of a symbol A. If the spectral radius of this matrix is below 1,
+sampling ends with probability 1, and the expected length of a sentence is finite (Booth and Thompson 1973). ``Grammar``
+checks the spectral radius, and drops symbols that the start symbol cannot reach.
 
 Different terminal strings have different texts, so p(text) = p(terminal string). ``text_of_words`` only attaches
 punctuation and *'s* to the previous word and capitalises the first letter. ``Grammar`` checks the two properties that
@@ -145,7 +145,7 @@ class Grammar:
         for symbol in self.symbols:
             cumulative = list(accumulate(rule.prob for rule in rules_of[symbol]))
             if abs(cumulative[-1] - 1) > 1e-9:
-                raise ValueError(f"grammar: the rules of {symbol} sum to {cumulative[-1]}, expected 1")
+                raise ValueError(f"grammar: the probabilities of {symbol} sum to {cumulative[-1]}, expected 1")
             self._first[symbol] = first
             self._cumulative[symbol] = cumulative[:-1]
             first += len(cumulative)
@@ -226,10 +226,11 @@ class Grammar:
         return "".join(pieces).lstrip()
 
     def words_of_text(self, text: str) -> list[str]:
-        """Return the terminal string with this text, the inverse of ``text_of_words``. Unknown words stay as they are.
+        """Return the terminal string that has this text. Unknown words stay as they are.
 
-        A caller can tell whether ``text_of_words`` could have written the text: if not, the returned words include an
-        unknown word, or ``text_of_words`` makes another text of them.
+        This function is the inverse of ``text_of_words``. A caller can tell whether ``text_of_words`` could have
+        written the text: if not, the returned words include an unknown word, or ``text_of_words`` makes another text of
+        the words.
         """
         words = _TERMINAL.findall(text)
         if words:

@@ -158,7 +158,7 @@ class NextWords:
 
 
 def _last(rules: BinaryRules) -> NDArray[np.bool_]:
-    """Return ``[S, S]``: whether the last symbol of a rule of A is B."""
+    """Return ``[S, S]``: whether some rule of A has B as its last symbol."""
     found = np.zeros((rules.num_symbols, rules.num_symbols), np.bool_)
     for a, b, _ in rules.unary:
         found[a, b] = True

@@ -67,7 +67,7 @@ def read_entropy(corpus: Path) -> dict[str, Any]:
     found = read_json(path, dict[str, Any], remedy=remedy)
     facts, splits = (part if isinstance(part := found.get(name), dict) else {} for name in ("grammar", "splits"))
     if not splits or not all(isinstance(split, dict) for split in splits.values()):
-        raise InputError(f"{path}: no object 'splits' of objects; {remedy}")
+        raise InputError(f"{path}: has no object 'splits' whose values are objects; {remedy}")
     if (sha256 := facts.get("rules_sha256")) != (expected := english_grammar().rules_sha256()):
         raise InputError(
             f"{path}: rules_sha256 is {str(sha256)[:12]}, but the grammar of this version has {expected[:12]}; run "
@@ -151,7 +151,7 @@ def write_sample_corpus(
 
     Args:
         out: The folder. It is created if necessary, and files of an earlier run in it are replaced.
-        num_sentences: Number of training sentences. dev and test have a tenth of it each, but at least 200.
+        num_sentences: Number of training sentences. dev and test have a tenth of this number each, but at least 200.
         seed: Seed of all random draws. Each split and paradigm has an independent stream.
         progress: Called with the number of sentences just written.
 

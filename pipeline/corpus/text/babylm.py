@@ -27,7 +27,7 @@ class Source:
     has_headers: bool = False
     """Whether a header with a title begins a document."""
     has_blanks: bool = False
-    """Whether a blank line ends a document. If neither headers nor blank lines do so, a file is one document."""
+    """Whether a blank line ends a document. If neither headers nor blank lines divide a file, it is one document."""
     is_prose: bool = False
     """Whether a line can hold several sentences."""
     has_speakers: bool = False
@@ -115,7 +115,7 @@ _CHAT_RULES = _compiled(
     (r"[\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
     (r"(?<![\w-])(?:xxx?|yyy?|www)(?![\w-])", "", "unintelligible word"),
 )
-_CHAT_LENGTHENED = re.compile(r"(?<=[a-z]):(?=[\s.,?!]|$)")  # in speech: a colon of punctuation has a space before it
+_CHAT_LENGTHENED = re.compile(r"(?<=[a-z]):(?=[\s.,?!]|$)")  # only in speech, where ordinary colons have a space before
 _CHAT_SIGNS = re.compile(
     r"[\[&(@0+_:^<>\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d"
 )
@@ -144,14 +144,14 @@ def aochildes(draft: Draft) -> None:
     _join_punctuation(draft)
 
 
-# A speaker's letter, also after the act of a dialogue as in the files of SwDA: "qw A.1 utt2: So".
+# A speaker's letter, also after the tag of a dialogue act, as in the files of SwDA: "qw A.1 utt2: So".
 _SPEAKER = re.compile(r"([A-Z]):\s+|(?:\S+\s+)?@*([A-Z])\.\d+\s+utt\d+:\s*")
 _SWDA_HEADER = re.compile(
     r"^(?:\*x\*|=+$|(?:FILENAME|TOPIC#|DATE|TRANSCRIBER|UTT_CODER|DIFFICULTY|TOPICALITY|NATURALNESS|ECHO_FROM_[AB]|"
     r"STATIC_ON_[AB]|BACKGROUND_[AB]|REMARKS):)"
 )
-# A remark starts at an asterisk. It reaches to a closing bracket, to a second asterisk, or to the end of a phrase that
-# annotators use ("typo"), of a sentence, or of the line.
+# A remark starts at an asterisk. It ends with a closing bracket, a second asterisk, a phrase that annotators use
+# ("typo"), the sentence or the line.
 _REMARK = re.compile(
     r"\[\[[^\[\]]*\]\]+|(?:(?<!\S)\*+\s*|(?<![\w*])\*+(?=\S))"
     r"(?:\[+[^\[\]]*\]+|\([^()]*\)|\{[^{}]*\}|\"[^\"]*\"(?=\s+(?-i:[A-Z])|$)|[?!]+(?=\s|$)|$|"

@@ -68,7 +68,8 @@ def clean_texts(
     files belong together.
 
     Args:
-        texts: Files, plain or gzipped, or folders: all files below a folder except hidden ones, ordered by name.
+        texts: Files, plain or gzipped, or folders. For a folder, all files below it except hidden ones are read, in the
+            order of their names.
         out_stem: OUT. Its folder is created.
         config: Source, licence and what to do at an error. The source is a name of ``SOURCES``, for all files, or
             "babylm". With "babylm", the name of each file is the name of its BabyLM source.
@@ -121,7 +122,7 @@ def _find_files(texts: Sequence[Path], config: CleanConfig) -> list[tuple[Path, 
     source = config.source
     if config.wrapped and source != "plain":
         raise ConfigError(
-            f"clean-text: --wrapped with --source {source}, expected --source plain; leave one of them out"
+            f"clean-text: --wrapped is given with --source {source}, expected --source plain; leave one of them out"
         )
     if source != "babylm" and source not in SOURCES:
         raise ConfigError(f"clean-text: --source {source} is unknown; expected babylm or one of {', '.join(SOURCES)}")
@@ -131,7 +132,7 @@ def _find_files(texts: Sequence[Path], config: CleanConfig) -> list[tuple[Path, 
             below = [path / name for name in list_files(path)]
             visible = [file for file in below if not any(part[0] == "." for part in file.relative_to(path).parts)]
             if not visible:
-                raise InputError(f"{path}: a folder without files; expected files of text")
+                raise InputError(f"{path}: this folder has no files, expected files of text; give another folder")
             files += visible
         else:
             files.append(path)
@@ -142,7 +143,7 @@ def _find_files(texts: Sequence[Path], config: CleanConfig) -> list[tuple[Path, 
     if unknown := [str(path) for path in files if path.name.split(".")[0] not in BABYLM]:
         raise InputError(
             f"{', '.join(unknown[:3])}{', …' * (len(unknown) > 3)}: no source of BabyLM has this name; expected "
-            f"{', '.join(BABYLM)}, with an ending such as .train. Move the file away, or name its --source"
+            f"{', '.join(BABYLM)}, with an ending such as .train. Move the file away, or give its source with --source"
         )
     return [(path, path.name.split(".")[0]) for path in files]
 
@@ -167,8 +168,8 @@ def _clean_file(
     joins = config.wrapped or (source.may_be_wrapped and is_wrapped(texts))
     if name == "plain" and not joins and (share := wrapped_share(texts)):
         log.warning(
-            "%s: looks hard-wrapped: %.0f %% of its lines end inside a sentence, near one width. Each line becomes "
-            "a sentence of its own. Give --wrapped to join the lines of each paragraph",
+            "%s: looks hard-wrapped: %.0f %% of its lines end inside a sentence and are about equally long. Each line "
+            "becomes a sentence of its own. Give --wrapped to join the lines of each paragraph",
             path,
             100 * share,
         )

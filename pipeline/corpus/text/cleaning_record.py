@@ -74,7 +74,7 @@ class CleaningRecord:
         self._samples: defaultdict[tuple[str, str, str], _Sample] = defaultdict(_Sample)
 
     def begin(self, path: Path, source: str) -> None:
-        """Begin a file of a source. The calls of other methods that follow count for this source."""
+        """Begin a file of a source. Later calls of the other methods count for this source."""
         self._path, self._source, self._document = path, source, ""
         self._counts = self.by_source.setdefault(source, _Counts())
 

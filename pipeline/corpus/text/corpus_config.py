@@ -26,8 +26,9 @@ class CleanConfig:
     """Join the lines of each paragraph. A blank line ends a paragraph. Each file is then one document. Only with
     --source plain."""
     source_name: str = ""
-    """Name of the source of all documents. It is written to OUT.documents.tsv and begins the name of each document.
-    evaluate perplexity gives figures for each source. Without this option, the name is that of --source."""
+    """Name of the source of all documents. It is written to OUT.documents.tsv and begins the name of each document. The
+    command 'evaluate perplexity' gives figures for each source. Without this option, the name is that of the source
+    whose rules are applied."""
     licence: str = ""
     """Licence of all documents, written to OUT.documents.tsv."""
     on_error: OnError = "stop"

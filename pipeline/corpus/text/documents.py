@@ -90,7 +90,7 @@ def read_document_table(path: Path) -> list[Document]:
             raise InputError(f"{path}:{number}: {len(row)} fields, expected {len(header)}, as in the header")
         document = Document(*(text_of_cell(row[header.index(name)]) for name in _COLUMNS))
         if not document.document or document.document in found:
-            problem = f"document {document.document!r} a second time" if document.document else "no document's name"
+            problem = f"document {document.document!r} has a second row" if document.document else "no document name"
             raise InputError(f"{path}:{number}: {problem}; expected one row per document, with its name")
         found[document.document] = document
     return list(found.values())
@@ -133,7 +133,7 @@ def read_document_runs(names: Path, table: Path | None) -> DocumentRuns:
     rows = {document.document: document for document in documents}
     if missing := [name for name in runs if name not in rows]:
         raise InputError(
-            f"{table}: no row of document {missing[0]!r}, which {names} names; expected one row per document"
+            f"{table}: no row of document {missing[0]!r}, which is in {names}; expected one row per document"
         )
     return DocumentRuns(np.array(numbers, np.int32), tuple(rows[name] for name in runs))
 
@@ -141,7 +141,7 @@ def read_document_runs(names: Path, table: Path | None) -> DocumentRuns:
 def _read_names(path: Path) -> Iterator[str]:
     for number, name in enumerate(read_texts(path), 1):
         if not name:
-            raise InputError(f"{path}:{number}: an empty line, expected the name of this tree's document")
+            raise InputError(f"{path}:{number}: the line is empty, expected the name of this tree's document")
         yield name
 
 
@@ -160,7 +160,7 @@ def documents_of_array(table: NDArray[np.uint8]) -> tuple[Document, ...]:
     """
     rows = [line.split("\t") for line in table.tobytes().decode().split("\n")[:-1]]
     if rows and (rows[0] != _COLUMNS or any(len(row) != len(_COLUMNS) for row in rows)):
-        raise ValueError(f"a table of documents with columns {rows[0]}")
+        raise ValueError(f"the table of documents has the columns {rows[0]}, expected {_COLUMNS} in each row")
     return tuple(Document(*map(text_of_cell, row)) for row in rows[1:])
 
 
@@ -232,11 +232,11 @@ _Record = TypeVar("_Record", _ParseRecord, _SampleRecord)
 
 
 def _read_record(path: Path, kind: type[_Record]) -> _Record | None:
-    """Return the record that parse or sample wrote next to its trees; None if there is none."""
+    """Return the record that ``parse`` or ``sample`` wrote next to its trees; None if there is no record."""
     if not is_there(path):
         return None
-    remedy = "expected the record that parse or sample writes next to its trees; make the trees again, or remove this "
-    return read_json(path, kind, remedy=remedy + "file if neither made them")
+    remedy = "expected the record that 'parse' or 'sample' writes next to its trees; make the trees again, or remove "
+    return read_json(path, kind, remedy=remedy + "this file if neither command made them")
 
 
 def words_of_stem(stem: Path, texts: Path) -> tuple[dict[str, int | None], list[TrainingText]]:
@@ -262,7 +262,7 @@ def words_of_stem(stem: Path, texts: Path) -> tuple[dict[str, int | None], list[
         path, of, words = sample_record, "teacher", sampled.words or {}
     else:
         return own_file, []
-    remedy = "make the trees again, or remove this file if neither parse nor sample made them"
+    remedy = "make the trees again, or remove this file if neither 'parse' nor 'sample' made them"
     files = convert(
         words.get("files") or own_file, dict[str, Count | None], where=f"{path}: words.files", remedy=remedy
     )

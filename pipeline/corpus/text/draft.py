@@ -22,7 +22,7 @@ class Draft:
     """The reasons for all changes of the line, without repetitions."""
 
     def replace(self, pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str], reason: str) -> None:
-        """Replace every match of the pattern as ``change`` does."""
+        """Replace every match of the pattern, and note the reason if the text changed. See ``change``."""
         self.change(pattern.sub(replacement, self.text), reason)
 
     def apply(self, rules: Rules) -> None:
@@ -31,7 +31,7 @@ class Draft:
             self.replace(pattern, replacement, reason)
 
     def change(self, text: str, reason: str) -> None:
-        """Replace the text, and note the reason if it changed. If its last word is gone, drop the line."""
+        """Replace the text, and note the reason if the text changed. If no word is left in it, drop the line."""
         if text == self.text:
             return
         if not self.dropped and has_word(self.text) and not has_word(text):

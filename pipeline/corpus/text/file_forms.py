@@ -79,7 +79,7 @@ _LINE_FORMS: Final = (
 )
 """For files whose lines are not text: what a line is like, the share of such lines, what they are, and what to do."""
 _FORM_LINES: Final = 8
-"""Fewer lines do not show that a file has such lines."""
+"""A file with fewer lines than this is not compared with these forms, because so few lines prove nothing."""
 _FRAMES = r"\{\d+\}\{\d+\}"
 """The beginning of a subtitle of MicroDVD: its first and last frame."""
 _SIGNATURES: Final = (
@@ -249,7 +249,7 @@ def refuse_unless_text(path: Path) -> None:
     """Check that a file holds running text.
 
     Raises:
-        InputError: If it holds anything else, or cannot be read. The error says what was found and what to do.
+        InputError: If the file holds anything else, or cannot be read. The error says what was found and what to do.
     """
     form = form_of(read_head(read_lines(path, "skip")), path)
     if form.kind != "text":
@@ -266,7 +266,7 @@ def text_column(form: Form, column: str, path: Path) -> str:
     """
     if form.kind == "text":
         if column:
-            raise ConfigError(f"{path}: running text, expected a table or JSON lines; leave out --column {column}")
+            raise ConfigError(f"{path}: is running text, expected a table or JSON lines; leave out --column {column}")
         return ""
     if form.kind == "other":
         raise _not_text(path, form, form.remedy)

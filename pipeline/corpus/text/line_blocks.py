@@ -1,7 +1,8 @@
 """Treat lines together that belong together: notes in brackets, the licence of a book, the tiers of a transcript.
 
-Rules of a source see one line. These functions come before the rules: they join lines or leave lines out, and count the
-lines that they take away. They look at most ``MAX_LICENCE_LINES`` lines ahead, so memory is bounded.
+The rules of a source see one line at a time. The functions of this module run before the rules: they join lines or
+leave lines out, and count the lines that they take away. They look at most ``MAX_LICENCE_LINES`` lines ahead, so memory
+is bounded.
 """
 
 import re
@@ -31,7 +32,7 @@ _LICENCES: Final = tuple(
         (r"End of (?:the |this )?Project Gutenberg", r".*newsletter to hear about new ebooks"),
     )
 )
-"""How the first and the last line begin that Project Gutenberg put before a book, and those that it put after it."""
+"""For the notices of Project Gutenberg before and after a book: how the first and the last line of the notice begin."""
 
 
 class _Ahead:
@@ -96,9 +97,9 @@ def without_licences(lines: Iterator[Line], record: CleaningRecord) -> Iterator[
 
 
 def with_whole_tiers(lines: Iterator[Line], record: CleaningRecord) -> Iterator[Line]:
-    """Join each line of a CHAT transcript with the lines that continue it. They begin with a tab.
+    """Join each line of a CHAT transcript with the lines that continue it, which begin with a tab.
 
-    The lines that continue speech count as text. Those that continue anything else are counted as dropped.
+    Lines that continue speech count as text. Lines that continue anything else are counted as dropped.
     """
     ahead = _Ahead(lines)
     for line in ahead:

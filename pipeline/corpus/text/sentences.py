@@ -3,7 +3,7 @@
 A sentence ends with a full stop, question mark, exclamation mark or ellipsis, together with the closing quotes and
 brackets that follow it. White space must come next, and then a word that can begin a sentence. There are exceptions: no
 sentence ends after certain abbreviations and initials, inside brackets, or before a verb of saying. Sentences inside a
-quotation are split, as in treebanks. A paragraph is not cut before a small letter (except that of words such as
+quotation are split, as in treebanks. A paragraph is not cut before a small letter (except before words such as
 "iPhone"), so a text without capitals is hardly ever split. This module does not handle line ends. ``python -m
 benchmarks.splitting`` measures how often the rules agree with people.
 """
@@ -25,7 +25,7 @@ _BRACKET = re.compile(r"[()\[\]]")
 _FIRST_WORD = re.compile(rf"[{re.escape(_OPENING)}\s]*([^\W_]+(?:['\u2019]\w+)?)?")
 _PAIRS = {")": "(", "]": "["}
 MAX_BRACKETED = 600
-"""Largest number of characters between two brackets. A bracket that does not close within them is ignored as a
+"""Largest number of characters between two brackets. A bracket that does not close within this number is ignored as a
 mistake."""
 
 

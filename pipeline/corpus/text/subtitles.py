@@ -47,7 +47,7 @@ _MANNER = (  # at the beginning of a line or sentence
 )
 # A description: text in square brackets, even if the closing bracket is on another line, and text in round brackets
 # that is in capitals or names a sound. A single word of up to four capitals may be an abbreviation. A verb without an
-# ending names a sound if it stands alone, or after the plural of those who make it.
+# ending names a sound if it is alone in its brackets, or if a plural before it says who makes it: (people laugh).
 _SOUND = re.compile(
     r"\[[^\w\[\]]*\]|\[(?=[^\[\]]*(?:[^\W\d_]{2}|V\.O|O\.S))(?:[^\[\]]*\]|[^\[\]]{1,60}$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
     r"(?:^[-\u2013\s]*|(?<=\s))\((?=[^()a-z]*(?:[A-Z]{5}|[A-Z]{2}[^()a-z]* |V\.O|O\.S))[^()a-z]*\)|"

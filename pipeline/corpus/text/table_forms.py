@@ -24,7 +24,7 @@ _NAME = re.compile(r"[^\W\d][\w.%()/#-]*(?: [\w.%()/#-]+){0,4}")
 """The name of a column: a letter or ``_`` first, up to five words, and no marks except ``. % ( ) / # - _``."""
 _SAME_WIDTH: Final = 0.95
 """At least this share of the rows of a table has the most frequent number of cells. Where no spaces are expected next
-to the delimiters, at least this share of the cells has none."""
+to the delimiters, at least this share of the cells neither begins nor ends with a space."""
 _COLUMNS_OF_TEXT: Final = frozenset({"text", "sentence", "sentences", "content", "utterance"})
 
 _FORMULA = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
@@ -184,7 +184,10 @@ def has_spaced_columns(texts: Sequence[str]) -> bool:
 
 
 def _numbered(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Return the cells of the first row if the first cells count the rows, after a header or from the first row on."""
+    """Return the cells of the first row if the first cells of the rows are consecutive numbers; else ().
+
+    The first row may be a header.
+    """
     if len(rows) < 3 or any(len(row) < 2 or row[1][:1].isspace() for row in rows):
         return ()
     firsts = [row[0] for row in rows]

@@ -62,7 +62,7 @@ def escape_brackets(word: str) -> str:
 
 MAX_LINE_BYTES: Final = 1 << 24
 """Largest size of a line that is read: 16 MiB, including the line end. No sentence, paragraph or tree is as long; even
-a whole novel is shorter. Even a longer line takes at most twice this amount of memory to read."""
+a whole novel is shorter. Reading a longer line takes at most twice this amount of memory."""
 MAX_SKIPPED_BYTES: Final = 1 << 29
 """Largest size of a line that can be skipped: 512 MiB. A longer line is an error even with "skip". A gzip file of a few
 MB can hold one line of many GB."""

@@ -8,8 +8,8 @@ records of everything that the run was made from. These files hold the records:
     PARSER.json             the description of a parser, written by train-parser
     STEM.parse.json         the texts that were parsed, and the parser's record
     STEM.sample.json        the record of the teacher from which text was drawn
-    DATASET/words.json      a record of the training split, and the records of the tokenizer and of the parser, or the
-                            teacher, that made the trees
+    DATASET/words.json      the records of the training split, of the tokenizer, and of the parser or teacher that made
+                            the trees
     DUMP.history.jsonl      the records of the teachers
     RUN/run.json            the records of everything that the run was made from
 
@@ -88,7 +88,7 @@ class WordBudget:
     bound."""
 
     def to_json(self) -> dict[str, Json]:
-        """Return the sum and these names as a JSON object."""
+        """Return both fields as a JSON object."""
         return {"num_words": self.num_words, "not_known": list(self.not_known)}
 
 
@@ -115,7 +115,7 @@ def budget(texts: Sequence[TrainingText]) -> WordBudget:
 
 
 def record_of_file(path: Path, of: str) -> TrainingText:
-    """Return a whole text file, plain or gzipped, as the training text of ``of``."""
+    """Return the record of something (``of``) that was trained on one whole text file, plain or gzipped."""
     digest, num_words = sha256_file(path), count_words(path)
     return TrainingText(of=of, name=path.name, num_words=num_words, part=digest, files={digest: num_words})
 
@@ -157,8 +157,8 @@ def parser_not_known(model: str, *, sha256: str) -> TrainingText:
     note = ""
     if (encoder := PUBLISHED_PARSERS.get(model)) is not None:
         note = (
-            "by its authors' description trained on the revised Wall Street Journal part of the Penn Treebank (the "
-            f"usual training sections have about 950,000 words) on top of {encoder}, which was pretrained on far more "
+            "according to its authors trained on the revised Wall Street Journal part of the Penn Treebank (the "
+            f"usual training sections have about 950,000 words), on top of {encoder}, which was pretrained on far more "
             "text than BabyLM's strict tracks allow"
         )
     return not_known(PARSER, model, sha256=sha256, note=note)
@@ -174,7 +174,7 @@ def from_json(value: Any, *, of: str, name: str, where: str) -> list[TrainingTex
     """Return the record whose ``to_json`` gave ``value``; one text whose words are not known if ``value`` is None.
 
     Raises:
-        InputError: If it is not a record.
+        InputError: If ``value`` is not a record.
     """
     if value is None:
         return [not_known(of, name, note="made by a version that did not record it")]

@@ -9,24 +9,24 @@ from itertools import pairwise
 from typing import Final
 
 WRAPPED_CHARS: Final = 100
-"""Number of characters that at most one line in a hundred of a hard-wrapped file exceeds."""
+"""At most one line in a hundred of a hard-wrapped file has more characters than this."""
 MIN_WRAPPED: Final = 0.4
 """Text counts as hard-wrapped if at least this share of its lines is cut inside a sentence (``wrapped_share``). Prose
 of many kinds, wrapped at 50 to 100 characters, has 0.77 to 0.95. Text with a sentence or a paragraph per line, and
 verse whose lines begin with capitals, has nearly 0."""
 MIN_LINES: Final = 3
-"""Smallest number of lines cut inside a sentence in hard-wrapped text."""
+"""Hard-wrapped text has at least this number of lines that are cut inside a sentence."""
 _MIN_WIDTH: Final = 35
 """Smallest width, in characters, that hard-wrapped text is assumed to have."""
 _SLACK: Final = 5
-"""A line may end this many characters early, although the next word would have fitted. Some programs even the lines
-out."""
+"""A line may end this many characters early, although the next word would have fitted. Some programs do so to make the
+lines about equally long."""
 _WIDEST: Final = 0.95
 """The width of a text is the length that this share of its lines do not exceed: a few lines may be longer."""
 _ENDS_INSIDE = re.compile(r"[\w,;\u2019'-]")
 _WORD = re.compile(r"[^\W\d_]+")
 _LAST_CHARS: Final = 40
-"""Characters at the end of a line in which a divided word is searched."""
+"""Number of characters at the end of a line in which a divided word is looked for."""
 _DIVIDED = re.compile(r"([^\W\d_]+)-$")
 
 

@@ -21,15 +21,16 @@ one token are left out. ``num_without_spans`` counts the sentences where g_m is 
 
 A sentence without a parse has no predicted bracket. It lowers recall, is not an exact match, and its sentence F1 is 0.
 
-The usual metrics of the Penn Treebank differ. The program EVALB computes those with COLLINS.prm; in this package, the
-module ``evalb`` does. EVALB removes words tagged as punctuation (comma, colon, quotes, full stop) before it counts
-spans. It lets ADVP match PRT, counts over words, and leaves out sentences that it cannot read. Here nothing is removed,
-a label matches only itself, and all sentences count. The spans here are over tokens in place of words. The number of
-gold brackets stays the same, but a predicted bracket can end inside a word.
+Published scores on the Penn Treebank are usually not these metrics, but those of the program EVALB with COLLINS.prm. In
+this package, the module ``evalb`` computes them. EVALB removes words tagged as punctuation (comma, colon, quotes, full
+stop) before it counts spans. It lets ADVP match PRT, uses spans of words, and leaves out sentences that it cannot read.
+Here nothing is removed, a label matches only itself, and all sentences count. The spans here are over tokens. A gold
+tree has as many brackets over tokens as over words, but a predicted bracket can end inside a word.
 
-Do not compare the values for two treebanks, for annotated trees and a parser's trees, or for labelled and binary
-trees. The annotation decides how many brackets a sentence has, and so how easy they are to predict. For example, a
-binary tree over n tokens has n - 1 brackets.
+Do not compare two values if their gold trees differ in one of these ways: they come from different treebanks, one set
+is annotated and the other a parser's, or one set is labelled and the other binary. The annotation decides how many
+brackets a sentence has, and so how easy they are to predict. For example, a binary tree over n tokens has n - 1
+brackets.
 """
 
 from collections import Counter
@@ -46,8 +47,9 @@ DEFINITIONS: Final = {
     "f1": "2 num_matched / (num_gold + num_predicted)",
     "unlabelled_f1": "2 num_matched_spans / (num_gold + num_predicted): the same brackets without labels",
     "exact_match": "num_exact / num_sentences: all brackets right and none too many",
-    "sentence_f1": "total_sentence_f1 / num_longer: mean over sentences of 2 tokens or more of the F1 of sets of "
-    "spans, widths 1 and n left out; 1 where neither tree has such a span (Kim et al. 2019)",
+    "sentence_f1": "total_sentence_f1 / num_longer: the mean F1 of the sentences with at least two tokens. The F1 "
+    "compares the sets of spans of both trees, without single tokens and without the whole sentence. If neither tree "
+    "has such a span, the F1 is 1 (Kim et al. 2019)",
 }
 """Definition of each derived metric, written next to its value in the JSON."""
 
@@ -120,8 +122,8 @@ def score_parses(
     Args:
         gold: Phrases of each sentence. The first is TOP: ``(0, 0, n)``.
         predicted: Phrases of each sentence in the same order, or None for a sentence without a parse. A tree without
-            labels has ``(0, 0, n)`` and then its spans, which may include a span over the whole sentence. The labels of
-            its spans are ignored.
+            labels has ``(0, 0, n)`` and then its spans, one of which may cover the whole sentence. The spans are
+            triples too, but their first number is ignored.
         labelled: Whether predicted trees have labels.
 
     Raises:

@@ -1,9 +1,9 @@
-"""Recognise the dialect of a file of trees, and keep only the words of its trees that were written or said.
+"""Recognise the dialect of a file of trees, and keep only those words of its trees that were written or said.
 
 A dialect is recognised by what the first trees of a file contain. For the historical corpora, the suffix ``.psd`` of
 the file is evidence too. docs/treebanks.md lists the dialects. This module leaves out what a tree has besides its
 words, and notes in each tree what was left out; ``readers`` counts these notes. If a file has leaves that are not
-words, in a form of no known dialect, it refuses the file.
+words, and no known dialect has leaves of this form, this module refuses the file.
 """
 
 import re
@@ -141,13 +141,14 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
 
 
 def _refuse_other_leaves(path: Path, words: list[str], visible: list[str], trees: list[Tree]) -> None:
-    """Refuse a file whose leaves are not words, in a form of no known dialect.
+    """Refuse a file whose leaves are not words, if no known dialect has leaves of this form.
 
     Args:
         path: The file.
-        words: Words of its first trees, without codes.
-        visible: These words, with the codes that a file of its dialect does not have.
-        trees: Its first trees.
+        words: The words of the file's first trees, without codes.
+        visible: The same words, if the file is historical. Otherwise also the leaves that would be codes in a
+            historical file.
+        trees: The file's first trees.
 
     Raises:
         InputError: If the file is refused.
@@ -180,8 +181,8 @@ def _refuse_other_leaves(path: Path, words: list[str], visible: list[str], trees
             example = _example(words, form)
             what = "discontinuous trees (discbracket)" if re.match(r"'\d+=", example) else "words with a lemma or a tag"
             raise InputError(
-                f"{path}: nearly all words have a {separator!r} inside, as in {example}: {what}, in a form that is not "
-                f"read. {_WRITE_WORDS}"
+                f"{path}: nearly all words have a {separator!r} inside, as in {example}. This looks like {what}, in a "
+                f"form that is not read. {_WRITE_WORDS}"
             )
 
 
@@ -200,7 +201,7 @@ def as_plain(raw: RawTree, dialect: Dialect) -> RawTree:
 
 
 def _without_codes(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tree:
-    """Return a tree, read by the rules of its dialect, and add what it leaves out to ``reasons``.
+    """Return the tree of a text, read by the rules of its dialect. Add what was left out to ``reasons``.
 
     Raises:
         MalformedTreeError: If the text is not a tree, or the tree has no words.
@@ -225,7 +226,9 @@ def _without_codes(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tre
 
 
 def _parsed(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tree:
-    """Return a tree with all its leaves, brackets spelt as in the Penn Treebank, and tags that are not after slashes.
+    """Return the tree of a text with all its leaves, but without metadata.
+
+    A leaf ``word/TAG`` is read as ``(TAG word)``. Brackets are spelt as in the Penn Treebank.
 
     Raises:
         MalformedTreeError: If the text is not a tree, or holds only metadata.
@@ -246,7 +249,7 @@ def _parsed(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tree:
 
 
 def _historical(tree: Tree, reasons: dict[str, None], *, has_lemmas: bool) -> Tree:
-    """Read a tree of the Penn parsed corpora of historical English, IcePaHC, Keyaki and their kin."""
+    """Read a tree of the Penn parsed corpora of historical English, IcePaHC, Keyaki and similar corpora."""
     words, tags = list(tree.words), [tag.split(";")[0] or tag for tag in tree.tags]
     without: set[int] = set()
     for i, (tag, word) in enumerate(zip(tags, words, strict=True)):
@@ -279,7 +282,7 @@ def _historical(tree: Tree, reasons: dict[str, None], *, has_lemmas: bool) -> Tr
 
 
 def _join_split_words(words: list[str], present: list[int], without: set[int], reasons: dict[str, None]) -> None:
-    """Join the parts of split words, such as ``hest$ $inn``. Remove a mark whose other part is missing."""
+    """Join the parts of split words, such as ``hest$ $inn``. If a part is alone, remove its mark."""
     at = present[0] if present else -1
     for following in present[1:]:
         mark = words[at][-1:]
@@ -346,8 +349,8 @@ def _leaf_with_slash(found: re.Match[str]) -> str:
 def _without_lemma(leaf: str) -> str:
     """Return the word of ``word-lemma``.
 
-    Of several hyphens, choose one that is followed by the first letter of the word, because a lemma often begins with
-    it: the middle hyphen if possible, or else the last.
+    A lemma often begins with the same letter as its word. So if some hyphens are followed by the first letter of the
+    leaf, only these hyphens count. Cut at the middle hyphen of the leaf if it counts, or else at the last that counts.
     """
     cuts = [i for i, character in enumerate(leaf) if character == "-" and 0 < i < len(leaf) - 1]
     likely = [i for i in cuts if leaf[0].casefold() == leaf[i + 1].casefold()] or cuts
@@ -387,7 +390,8 @@ def _is_beside_sentence(tree: Tree, i: int) -> bool:
 def _is_bare_trace(tag: str, word: str) -> bool:
     """Return whether a leaf without the tag ``-NONE-`` can only be a trace: by its name, or by its tag.
 
-    The tag is that of a phrase, or begins with ``-NONE-`` (``-NONE-ABAR-WH-`` in the CHILDES Treebank).
+    A tag shows a trace if it is the label of a phrase, or begins with ``-NONE-`` (``-NONE-ABAR-WH-`` in the CHILDES
+    Treebank).
     """
     if tag.startswith(TRACE_TAG):
         return True

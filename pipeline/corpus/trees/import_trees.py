@@ -51,7 +51,7 @@ def import_trees(
     trees, which no command accepts, but it never leaves new trees next to an old text.
 
     Args:
-        sources: Files of trees, plain or gzipped, or folders of such files, in this order.
+        sources: Files of trees, plain or gzipped, or folders of such files. They are read in this order.
         out_stem: OUT. Its folder is created.
         config: Formats, texts, documents and what to do at an error.
         progress: Called with the number of trees kept since the last call.
@@ -234,7 +234,7 @@ def _find_text(file: TreeFile, text: Path) -> Path:
         return find_text(file.stem, text)
     if file.document is not None:
         raise ConfigError(
-            f"import-trees: the trees are in a folder and {text} is a file; give --text a folder with {file.stem}.txt"
+            f"import-trees: the trees are in a folder, but {text} is a file; give --text a folder with {file.stem}.txt"
         )
     return text
 

@@ -15,7 +15,7 @@ from pipeline.corpus.trees.detokenisation import doubles_period
 from pipeline.corpus.trees.trees import Tree
 
 MARKUP_TAGS: Final = frozenset({"CODE", "SU", "-DFL-"})
-"""Tags of markup tokens: speakers, disfluencies, slash-units, restarts. The text need not contain these tokens."""
+"""Tags of words that are markup: speakers, disfluencies, slash-units, restarts. The text need not have these words."""
 
 _DOUBLE_QUOTE = "(?:``|''|[\"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033])"
 _SINGLE_QUOTE = "['`\u2018\u2019\u201a\u201b\u00b4\u2032]"

@@ -139,11 +139,12 @@ class _Shape:
         return text.lstrip()[:1] == "(" and _indentation(text) <= self.margin
 
     def begins_tree(self, text: str, first: str, *, is_broken: bool = False) -> bool:
-        """Return whether a line after closed brackets begins a tree. ``first`` begins the block before it (`_cut`).
+        """Return whether a line after closed brackets begins a tree. ``first`` is the first line of the block before.
 
-        If a tree ended too early, its remaining lines must not be taken for trees. If the trees have a root with a
-        name, or the file has no indentation, only the label tells these lines from the beginning of a tree. If most
-        lines are trees and the block before is broken (``is_broken``), a line that is a tree begins one.
+        ``_cut`` says what a block is. If a tree ended too early, its remaining lines must not be taken for trees. If
+        the trees have a root with a name, or the file has no indentation, only the label tells these lines from the
+        beginning of a tree. If most lines are trees and the block before is broken (``is_broken``), a line that is a
+        whole tree begins a tree.
         """
         label, before = _label(text), _label(first)
         if label is not None and (label == before or label in ROOT_NAMES):
@@ -160,10 +161,10 @@ class _Shape:
         return not self.is_at_margin(text) if self.is_indented else _label(first) in ROOT_NAMES
 
     def interrupts_tree(self, text: str, first: str, depth: int) -> bool:
-        """Return whether a line shows that the tree that begins with ``first`` and is still open is broken.
+        """Return whether a line shows that the open tree, which begins with the line ``first``, is broken.
 
-        If most lines are trees, a line that begins as they do may still be a part of the tree. But if it also closes
-        the last of the ``depth`` open brackets, then it is more likely that two trees are broken.
+        If most lines are trees, a line that begins as they do may still be a part of the open tree. But if this line
+        also closes the last of the ``depth`` open brackets, then it is more likely that two trees are broken.
         """
         label = _label(text)
         closes = self.is_tree_per_line and depth + _change_of_depth(text) <= 0
@@ -173,8 +174,8 @@ class _Shape:
 def _shape(texts: list[str]) -> _Shape:
     """Return the shape of a file by its first lines, some of which may be broken.
 
-    If trees span several lines, most lines have brackets that close in other lines. Lines with nothing but leaves occur
-    in both kinds of files, so they are not counted.
+    If trees span several lines, most lines have brackets that close in other lines. Lines with nothing but leaves are
+    not counted, because they occur in such files as well as in files with a tree per line.
     """
     indentations = [_indentation(text) for text in texts if text.lstrip()[:1] == "("]
     margin = min(indentations, default=0)
@@ -238,8 +239,8 @@ def _while_open(line: Line, lines: _Lines, shape: _Shape, never_closing: set[int
     """Return a line and the lines after it, until all brackets are closed.
 
     If they are never closed, put the lines back, add the number of the first line to ``never_closing``, and return no
-    line. Unless a line outside the tree interrupted it, also add the numbers of the other lines whose brackets never
-    close, so that each line is looked at only a few times.
+    line. If the search ended with the file, or because the tree was too long, also add the numbers of the other lines
+    whose brackets never close, so that each line is looked at only a few times.
     """
     found, depth, size = [(line, "")], _change_of_depth(line.text), len(line.text)
     while depth > 0:
@@ -279,7 +280,7 @@ def _never_closing(lines: list[Line], shape: _Shape, *, is_all: bool) -> set[int
 
 
 def _up_to_next(line: Line, lines: _Lines, shape: _Shape) -> list[Line]:
-    """Return a line and the lines up to the next that can begin a tree. If they are too long, drop their text."""
+    """Return a line and the lines before the next line that can begin a tree. If they are too long, drop their text."""
     found, size = [line], len(line.text)
     for following, what in lines:
         begins = shape.begins_tree(following.text, line.text, is_broken=True)
@@ -393,7 +394,7 @@ def _header_after(text: str, header: str) -> str:
 
 
 def _first_line_of_trees(head: list[Line]) -> int:
-    """Return the number of the first line that can begin a tree, if a header is before it and then a blank line.
+    """Return the number of the first line that can begin a tree, if a header and then a blank line come before it.
 
     If there is no header, return 0.
     """
@@ -476,7 +477,9 @@ def _sniff(lines: Iterator[Line], path: Path) -> tuple[list[Line], Iterator[Line
         first = (without or head)[0]
         found = "looks like running text, expected trees in brackets"
         if not tree_lines:
-            found = "only a header or comments, expected trees in brackets; remove it, or name only files of trees"
+            found = (
+                "only a header or comments, expected trees in brackets; remove this file, or name only files of trees"
+            )
         elif _OTHER_BRACKETS.match(first.text):
             found = "looks like trees in other brackets, expected round ones, as in (S (NN dog)); replace them"
         raise InputError(f"{path}:{first.number}: {found}: {shortened(first.text)}")

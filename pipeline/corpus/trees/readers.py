@@ -4,7 +4,7 @@ If a treebank has no text, the text is rebuilt from the words. An error names th
 tree keeps its place in the count, so the other trees stay aligned with their texts. If a broken tree swallows the next
 ones, the numbers of trees and lines differ, which is an error. Files are read once, or twice if the text has blank
 lines: then another pass counts trees and lines. Memory does not grow with the size of the files, with one exception:
-``RunningText`` reads a raw file of the Penn Treebank, whose lines are not the sentences of the trees, as a whole.
+``RunningText`` reads a whole raw file of the Penn Treebank, because its lines are not the sentences of the trees.
 """
 
 import re
@@ -58,7 +58,7 @@ class Counts:
     dialects: Counter[str] = field(default_factory=Counter)
     """Trees by the dialect that they were written in. Trees in plain brackets are not counted."""
     lines_left_out: Counter[str] = field(default_factory=Counter)
-    """Lines of the files that belong to no tree, by what they are."""
+    """Lines that belong to no tree, by what they are."""
 
     def to_json(self) -> dict[str, Json]:
         """Return the counts, reasons in alphabetical order."""
@@ -79,7 +79,7 @@ class Sentence:
     text: str
     tree: Tree
     spans: list[Span]
-    """Span in ``text`` of each word of the tree. The spans cover all characters except the spaces between words."""
+    """The span of each word in ``text``. The spans cover all characters except the spaces between words."""
 
 
 _FAULTS: Final = {
@@ -132,7 +132,7 @@ def read_sentences(
         trees: Trees in brackets, plain or gzipped.
         texts: A file with one line for each tree, or a raw file of the Penn Treebank (``tree_texts``). Blank lines are
             skipped if there are as many lines with text as trees. If ``texts`` is None, the text is rebuilt from the
-            words of each tree without markup.
+            words of each tree that are not markup.
         on_error: What to do at a malformed line.
         counts: Updated with each tree.
         read: Function that reads ``trees``.
@@ -224,7 +224,7 @@ def _pairs_of_running_text(
     if num_trees and not num_found:
         raise InputError(
             f"{texts}: the words of none of the {num_trees} trees of {trees} are in this text, expected the text of "
-            "the same document; give the folder of its texts, or leave out --text"
+            "these trees; give the file or folder with the right text, or leave out --text"
         )
 
 
@@ -300,12 +300,12 @@ def _normalised(given: Tree, *, has_text: bool) -> tuple[Tree, set[int]]:
 
 
 def _is_masked(tree: Tree) -> bool:
-    """Return whether the words of a sentence were replaced, as in GUM's texts from Reddit: by underscores, or similar.
+    """Return whether the words of a sentence were replaced by underscores or similar, as in GUM's texts from Reddit.
 
-    Punctuation may be kept. A sentence is masked if it has blanks and no words, or at least two blanks for each word.
-    Consecutive blanks count as one. So an ordinary sentence with a blank to fill in is not masked. A sentence is also
-    masked if all its words are crossed out, as in ``xxx xx``. Its words must differ in length, because ``* * *`` is
-    not masked.
+    A word that was replaced is called a blank. Punctuation may be kept. A sentence is masked if it has blanks and no
+    words, or at least two blanks for each word. Consecutive blanks count as one. So an ordinary sentence with a blank
+    to fill in is not masked. A sentence is also masked if all its words are crossed out, as in ``xxx xx``. Such words
+    must differ in length, because ``* * *`` is not masked.
     """
     if {"blank", "crossed out"}.isdisjoint(map(_kind_of_word, tree.words)):
         return False

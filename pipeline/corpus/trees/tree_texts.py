@@ -25,8 +25,8 @@ _SUFFIXES: Final = (".txt", ".conllu", "")
 _START: Final = ".START"
 _COMMENT: Final = re.compile(r"# ?text ?= ?(.*)")
 _MOST_LINES_SKIPPED: Final = 20
-"""If the text of a tree does not begin where the text of the previous tree ends, it is searched at the beginnings of
-the next lines, at most this many."""
+"""If the text of a tree does not begin where the text of the previous tree ends, it is looked for at the beginnings of
+at most this many of the next lines."""
 
 
 def find_text(stem: Path, folder: Path) -> Path:

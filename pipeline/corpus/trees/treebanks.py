@@ -6,8 +6,8 @@ A source is a file or a folder. Its format is one of
     bllip      parses by the Charniak parser (LDC2000T43, LDC2008T13): root S1, one tree per line, or n-best lists
     brackets   any other files of trees in brackets
 
-To find files of trees, this module reads only the first lines of each file. It counts by reason
-the files that it passes over. docs/treebanks.md lists the assumptions about each format.
+To find files of trees, this module reads only the first lines of each file. It counts the files
+that it passes over, by reason. docs/treebanks.md lists the assumptions about each format.
 """
 
 import math
@@ -29,7 +29,7 @@ from storage.errors import ConfigError, InputError
 from storage.files import list_files
 
 _PERHAPS_TREES: Final = (".parsed", ".clean", ".txt")
-"""Suffixes of files that hold trees if they begin with a tree."""
+"""A file with one of these suffixes is read if it begins with a tree. Other files with these suffixes are text."""
 TREE_SUFFIXES: Final = (
     *(".mrg", ".ptb", ".tree", ".trees", ".brackets", ".parse", ".psd", ".penn"),
     *_PERHAPS_TREES,
@@ -59,8 +59,8 @@ class TreeFile:
     format: str
     """Format in which the file is read: a ``TreeFormat``, or "bllip n-best" for lists of parses."""
     stem: Path
-    """Path relative to the source, without ``.gz`` and without suffixes. Files of the format bllip keep suffixes that
-    are not in ``TREE_SUFFIXES``, because these tell them apart."""
+    """Path relative to the source, without ``.gz`` and other suffixes. Files of the format bllip keep suffixes that are
+    not in ``TREE_SUFFIXES``, because these suffixes tell the files apart."""
     document: Document | None
     """None if the source is a file."""
 
@@ -80,10 +80,10 @@ def find_trees(
             else brackets. A folder is ptb if it has files such as ``wsj_0201.mrg``; else brackets if it has files with
             one of the first five ``TREE_SUFFIXES``; else bllip if it has files that begin as a bllip file does; else
             brackets if it has files with another of these suffixes. If the format is given, files with any suffix are
-            read if they begin with a tree. A ptb folder with files that end in ``.mrg`` is read by this suffix alone,
-            because it has the same trees in other files.
+            read if they begin with a tree. The exception is a ptb folder with files that end in ``.mrg``: only these
+            files are read, because the other files of such a folder have the same trees.
         sections: Sections of the Wall Street Journal to read. The section of a file is the first two digits of its
-            number, or its folder. All other files are passed over.
+            number, or the name of its folder. All other files are passed over.
         names: Names of the files to read, without folders and suffixes. All other files are passed over.
 
     Raises:
@@ -105,7 +105,7 @@ def find_trees(
     by_suffix = wanted == "auto" or (wanted == "ptb" and any(_has_suffix(path, ".mrg") for path in everything))
     if sections is not None and found_format != "ptb":
         raise ConfigError(
-            f"import-trees: sections of {source}, whose format is {found_format}; only ptb has sections. "
+            f"import-trees: --sections is given, but the format of {source} is {found_format}; only ptb has sections. "
             "Leave out --sections, or use --format ptb if its files have names such as wsj_0201"
         )
     # Links to folders are not followed, because they may lead in circles.
@@ -127,7 +127,7 @@ def find_trees(
     if names and (lacking := sorted(names - {file.stem.name for file in files})):
         raise InputError(
             f"{source}: no file of trees named {lacking[0]} in it ({len(lacking)} of {len(names)} documents of the "
-            "split are missing); give the folder of all documents, or a list of those that are there"
+            "split are missing); give the folder of all documents, or list only documents that it has"
         )
     missing = (sections or frozenset()) - {_section(file.path) for file in files}
     if missing or not files:
@@ -149,7 +149,7 @@ def parse_sections(text: str) -> frozenset[int]:
         first, last = (int(numbers[1]), int(numbers[2] or numbers[1])) if numbers else (1, 0)
         if first > last:
             raise ConfigError(
-                f"import-trees: sections {text!r}, expected numbers and ranges such as 02-21 or 00,01,24, or all"
+                f"import-trees: --sections is {text!r}, expected numbers and ranges such as 02-21 or 00,01,24, or all"
             )
         found |= set(range(first, last + 1))
     return frozenset(found)
@@ -176,7 +176,7 @@ def read_split_list(path: Path, split: str) -> frozenset[str]:
             below.setdefault(heading, set()).add(_without_suffix(Path(words[0]), "bllip").name)
     if split not in below:
         there = ", ".join(filter(None, below))
-        found = f"splits are {there}" if there else f"{len(below.get('', ()))} documents without headings"
+        found = f"splits are {there}" if there else f"{len(below.get('', ()))} documents have no headings"
         remedy = f"give one of {there}" if there else "leave out --split"
         raise ConfigError(f"import-trees: --split is {split or 'not given'}, but in {path} the {found}; {remedy}")
     return frozenset(below[split])
@@ -303,7 +303,7 @@ def _format_of_folder(source: Path, paths: list[Path]) -> str:
         return "brackets"
     with_trees = [path for path in paths if _begins_with_tree(path)]
     remedy = (
-        f"{len(with_trees)} of them, such as {with_trees[0].name}, begin with a tree: use --format brackets"
+        f"{len(with_trees)} of the files, such as {with_trees[0].name}, begin with a tree: use --format brackets"
         if with_trees
         else "if other files hold trees, name these files; unpack archives first"
     )

@@ -119,7 +119,8 @@ def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
     Traces and the words with the indices ``without`` are removed, and then phrases without words. Function tags and
     indices are stripped. If a phrase X has another X as its only child, the two become one X; other unary chains stay.
     The root is ``TOP``. A phrase inside the tree that has no label, or a label of ``ROOT_NAMES``, is removed, and its
-    children go to the phrase above. So is a phrase that a tool made to binarise the tree (``is_binarised``).
+    children go to the phrase above. A phrase that a tool made to binarise the tree (``is_binarised``) is removed in the
+    same way.
 
     Raises:
         MalformedTreeError: If no word is left.
@@ -147,9 +148,9 @@ def is_binarised(label: str) -> bool:
 def strip_label(label: str) -> str:
     """Return a label without function tags, indices and other additions.
 
-    Besides ``NP-SBJ=1`` these are SPMRL's features (``NN##case=nom##``), the head in the output of Collins's parser
-    (``NP~dog~2~1``) and NLTK's parents (``NP^<S>``). A label that begins with one of these marks (``-LRB-``) stays
-    whole.
+    Function tags and indices are those of ``NP-SBJ=1``. The other additions are SPMRL's features (``NN##case=nom##``),
+    the head in the output of Collins's parser (``NP~dog~2~1``) and NLTK's parents (``NP^<S>``). A label that begins
+    with the mark of an addition (``-LRB-``) stays whole.
     """
     return re.split(r"[-=#~]|\^<", label, maxsplit=1)[0] or label
 
@@ -187,8 +188,8 @@ def _counts_before(kept: list[int], num_words: int) -> list[int]:
 def _refuse_words_in_brackets(phrases: tuple[Phrase, ...]) -> None:
     """Refuse an empty phrase whose label can be a word, as ``dog`` in ``(NN (dog))``.
 
-    Labels of phrases are in capitals. ``OK`` in ``(UH (OK))`` is in capitals too. But it is alone in its phrase, and
-    does not look like a phrase that has lost its trace, as in ``(NP (NP ))``.
+    Labels of phrases are in capitals. ``OK`` in ``(UH (OK))`` is in capitals too. It is refused because it is alone in
+    its phrase, and does not look like a phrase that has lost its trace, as in ``(NP (NP ))``.
     """
     for i, (label, start, stop) in enumerate(phrases):
         if start != stop or label in ("", TRACE_TAG):
@@ -242,7 +243,7 @@ def _outside(text: str, *, close: bool, first: bool) -> MalformedTreeError:
             f"unbalanced brackets: a ')' that closes a tree too early{_hint(text) or _BALANCE}", "unbalanced brackets"
         )
     return MalformedTreeError(
-        f"more than one tree, or something after it; expected one; remove the text after the tree{_hint(text)}",
+        f"more than one tree, or text after the tree; expected one tree; remove the text after the tree{_hint(text)}",
         "more than one tree",
     )
 

@@ -96,7 +96,7 @@ def test_a_copy_of_a_dataset_that_was_fetched_wrong_is_fetched_again(
     }
     listed.write_bytes(canonical_json(digests))
     assert load_dataset(url).sha256 == sha256
-    assert f"It is a copy of {url}, which is now fetched again" in caplog.text
+    assert f"This file is in a copy of {url}, which is now fetched again" in caplog.text
 
     objects = ObjectStore(url)
     name = "dataset.zarr/train/tokens/c/0"

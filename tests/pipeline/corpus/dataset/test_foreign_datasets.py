@@ -59,7 +59,7 @@ def test_the_dataset_of_these_tests_is_right(tmp_path: Path) -> None:
 )
 def test_values_that_no_dataset_can_have_are_refused(tmp_path: Path, name: str, values: Any) -> None:
     path = write(tmp_path / "dataset", arrays={**ARRAYS, name: values})
-    with pytest.raises(CorruptStoreError, match=r"train: .*[Bb]uild it again") as caught:
+    with pytest.raises(CorruptStoreError, match=r"train: .*[Bb]uild the dataset again") as caught:
         load_dataset(path)
     assert "\n" not in str(caught.value)
 
@@ -82,7 +82,7 @@ def test_types_in_the_attributes_of_a_split_are_not_believed(tmp_path: Path, pla
 )
 def test_types_in_the_attributes_of_a_dataset_are_not_believed(tmp_path: Path, change: dict[str, Any]) -> None:
     path = write(tmp_path / "dataset", **change)
-    with pytest.raises(CorruptStoreError, match=r"dataset\.zarr: .*Build it again"):
+    with pytest.raises(CorruptStoreError, match=r"dataset\.zarr: .*Build the dataset again"):
         load_dataset(path)
 
 

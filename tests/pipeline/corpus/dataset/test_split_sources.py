@@ -123,8 +123,8 @@ def test_a_document_name_in_two_stems_of_a_split_is_refused(folder: Path) -> Non
     [
         ("a.docs", "gum0\n" * 19, r"a\.docs: 19 lines, expected 20"),
         ("a.docs", "gum0\n" * 21, r"a\.docs: 21 lines, expected 20"),
-        ("a.docs", "gum0\n\n" * 10, r"a\.docs:2: an empty line"),
-        ("a.docs", "new\n" * 20, r"a\.documents\.tsv: no row of document 'new', which .*a\.docs names"),
+        ("a.docs", "gum0\n\n" * 10, r"a\.docs:2: the line is empty"),
+        ("a.docs", "new\n" * 20, r"a\.documents\.tsv: no row of document 'new', which is in .*a\.docs"),
         ("a.mrg", "", r"a\.mrg: empty"),
         ("a.txt", "", r"a\.txt: 0 lines \(0 with text\), but .*a\.mrg has 20 trees"),
     ],
@@ -138,7 +138,7 @@ def test_files_that_do_not_fit_together_are_refused(folder: Path, file: str, con
 
 def test_the_error_names_a_missing_file_and_a_table_without_documents(folder: Path) -> None:
     (folder / "a.docs").unlink()
-    with pytest.raises(InputError, match=r"a\.documents\.tsv: a table of documents without a\.docs"):
+    with pytest.raises(InputError, match=r"a\.documents\.tsv: this table of documents needs a\.docs"):
         build(folder, "out", dev=(folder / "b",))
     (folder / "b.txt").unlink()
     with pytest.raises(InputError, match=r"neither b\.txt nor b\.txt\.gz"):

@@ -347,7 +347,7 @@ def test_a_divided_word_is_joined_as_the_file_writes_it_elsewhere(tmp_path: Path
 
 
 def test_only_plain_text_is_joined_on_request(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--wrapped with --source childes, expected --source plain"):
+    with pytest.raises(ConfigError, match="--wrapped is given with --source childes, expected --source plain"):
         cleaned(tmp_path, "It ran.\n", "childes", wrapped=True)
 
 
@@ -355,7 +355,7 @@ def test_an_empty_folder_and_unknown_names_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "babylm"
     folder.mkdir()
     (folder / ".hidden").write_text("x\n")
-    with pytest.raises(InputError, match="a folder without files"):
+    with pytest.raises(InputError, match="this folder has no files"):
         clean_texts([folder], tmp_path / "out", CleanConfig(source="babylm"))
     (folder / "bnc_spoken.train").write_text("x\n")
     (folder / "readme.md").write_text("x\n")

@@ -56,7 +56,7 @@ def test_a_dataset_numbers_the_documents_of_the_sentences_it_keeps(tmp_path: Pat
     ("content", "expected"),
     [
         ("a\na\nb\n", "3 lines, expected 4"),
-        ("a\n\nb\nb\n", "names:2: an empty line"),
+        ("a\n\nb\nb\n", "names:2: the line is empty"),
     ],
 )
 def test_a_malformed_file_of_names_is_refused(tmp_path: Path, content: str, expected: str) -> None:
@@ -87,8 +87,8 @@ def test_a_table_of_documents_is_read_as_it_was_written(tmp_path: Path) -> None:
         (b"", "x.tsv:1: no column document, source, licence"),
         (b"document\tsource\n", "x.tsv:1: no column licence"),
         (b"document\tsource\tlicence\na\tb\n", "x.tsv:2: 2 fields, expected 3"),
-        (b"document\tsource\tlicence\n\tb\t\n", "x.tsv:2: no document's name"),
-        (b"document\tsource\tlicence\na\t\t\na\t\t\n", "x.tsv:3: document 'a' a second time"),
+        (b"document\tsource\tlicence\n\tb\t\n", "x.tsv:2: no document name"),
+        (b"document\tsource\tlicence\na\t\t\na\t\t\n", "x.tsv:3: document 'a' has a second row"),
         (b"document\tsource\tlicence\na\t\xff\t\n", "x.tsv:2: not UTF-8"),
     ],
 )

@@ -220,7 +220,7 @@ def test_other_formats_are_refused_by_name(tmp_path: Path, content: str, name: s
     [
         ("[S [NP [NNS owls]]]\n", "expected round ones"),
         ("{S {NNS owls}}\n", "expected round ones"),
-        ("*x*x*\n# owls\n", "only a header or comments.*remove it"),
+        ("*x*x*\n# owls\n", "only a header or comments.*remove this file"),
         ("Owls hoot.\n", "looks like running text"),
     ],
 )

@@ -129,7 +129,7 @@ def test_texts_of_a_folder_are_found_by_the_names_of_its_files(ptb: Path, tmp_pa
     assert counts["texts"] == {"given": 4, "rebuilt": 0}
     with pytest.raises(InputError, match=r"no text of 00/wsj_0001, expected one of wsj_0001\.txt"):
         import_trees([wsj], tmp_path / "out", ImportConfig(text=[texts]))
-    with pytest.raises(ConfigError, match="the trees are in a folder and"):
+    with pytest.raises(ConfigError, match="the trees are in a folder, but"):
         import_trees([wsj], tmp_path / "out", ImportConfig(text=[texts / "02/wsj_0201.txt"], sections="02"))
 
 
@@ -235,7 +235,7 @@ def test_files_with_any_suffix_are_read_if_the_format_is_given(tmp_path: Path) -
     for part in (
         "5 files (2 no suffix, 1 ",
         "1 .fid",
-        "4 of them, such as tale0.fid, begin with a tree",
+        "4 of the files, such as tale0.fid, begin with a tree",
         "--format brackets",
     ):
         assert part in str(caught.value)

@@ -102,7 +102,7 @@ def test_a_list_without_headings_has_one_split(tmp_path):
     assert read_split_list(names, "these two") == {"a", "b"}
     names.write_text("a\nb\n")
     assert read_split_list(names, "") == {"a", "b"}
-    with pytest.raises(ConfigError, match=r"--split is dev, .* 2 documents without headings; leave out --split"):
+    with pytest.raises(ConfigError, match=r"--split is dev, .* 2 documents have no headings; leave out --split"):
         read_split_list(names, "dev")
 
 

@@ -112,7 +112,7 @@ def test_examples_of_normalisation(text: str, expected: str) -> None:
         ("(S (NN a) b)", "word without a tag", "'b' has no part of speech"),
         ("(S (NN a)) (S (NN b))", "more than one tree", "more than one"),
         ("(NN a) (NN b)", "more than one tree", "more than one"),
-        ("(S (NN a)) # note", "more than one tree", "something after it"),
+        ("(S (NN a)) # note", "more than one tree", "text after the tree"),
         ("()", "empty tree", "an empty tree"),
         ("( (S (NP )))", "empty tree", "an empty tree"),
         ("( (S (NP (-NONE- *))))", "no words", "without words"),
