@@ -4,8 +4,8 @@ The size follows from the schema; with ``--profile compact`` it is estimated, be
 compress. The hours come from a few batches from different places of the split, because length and depth of sentences
 change along the split. As in a real dump, one thread prepares the next batch, and another encodes the rows of the
 previous batch. So the rate of one process includes that these threads slow each other down. The speed of the disk is
-measured where the dump will be. The hours are those of whole shards, so more processes than shards do not help. The
-last step, in which one process reads and checks every byte, is included.
+measured where the dump will be. A process computes whole shards, so more processes than shards do not lower the hours.
+The last step, in which one process reads and checks every byte, is included.
 """
 
 import functools

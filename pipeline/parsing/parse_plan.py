@@ -1,9 +1,9 @@
 """Predict the hours, the memory and the bytes of ``parse`` before it is begun. Nothing is written to its outputs.
 
 The text is gathered into a temporary folder, with ``--source`` after cleaning. The folder is removed at the end, also
-after SIGTERM. Then some packs of successive sentences from all parts of the text are parsed. The hours are those of
-whole text shards, so more processes than shards do not help. The time to join the shards at the end is not included.
-Joining takes as long as reading and writing the trees once.
+after SIGTERM. Then some packs of successive sentences from all parts of the text are parsed. A process parses whole
+text shards, so more processes than shards do not lower the hours. The time to join the shards at the end is not
+included. Joining takes as long as reading and writing the trees once.
 """
 
 import tempfile
@@ -86,7 +86,8 @@ def plan_parse(texts: Sequence[Path], out_stem: Path, config: ParseConfig, proce
                 if number + 1 >= LEAST_PACKS and seconds > MEASURE_S:
                     break
         readable = np.where(lengths <= config.max_words, lengths, 0)
-        parser.parse(_lines(stem.with_suffix(".txt"), [(int(readable.argmax()), 1)]))  # the longest needs most memory
+        # The longest sentence that is parsed needs the most memory.
+        parser.parse(_lines(stem.with_suffix(".txt"), [(int(readable.argmax()), 1)]))
         memory = peak_memory(device)
         rows = row_bytes / measured * num_sentences
         trees, parts = round(rows - num_sentences * _ROW_FRAME), round(rows + text_bytes)

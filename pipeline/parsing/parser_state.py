@@ -62,8 +62,8 @@ class ParserState:
         found = json.loads(content["made_from"])
         if other := [name for name in {**made_from, **found} if made_from.get(name) != found.get(name)]:
             raise StoreError(
-                f"{path}: a training with other {', '.join(other)} was interrupted; run its command again to "
-                "continue it, give another --out, or remove the file to train from the beginning"
+                f"{path}: a training with other {', '.join(other)} was interrupted; run the command of that "
+                "training again to continue it, give another --out, or remove the file to train from the beginning"
             )
         return cls(path, made_from, seed, content)
 
@@ -94,7 +94,7 @@ class ParserState:
         """Add the row of an epoch, and write the state after it.
 
         Raises:
-            StoreError: If the disk is full. The state after the epoch before stays.
+            StoreError: If the disk is full. The state after the previous epoch stays.
         """
         self.rows.append(row)
         if self.best_row is row:

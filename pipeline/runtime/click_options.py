@@ -86,7 +86,7 @@ class CheckedCommand(click.Command):
         """Check the paths among the values of this command's parameters.
 
         Raises:
-            RnngDistillError: As ``check_paths``.
+            RnngDistillError: If a path cannot be used, or an output would replace a file of value.
         """
         inputs, outputs = list[Path](), list[tuple[Path, Written]]()
         for param in self.params:

@@ -146,7 +146,7 @@ def _is_of_text(stem: Path, suffix: str) -> bool:
 def _is_of_parses(stem: Path, suffix: str) -> bool:  # noqa: ARG001  Written.is_own is called with a suffix
     """Return whether ``evaluate parses`` wrote STEM.mrg and STEM.txt.
 
-    It gives every word the part of speech XX, and writes no other file that begins with STEM.
+    This command gives every word the part of speech XX, and writes no other file whose name begins with STEM.
     """
     if any(beside(stem, other).exists() for other in _COMPANIONS) or not _is_pair(stem):
         return False

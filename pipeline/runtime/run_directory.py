@@ -185,7 +185,7 @@ class RunDescription:
 
 
 def identity_of(run: RunInfo | RunDescription) -> str:
-    """Return the identity of a run: see ``RunInfo.identity``."""
+    """Return the identity of a run: the sha256 of all that decides what is trained."""
     options = {name: value for name, value in run.configuration.items() if name not in FREE}
     described = {"kind": run.kind, "configuration": options, "model": run.model, "fingerprints": run.fingerprints}
     return sha256_bytes(canonical_json(json.loads(json.dumps(described, default=dict))))
