@@ -511,9 +511,9 @@ def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Valu
 def evaluate() -> None:
     """Measure a trained model: a run, or a folder in Hugging Face's format.
 
-    Each command writes results/NAME.json in the folder of the model (for mixture: of the student). Most commands also
-    write a file with one line per item next to it. Sentences without trees are scored by beam search if the model is a
-    teacher.
+    Each command writes its result to RUN/results/NAME.json or, for a folder in Hugging Face's format, to
+    FOLDER-results/NAME.json. The command mixture writes to the results of the student. Most commands also write a file
+    with one line per item. If the model is a teacher, sentences without trees are scored by beam search.
 
     minimal-pairs, syntaxgym, surprisal, parses and perplexity --marginal also run under torchrun. A process that scores
     with a teacher uses one core, so start as many processes as there are cores. If one of these commands is
