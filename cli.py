@@ -15,7 +15,8 @@ if os.path.basename(sys.argv[0]) in {"cli.py", "rnng-distill"}:  # noqa: PTH119 
 
 if "OMP_WAIT_POLICY" not in os.environ:
     # Set this before torch is loaded. By default, a thread that waits for another one keeps its core busy for
-    # milliseconds, so that one busy neighbour would slow a training many times. benchmarks.busy compares the settings.
+    # milliseconds. Then one other busy program would make a training many times slower. benchmarks.busy compares the
+    # settings.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import importlib
@@ -303,8 +304,8 @@ def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
     """Check and convert a Hugging Face tokenizer.json, so that students can share the tokens of another model.
 
     The tokenizer must be byte-level, and decoding must restore every text. Every entry keeps its id. The tokenizer may
-    put a space before a text, as RoBERTa's does. Tokens that it adds around a text are left out. A tokenizer whose
-    normalizer loses text is refused; the error shows an example.
+    put a space before a text, as RoBERTa's does. If the tokenizer adds tokens around a text, these are left out. A
+    tokenizer whose normalizer loses text is refused; the error shows an example.
 
     \b
     Example: python cli.py adopt-tokenizer gpt2/tokenizer.json --bos '<|endoftext|>' --eos '<|endoftext|>' --out t.json
@@ -510,13 +511,13 @@ def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Valu
 def evaluate() -> None:
     """Measure a trained model: a run, or a folder in Hugging Face's format.
 
-    Each command writes results/NAME.json in the folder of the model (for mixture: of the student). Most commands also
-    write a file with one line per item next to it. Sentences without trees are scored by beam search if the model is a
-    teacher.
+    Each command writes its result to RUN/results/NAME.json or, for a folder in Hugging Face's format, to
+    FOLDER-results/NAME.json. The command mixture writes to the results of the student. Most commands also write a file
+    with one line per item. If the model is a teacher, sentences without trees are scored by beam search.
 
     minimal-pairs, syntaxgym, surprisal, parses and perplexity --marginal also run under torchrun. A process that scores
-    with a teacher uses one core, so start as many processes as there are cores. If they are interrupted, run the same
-    command again: it continues.
+    with a teacher uses one core, so start as many processes as there are cores. If one of these commands is
+    interrupted, run it again: it continues.
     """
 
 
@@ -803,8 +804,8 @@ def inspect(path: Place) -> None:
 def verify(path: Place, values: Values) -> None:
     """Check every byte of a dataset or dump against its digests; with --recompute, check a dump against its teacher.
 
-    The recomputed bytes must be equal if the kind of CPU or GPU and the library versions are those that made the dump.
-    If they are others, values are compared instead, because rounding may differ.
+    If the dump was made on the same kind of CPU or GPU and with the same library versions, the recomputed bytes must be
+    equal. Otherwise values are compared instead, because rounding may differ.
 
     \b
     Example: python cli.py verify dump

@@ -36,7 +36,7 @@ from storage.locations import Place
 from storage.ragged import Ragged
 
 _CODE = ("config.json", "tokenizer_config.json")
-"""Files that can name code of the folder, under ``auto_map``."""
+"""Files whose entry ``auto_map`` can name code that is in the folder."""
 _TEXT_TO_IDS = ("normalizer", "pre_tokenizer", "model", "decoder")
 """The parts of a tokenizer.json that decide the ids of a text."""
 
@@ -112,8 +112,8 @@ class CausalLmSource:
         config = self._config()
         if config.vocab_size < ours.vocab_size:
             raise InputError(
-                f"{self.path}: the model has {config.vocab_size} entries, but its tokenizer {ours.vocab_size}. They "
-                "belong to different models. Fetch both again"
+                f"{self.path}: the model's vocabulary has {config.vocab_size} entries, but its tokenizer has "
+                f"{ours.vocab_size}. They belong to different models. Fetch both again"
             )
         lengths, most = dataset.split(split).tokens.lengths + 1, getattr(config, "max_position_embeddings", None)
         if most is not None and len(lengths) and lengths.max() > most:
@@ -198,7 +198,7 @@ class CausalLm:
         self._head = head if is_plain else None
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> tuple[Tensor, Tensor]:  # noqa: ARG002  no trees
-        """Return rows of token ids and which of their positions belong to a sentence, int64 ``[M, L]`` each."""
+        """Return rows of token ids, and a mask with 0 where a row is padding and 1 elsewhere; int64 ``[M, L]`` each."""
         lengths = tokens.lengths + 1
         is_valid = np.arange(int(lengths.max(initial=1))) < lengths[:, None]
         rows = np.full(is_valid.shape, self._bos_id, np.int64)

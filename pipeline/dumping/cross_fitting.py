@@ -1,4 +1,4 @@
-"""Check that runs, each of which left out another fold in training, belong together. Put them in order of the folds.
+"""Check that the runs for a cross-fitted dump belong together, and put them in the order of their folds.
 
 ``build-dataset --folds`` divides the training sentences into folds, and ``train-teacher --leave-out K`` trains on all
 folds except K. A dump of ``train`` from one run for each fold is cross-fitted: the distributions of a sentence come
@@ -37,8 +37,8 @@ def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -
     training, such as the seed, may differ.
 
     Raises:
-        ConfigError: If only one run is given, and it left out a fold of the split. If several runs are given, and the
-            split has no folds, a fold was left out by no run or by two, or the runs differ in their sizes.
+        ConfigError: If only one run is given, and it left out a fold of the split. With several runs: if the split has
+            no folds, if not every fold was left out by exactly one run, or if the runs differ in their sizes.
         FingerprintMismatchError: If one of several runs was trained on another dataset. Both values are shown.
         InputError: If the dataset has no such split.
     """
@@ -54,7 +54,7 @@ def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -
         return [*sources]
     if not num_folds:
         no_training = "No teacher is trained on this split, so it needs no folds:"
-        remedy = "Build it with build-dataset --folds, or" if split == "train" else no_training
+        remedy = "Build the dataset with build-dataset --folds, or" if split == "train" else no_training
         raise ConfigError(
             f"{dataset.location}: {len(runs)} runs were given, but split {split} has no folds. {remedy} give one "
             "--teacher"
@@ -65,7 +65,7 @@ def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -
     for source in sources:
         if not (fold := _fold(source.run)):
             raise ConfigError(
-                f"{source.path}: one of {len(runs)} runs, but it left out no fold. Give runs of train-teacher "
+                f"{source.path}: is one of {len(runs)} runs, but left out no fold. Give runs of train-teacher "
                 f"--leave-out 1 to {num_folds}, or give this run alone"
             )
         if (other := by_fold.setdefault(fold, source)) is not source:

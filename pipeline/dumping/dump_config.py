@@ -15,7 +15,7 @@ Condition: TypeAlias = Literal["tree", "beam", "none", "exact"]
 class DumpConfig:
     """What ``dump-teacher`` writes, and how it is computed.
 
-    Fields that ``DumpSchema`` also has mean the same there.
+    ``DumpSchema`` has some of these fields too, with the same meaning.
     """
 
     split: str = "train"

@@ -18,7 +18,7 @@ tokens that the dump keeps per position, and a sentence of n tokens has n + 1 po
   The log-probabilities are renormalised over the k tokens, as axolotl's own loader does. The last entry, after
   ``<eos>``, is masked.
 
-The last two formats have no place for the mass of the other tokens or for other temperatures.
+The last two formats have no place for the mass of the other tokens, or for temperatures other than 1.
 """
 
 import itertools
@@ -120,7 +120,7 @@ def _blocks(reader: DumpReader, file: int, num_files: int) -> Iterator[range]:
 
 
 def _read(sentences: range, reader: DumpReader) -> tuple[Positions, NDArray[np.int64], NDArray[np.int64]]:
-    """Return the positions of sentences, their numbers of positions, and the indices of their first positions."""
+    """Return the positions of some sentences. For each sentence, also return how many it has, and where they begin."""
     offsets = reader.offsets[sentences.start : sentences.stop + 1]
     return reader.read_range(int(offsets[0]), int(offsets[-1])), np.diff(offsets), offsets[:-1] - offsets[0]
 

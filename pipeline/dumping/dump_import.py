@@ -38,7 +38,7 @@ from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 from storage.locations import Location, Place, as_folder
 
 COLUMNS = {"input_ids": 1, "token_ids": 2, "top_values": 2}
-"""The columns, and how deep their lists are."""
+"""The columns, and how deep lists are nested in a row of each."""
 ROWS = 256
 """Rows of a file that are in memory at a time."""
 MOST_MASS = 1.001
@@ -59,7 +59,7 @@ def import_dump(source: Path, data: Place, out: Location, config: ImportDumpConf
     Raises:
         InputError: If a file cannot be read, or a row does not belong to its sentence or has impossible values. The
             message names the file and the row.
-        StoreError: As ``DumpWriter.open``.
+        StoreError: If ``out`` holds something else, is being written by another process, or cannot be written.
     """
     import pyarrow as pa  # noqa: PLC0415  an extra installs it
 
@@ -129,8 +129,9 @@ def _rows(files: list[Path]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
                 kinds = dict(zip(parquet.schema_arrow.names, parquet.schema_arrow.types, strict=True))
                 if wrong := [name for name, depth in COLUMNS.items() if _depth(kinds.get(name)) != depth]:
                     raise InputError(
-                        f"{file}: no column {' and no column '.join(wrong)} of the right type, expected "
-                        f"{', '.join(COLUMNS)} with lists of numbers, or k numbers per position. Capture uncompressed"
+                        f"{file}: no column {' and no column '.join(wrong)} of the right type, expected input_ids (a "
+                        "list of numbers), and token_ids and top_values (k numbers per position). Capture the columns "
+                        "without compression"
                     )
                 number = 0
                 for batch in parquet.iter_batches(ROWS, columns=list(COLUMNS)):

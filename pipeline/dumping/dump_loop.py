@@ -57,7 +57,7 @@ NO_TREES = {
     "none": "none: the words before alone",
     "exact": "none: exact sum over the grammar's trees",
 }
-"""What a dump records as ``tree_source``, by condition. With the condition ``tree`` it records the dataset's."""
+"""What a dump records as ``tree_source``, by condition. With the condition ``tree`` it records that of the dataset."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
 
 
 def _event(what: str, world: World) -> dict[str, str | int]:
-    """Return a line for the dump's history. The store itself does not contain what describes only this call."""
+    """Return a line for the dump's history. It describes only this call, so the store itself does not contain it."""
     return {"event": what, "host": socket.gethostname(), "world_size": world.size, "command": command_line()}
 
 

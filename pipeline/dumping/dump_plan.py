@@ -3,9 +3,9 @@
 The size follows from the schema; with ``--profile compact`` it is estimated, because it depends on how well the values
 compress. The hours come from a few batches from different places of the split, because length and depth of sentences
 change along the split. As in a real dump, one thread prepares the next batch, and another encodes the rows of the
-previous batch. So the rate of one process includes what these threads take from each other. The speed of the disk is
-measured where the dump will be. The hours are those of whole shards, so more processes than shards do not help. The
-last step, in which one process reads and checks every byte, is included.
+previous batch. So the rate of one process includes that these threads slow each other down. The speed of the disk is
+measured where the dump will be. A process computes whole shards, so more processes than shards do not lower the hours.
+The last step, in which one process reads and checks every byte, is included.
 """
 
 import functools
@@ -68,8 +68,8 @@ def plan_dump(job: DumpJob, out: Place | None, processes: Sequence[int]) -> dict
 def _measure(job: DumpJob) -> tuple[dict[str, float], Positions | None]:
     """Compute and encode a few batches; return seconds per position by stage, and the rows (None for an empty split).
 
-    ``one_process`` is the time from the end of one batch to the end of the next. In it, the main thread computes, and
-    also waits if another thread is slower.
+    ``one_process`` is the time from the end of one batch to the end of the next. During this time the main thread
+    computes, and also waits if another thread is slower.
     """
     spent = dict.fromkeys(("prepare", "compute", "encode", "one_process"), 0.0)
     places = _places(job)
@@ -126,9 +126,10 @@ def _measure(job: DumpJob) -> tuple[dict[str, float], Positions | None]:
 
 
 def _shard_memory(schema: DumpSchema) -> int:
-    """Return the bytes of what a dump holds of whole shards, since the plan computes only parts of shards.
+    """Return the bytes of memory that a dump needs for whole shards. The plan itself computes only parts of shards.
 
-    These are the rows of two shards, and of one shard the ids in their integer type and an encoded array.
+    The memory holds the rows of two shards. For one of them it also holds the ids in the integer type of the dump, and
+    one encoded array.
     """
     sizes = {spec.name: spec.row_bytes for spec in schema.position_arrays}
     rows = sum(sizes.values()) - sizes["ids"] + 4 * schema.k
@@ -150,7 +151,7 @@ def _places(job: DumpJob) -> list[tuple[int, np.ndarray]]:
     for shard in shards:
         batches = batch_sentences(job, shard)
         places += [(shard, batches[at]) for at in spread(len(batches), -(-NUM_BATCHES // len(shards)))]
-    order = np.random.default_rng(1).permutation(len(places))  # if time runs out, any first part is a fair sample
+    order = np.random.default_rng(1).permutation(len(places))  # if time runs out, the first places are a fair sample
     places = [places[at] for at in order]
     return [(shard, sentences[: 1 + len(sentences) // 16]) for shard, sentences in places[:1]] + places
 
@@ -185,9 +186,9 @@ def _size_bytes(schema: DumpSchema, chunk_bytes: float) -> int:
 
 
 def _hours(schema: DumpSchema, seconds: dict[str, float], processes: int) -> float | None:
-    """Return the hours of the process with the most shards, and of the last check; None if the rate is unknown.
+    """Return the hours of the process with the most shards, plus those of the last check; None if the rate is unknown.
 
-    All processes write to the same place, so they are not faster than it is.
+    All processes together cannot write faster than the disk or store that they write to.
     """
     most = min(schema.num_positions, -(-schema.layout.num_shards // processes) * schema.shard_positions)
     compute_s = max(most * seconds["one_process"], schema.num_positions * seconds["write"])

@@ -72,7 +72,7 @@ class DumpSource(Protocol):
 
 
 def run_fingerprint(run: RunInfo, sizes: type[Any], which: Which = "best") -> str:
-    """Return the sha256 of a run's weights, its model description and its options that are fields of ``sizes``."""
+    """Return the sha256 of a run's weights, its model description, and those of its options that ``sizes`` has."""
     described = {
         "weights": weights_sha256(run, which),
         "model": run.model,
@@ -92,7 +92,7 @@ def dump_run(data: Place, sources: Sequence[DumpSource], out: Location, config: 
 
     Raises:
         ConfigError: If a source has no distributions under this condition, or the runs do not cover the folds.
-        FingerprintMismatchError, InputError: As ``DumpSource.check_reads``.
+        FingerprintMismatchError, InputError: If a model cannot read the split; see ``DumpSource.check_reads``.
     """
     _check_condition(sources, config.condition)
     with joined(config.device, threads=config.threads) as (world, device):
@@ -105,8 +105,9 @@ def plan_run(
     """Predict size, memory and hours of a dump, as `pipeline.dumping.dump_plan` describes. Nothing is written.
 
     Raises:
-        ConfigError: If the command itself runs in several processes. Also as ``dump_run``.
-        FingerprintMismatchError, InputError: As ``DumpSource.check_reads``.
+        ConfigError: If the command itself runs in several processes, a source has no distributions under this
+            condition, or the runs do not cover the folds.
+        FingerprintMismatchError, InputError: If a model cannot read the split; see ``DumpSource.check_reads``.
     """
     _check_condition(sources, config.condition)
     with joined(config.device, threads=config.threads) as (world, device):

@@ -40,7 +40,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Prefixes:
-    """The word and piece prefixes of all positions of a batch. Rows are those of ``NextWords.probs``.
+    """The word and piece prefixes of all positions of a batch. A row is a row of what ``NextWords.probs`` returns.
 
     ``GrammarModel`` has a trie of the pieces of all words. A node of this trie is a sequence of pieces that begins a
     word.
@@ -64,7 +64,7 @@ class Prefixes:
     complete: Ints
     """``[Q]``: the word that consists of these pieces; -1 if there is none."""
     next_rows: Ints
-    """``[Q]``: the row with the distribution of the word after that word; 0 if there is none."""
+    """``[Q]``: the row with the distribution of the word after that word; 0 if there is no such word."""
 
 
 class GrammarModel:
@@ -101,7 +101,7 @@ class GrammarModel:
 
         Args:
             tokens: Token ids of M sentences.
-            name: What messages call a sentence.
+            name: Returns what messages call a sentence, given its index.
 
         Raises:
             InputError: If a sentence fails the check. The error names the first such sentence.
@@ -222,7 +222,7 @@ class GrammarModel:
         )
 
     def _set_trie(self) -> None:
-        """Make the trie. A node is a sequence of pieces that begins a word; first words of a text have own nodes."""
+        """Make the trie. A node is a sequence of pieces that begins a word. A text's first word has its own nodes."""
         nodes: dict[tuple[bool, tuple[int, ...]], int] = {}
         of_forms: list[list[int]] = []
         complete: list[int] = []
@@ -262,7 +262,10 @@ class _FirstPieces:
         self._num_columns = num_columns
 
     def sums(self, probs: Floats) -> Floats:
-        """Return ``[R, D]``: per first piece, the sum of ``probs``, ``[R, number of words]``, over its words."""
+        """Return ``[R, D]``: for each piece, the sum of ``probs`` over the words that begin with this piece.
+
+        ``probs`` is ``[R, number of words]``.
+        """
         found = np.zeros((len(probs), self._num_columns))
         found[:, self._columns] = np.add.reduceat(probs[:, self._order], self._bounds, axis=1)
         return found

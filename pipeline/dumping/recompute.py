@@ -51,13 +51,13 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
 
     Returns:
         ``shards``: the recomputed shards. ``num_positions``: positions in these shards. ``is_identical``: whether all
-        their files are identical, byte for byte. ``computation_differences``: the settings that can change the bytes
-        and differ, key → values under ``dump`` and ``here``. ``max_differences``: largest absolute differences in nats
+        their files are identical, byte for byte. ``computation_differences``: the settings that differ and can change
+        the bytes, key → values under ``dump`` and ``here``. ``max_differences``: largest absolute differences in nats
         of ``gold_logp``, ``tail``, ``logz``, and ``logp`` of ids that agree. ``share_of_ids_that_agree``: share of the
         dump's ids that are also in the recomputed row of the same position; None if there are no positions.
 
     Raises:
-        FingerprintMismatchError: As in `check_origin`.
+        FingerprintMismatchError: If the dump was made from another dataset or other teachers.
         StoreError: If other attributes of the dump do not match the dataset and the model.
         CorruptStoreError: Naming shard and array, if bytes differ although nothing that can change the bytes differs,
             or if values differ by more than `MAX_GOLD_DIFFERENCE`.
@@ -157,7 +157,7 @@ def check_origin(dump: Location, dataset: Dataset, teachers: Sequence[str]) -> N
 
 
 def _differences(dump: Location, schema: DumpSchema, here: DumpSchema) -> dict[str, dict[str, Any]]:
-    """Return the differences in ``computation`` of a dump's schema and the schema here.
+    """Return how ``computation`` in a dump's schema differs from ``computation`` in the schema here.
 
     Raises:
         StoreError: If the schemas differ in anything else.

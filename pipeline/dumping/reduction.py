@@ -27,7 +27,7 @@ UNUSED = -1
 
 DRAW_ROWS = 256
 """Number of rows to draw for at a time. These rows take 25 MB of float64 at V = 12,000, and malloc serves this from its
-heap. Drawing for 1,024 rows at once takes three times as long (150 against 50 us per row), mostly in page faults."""
+heap. Drawing for 1,024 rows at once takes three times as long per row (150 instead of 50 us), mostly in page faults."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,10 +147,10 @@ def draw_by_inversion(log_weights: Tensor, uniform: Tensor) -> Tensor:
     """Return int64 ``[R, n]``: n draws per row by inversion of the cumulative sums; V in a row without mass.
 
     The sums are float64. torch.multinomial keeps float32 sums, which near 1 are multiples of 6e-8. Of 12,000 tokens
-    (normal logits, deviation 2.5), 194 could then never be drawn, and some above 1e-7 were up to 20 % too frequent or
-    too rare. If one token had probability 1 and 11,999 others had 2e-8, none of the others was drawn, although 4,800
-    draws of them were expected. torch.multinomial in float64 gives the same draws on a CPU but is slower. On a GPU its
-    uniform numbers have only float32's digits.
+    (normal logits, deviation 2.5), 194 could then never be drawn, and some tokens with a probability above 1e-7 were
+    drawn up to 20 % too often or too rarely. If one token had probability 1 and 11,999 others had 2e-8, none of the
+    others was drawn, although 4,800 draws of them were expected. torch.multinomial in float64 gives the same draws on a
+    CPU but is slower. On a GPU, the uniform numbers of torch.multinomial have only float32's digits.
 
     Args:
         log_weights: ``[R, V]``: log-probabilities up to a constant per row; -inf for what must not be drawn.
@@ -167,8 +167,8 @@ def draw_by_inversion(log_weights: Tensor, uniform: Tensor) -> Tensor:
 def _top_ids(log_probs: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the ids of the k largest values of each row, the largest value, and the largest value outside the k.
 
-    ``topk`` orders ties arbitrarily. Sorting its choice by value, then by id, fixes nearly all rows. If the value
-    after the k-th equals the k-th, the whole row is sorted.
+    ``topk`` orders ties arbitrarily. Sorting its choice by value, then by id, is enough for nearly all rows. If the
+    k-th and the next value are equal, the whole row is sorted.
 
     Returns:
         int64 ``[R, k]``, largest first with ties by id; ``[R, 1]``; ``[R, 1]``, -inf if k is V.

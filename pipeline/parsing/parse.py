@@ -88,7 +88,7 @@ def parse_texts(texts: Sequence[Path], out_stem: Path, config: ParseConfig) -> d
     with joined(config.device, threads=1) as (world, own_device):
         if world.size > 1 and config.workers > 1:
             raise ConfigError(
-                f"--workers {config.workers}: torchrun started {world.size} processes; give one or the other"
+                f"--workers is {config.workers}, but torchrun started {world.size} processes; use only one of the two"
             )
         world.on_main(lambda: _check_paths(store, out_stem, texts, config))
         with store.held() if world.is_main else nullcontext():

@@ -1,9 +1,9 @@
 """Predict the hours, the memory and the bytes of ``parse`` before it is begun. Nothing is written to its outputs.
 
 The text is gathered into a temporary folder, with ``--source`` after cleaning. The folder is removed at the end, also
-after SIGTERM. Then some packs of sentences from all parts of the text are parsed. The hours are those of whole text
-shards, so more processes than shards do not help. The time to join the shards at the end is not included. It is that
-of reading and writing the trees once.
+after SIGTERM. Then some packs of successive sentences from all parts of the text are parsed. A process parses whole
+text shards, so more processes than shards do not lower the hours. The time to join the shards at the end is not
+included. Joining takes as long as reading and writing the trees once.
 """
 
 import tempfile
@@ -29,7 +29,8 @@ NUM_PACKS = 8
 LEAST_PACKS = 4
 """Number of packs to time even if they take longer than `MEASURE_S`."""
 _WARM_UP = 16
-"""Number of sentences that are parsed first, to choose a size of packs that can be parsed within `MEASURE_S`."""
+"""Number of sentences that are parsed first. Their speed decides how many sentences a pack has, so that
+``LEAST_PACKS`` packs take about `MEASURE_S`."""
 _ROW_FRAME = len('{"tree": ""}')
 """Bytes of a row of a finished shard besides its tree."""
 
@@ -85,7 +86,8 @@ def plan_parse(texts: Sequence[Path], out_stem: Path, config: ParseConfig, proce
                 if number + 1 >= LEAST_PACKS and seconds > MEASURE_S:
                     break
         readable = np.where(lengths <= config.max_words, lengths, 0)
-        parser.parse(_lines(stem.with_suffix(".txt"), [(int(readable.argmax()), 1)]))  # it needs the most memory
+        # The longest sentence that is parsed needs the most memory.
+        parser.parse(_lines(stem.with_suffix(".txt"), [(int(readable.argmax()), 1)]))
         memory = peak_memory(device)
         rows = row_bytes / measured * num_sentences
         trees, parts = round(rows - num_sentences * _ROW_FRAME), round(rows + text_bytes)
@@ -120,7 +122,7 @@ def _words_by_line(file: Path) -> np.ndarray:
 
 
 def _lines(file: Path, ranges: Sequence[tuple[int, int]]) -> list[str]:
-    """Return the lines of ranges (first, number), which must be in order."""
+    """Return the lines of ranges (first line, number of lines), which must be in order."""
     found: list[str] = []
     at = 0
     with file.open(encoding="utf-8", newline="\n") as lines:

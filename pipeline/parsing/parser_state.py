@@ -62,8 +62,8 @@ class ParserState:
         found = json.loads(content["made_from"])
         if other := [name for name in {**made_from, **found} if made_from.get(name) != found.get(name)]:
             raise StoreError(
-                f"{path}: a training with other {', '.join(other)} was interrupted; run its command again to "
-                "continue it, give another --out, or remove the file to train from the beginning"
+                f"{path}: a training with other {', '.join(other)} was interrupted; run the command of that "
+                "training again to continue it, give another --out, or remove the file to train from the beginning"
             )
         return cls(path, made_from, seed, content)
 
@@ -73,7 +73,7 @@ class ParserState:
         return max(self.rows, key=lambda row: row["dev_f1"])
 
     def restore(self, parser: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Fill parser, optimiser and random numbers; change nothing before the first epoch.
+        """Fill parser, optimiser and random numbers from the state. Without a finished epoch, change nothing.
 
         Raises:
             RunError: If the file has the weights of another model.
@@ -94,7 +94,7 @@ class ParserState:
         """Add the row of an epoch, and write the state after it.
 
         Raises:
-            StoreError: If the disk is full. The state of the epoch before stays.
+            StoreError: If the disk is full. The state after the previous epoch stays.
         """
         self.rows.append(row)
         if self.best_row is row:

@@ -1,8 +1,8 @@
 """Parse single sentences with spaCy and benepar, and give a reason for each sentence without a parse.
 
 benepar computes a batch only within one spaCy Doc, so a pack of sentences becomes one Doc. If benepar cannot read one
-sentence, the whole Doc fails. Then the pack is divided until only this sentence fails. The tree of a sentence does not
-depend on the other sentences of its pack, except for rounding errors, because padding differs from pack to pack.
+sentence, the whole Doc fails. Then the pack is divided until only this sentence fails. A sentence gets the same tree in
+every pack, except for rounding errors: padding differs from pack to pack.
 
 Trees are built from benepar's spans, and the words of a tree are spelt as in the text. The parse string that benepar
 offers is not used, because it escapes brackets inside words in a way that cannot be undone.
@@ -75,7 +75,7 @@ class SentenceParser:
         if not config.flat:
             path = find_model(config.model)
             refuse_code(Path(path))
-            # Second line of defence: transformers would ask on the terminal whether to run a model's code.
+            # Second line of defence: otherwise transformers would ask on the terminal whether to run a model's code.
             transformers.dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
             try:
                 # benepar loads the model onto the first GPU if there is one, so move it to ``device``.

@@ -37,7 +37,7 @@ from storage.fingerprints import Json
 
 NO_WORDS: Final = "no words"
 _TREE_LINES: Final = 100
-"""This many lines at the beginning of a file must not be trees."""
+"""Number of lines at the beginning of a file that are checked: none of them may be a tree."""
 
 
 def input_files(texts: Sequence[Path], *, is_raw: bool) -> list[Path]:
@@ -62,7 +62,7 @@ def gather(
     ``before_line`` is called at every line. If it raises an error, nothing is written.
 
     Raises:
-        InputError: As ``gather_sentences`` and ``clean_texts``.
+        InputError: If a text or a file that describes it cannot be used, or no sentence is left.
     """
     with Progress("read", total=None, unit="lines") as progress:
 
@@ -154,8 +154,8 @@ def _find_names(texts: Sequence[Path], stems: Sequence[Path]) -> list[Path | Non
     if any(found) and not all(found):
         without = [str(path) for path, file in zip(texts, found, strict=True) if file is None]
         raise InputError(
-            f"{', '.join(without)}: no {DOCS_SUFFIX} next to it, but others have one; expected such a file for "
-            "all texts or for none. Parse them in separate commands"
+            f"{', '.join(without)}: no {DOCS_SUFFIX} next to it, but other texts have one; expected such a file for "
+            "all texts or for none. Parse the texts with and without such a file in separate commands"
         )
     if len(found) > 1:
         seen: dict[str | None, Path] = {}
@@ -183,11 +183,13 @@ def _read_lines(
         for found, file in (name, documents), (tag, speakers):
             if file is not None and not found:
                 problem = "ends before" if found is None else "is empty at"
-                raise InputError(f"{file}: {problem} line {number} of {path}; expected a name for each line of it")
+                raise InputError(f"{file}: {problem} line {number} of {path}; expected one name for each line of text")
         yield text, name or "", tag or NO_SPEAKER
     for rest, file in (names, documents), (tags, speakers):
         if file is not None and next(rest, None) is not None:
-            raise InputError(f"{file}: more than the {number} lines of {path}; expected a name for each line of it")
+            raise InputError(
+                f"{file}: has more than the {number} lines of {path}; expected one name for each line of text"
+            )
 
 
 def _stem(path: Path) -> Path:

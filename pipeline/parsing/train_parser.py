@@ -188,10 +188,10 @@ def _score(
 
 
 def _record(path: Path, examples: Sequence[Example]) -> TrainingText:
-    """Return the record of a file of trees for the word budget: the number of words in the text next to it.
+    """Return the record of a file of trees for the word budget: the number of words in the text next to the file.
 
     If there is no text next to the file, the leaves of the trees are counted. Leaves are words, parts of
-    words such as "n't", and punctuation, so they are more than the words of a text.
+    words such as "n't", and punctuation, so there are more leaves than words.
     """
     name = path.name.removesuffix(".gz").removesuffix(".mrg")
     for text in (path.with_name(name + end) for end in (".txt", ".txt.gz")):

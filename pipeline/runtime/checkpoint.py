@@ -8,8 +8,8 @@ The state is one file, written atomically, and holds everything that training ne
 weight files. So if the process dies in between, the weight files can be rewritten from the state. The cost: the weights
 are written at least twice.
 
-Loading a file from a stranger executes nothing: torch's restricted unpickler reads it. The unpickler does not check the
-checksums of the file, a zip archive, so this module checks them first with ``zipfile``.
+Loading a file from a stranger executes nothing: torch's restricted unpickler reads it. The file is a zip archive, which
+has checksums. The unpickler does not check them, so this module does that first, with ``zipfile``.
 """
 
 import dataclasses
@@ -103,7 +103,7 @@ def save_checkpoint(
 
 
 def encoded_state(state: TrainingState, run: str | None) -> memoryview:
-    """Return the content of the file ``training_state.pt`` of the run with an identity."""
+    """Return the content of ``training_state.pt``. ``run`` is the identity of the run; None for a plan."""
     content = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     buffer = io.BytesIO()
     torch.save({"format_version": STATE_FORMAT_VERSION, "run": run, **content}, buffer)
@@ -163,13 +163,13 @@ def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, wo
 
 
 def unpacked(path: Path, data: bytes, *, remedy: str) -> dict[str, Any]:
-    """Return the dict that ``torch.save`` wrote into ``data``, the content of a file; empty if it wrote something else.
+    """Return the dict that ``torch.save`` wrote into a file, or an empty dict if the file holds something else.
 
     Nothing in the file is executed.
 
     Args:
         path: The file, for messages.
-        data: Its bytes.
+        data: The bytes of the file.
         remedy: The end of a message: what to do with a file that cannot be read.
 
     Raises:
@@ -224,7 +224,7 @@ def _checked(run: Path) -> bytes:
 
 
 def _parse(path: Path, data: bytes) -> tuple[TrainingState, str | None]:
-    """Return the state, and the identity of its run; None if an older version of this program wrote the file."""
+    """Return the state and the identity of its run. The identity is None if an older version wrote the file."""
     content = unpacked(path, data, remedy=_REMEDY)
     found = content.pop("format_version", None)
     if found != STATE_FORMAT_VERSION:

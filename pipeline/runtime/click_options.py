@@ -75,7 +75,7 @@ class CheckedCommand(click.Command):
     click itself would silently take the last value of a repeated option.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  those of click
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  the signature is click's
         super().__init__(*args, **kwargs)
         if any(isinstance(param.type, OutPath) and param.type.writes.is_own for param in self.params):
             help_text = "Replace existing files even if no command of this program wrote them."
@@ -86,7 +86,7 @@ class CheckedCommand(click.Command):
         """Check the paths among the values of this command's parameters.
 
         Raises:
-            RnngDistillError: As ``check_paths``.
+            RnngDistillError: If a path cannot be used, or an output would replace a file of value.
         """
         inputs, outputs = list[Path](), list[tuple[Path, Written]]()
         for param in self.params:
@@ -142,7 +142,7 @@ class OneLineErrors(CheckedCommand, click.Group):
 
     command_class = CheckedCommand
     group_class = type
-    """click then makes subgroups of this class too."""
+    """The value ``type`` asks click to make subgroups of this class too."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  the signature is click's
         """Return the commands in the order of their definition, which is the order of the work."""

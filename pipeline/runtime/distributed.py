@@ -38,7 +38,8 @@ lost machine is noticed by `pipeline.runtime.heartbeat`."""
 JOIN_TIMEOUT = dt.timedelta(minutes=10)
 """How long the first process waits for the last process to join."""
 MAX_THREADS = 1024
-"""More than any machine has cores. Several thousand threads end the process without a message."""
+"""Largest number of threads, which is more than any machine has cores. Several thousand threads would end the process
+without a message."""
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR")
 """Variables that torchrun sets in each process."""
 _SRUN_TASKS = "SLURM_STEP_NUM_TASKS"
@@ -68,7 +69,7 @@ class World:
     def on_main(self, action: Callable[[], Result]) -> Result | None:
         """Run ``action`` on the main rank while the others wait. Every rank must call this.
 
-        If the action fails, the main rank raises its error. The other ranks end at once, without a message.
+        If the action fails, the main rank raises the error. The other ranks end at once, without a message.
 
         Returns:
             The result of the action on the main rank, None on the others.
@@ -131,6 +132,8 @@ class World:
 
     def claim(self, what: str) -> int:
         """Return the next number of 0, 1, 2, …. Each number goes to one process only: the first that asks.
+
+        ``what`` is the name of the count. Each name has a count of its own.
 
         Raises:
             RunError: If another process has failed.
@@ -309,7 +312,7 @@ def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]
             release_locals(error)
             raise
         finally:
-            gc.collect()  # a DistributedDataParallel is part of a reference cycle
+            gc.collect()  # deletes a DistributedDataParallel, which is part of a reference cycle
             torch.distributed.destroy_process_group()
     except Exception as error:
         world.failed(error)
@@ -335,8 +338,8 @@ def _started_world() -> World:
     if missing := [name for name in _TORCHRUN if name not in found]:
         given = ", ".join(f"{name} is {value}" for name, value in found.items())
         raise ConfigError(
-            f"{given}, but {', '.join(missing)} not set. Start several processes with torchrun, which sets all of "
-            f"them. For one process, unset {', '.join(found)}"
+            f"{given}, but these are not set: {', '.join(missing)}. Start several processes with torchrun, which sets "
+            f"all of them. For one process, unset {', '.join(found)}"
         )
     numbers = {name: found[name] for name in _TORCHRUN if name != "MASTER_ADDR"}
     if wrong := [f"{name} is {value!r}" for name, value in numbers.items() if not value.isdecimal()]:
@@ -371,7 +374,7 @@ def _chosen_device(device: str, world: World, threads: int) -> torch.device:
     """Set the number of threads, and return the device of this process.
 
     Raises:
-        ConfigError: If there are more threads than any machine has cores. Thousands of threads end the process.
+        ConfigError: If ``threads`` is below 0 or above `MAX_THREADS`.
     """
     if not 0 <= threads <= MAX_THREADS:
         raise ConfigError(f"--threads is {threads}, expected 0 to {MAX_THREADS}. 0 takes the cores of this machine")
@@ -383,12 +386,12 @@ def _chosen_device(device: str, world: World, threads: int) -> torch.device:
 
 
 def _agreed_round(world: World, shared: Store) -> str:
-    """Return a key prefix that only the processes of this start of the run share.
+    """Return a key prefix that all processes of the run share, and that no earlier start of the run has used.
 
-    When torchrun restarts all processes because one died, torchrun's store still has the keys of the earlier start. The
-    restart count cannot be the prefix: each machine counts its own failures, so the counts differ between machines.
-    Instead, each process stores a random word under its rank. Rank 0 publishes the words of all ranks until every
-    process has found its own word among them. The published word of rank 0 is the prefix.
+    When torchrun restarts all processes because one died, torchrun's store still has the keys of the earlier start.
+    torchrun's count of restarts cannot be the prefix: each machine counts its own failures, so the counts differ
+    between machines. Instead, each process stores a random string under its rank. Rank 0 publishes the strings of all
+    ranks until every process has found its own string among them. The published string of rank 0 is the prefix.
 
     Raises:
         RunError: If a process did not join within `JOIN_TIMEOUT`.
@@ -471,7 +474,7 @@ def check_fits(num_weights: int, device: torch.device) -> None:
     Training holds four float32 numbers per weight: the weight, its gradient and the two moments of AdamW.
 
     Raises:
-        ConfigError: If it does not fit.
+        ConfigError: If the model does not fit.
     """
     needed, free = 16 * num_weights, available_bytes(device)
     if needed > free:
@@ -493,7 +496,7 @@ def available_bytes(device: torch.device) -> int:
 
 
 def peak_gpu_bytes(device: torch.device) -> int | None:
-    """Return the most memory of a GPU that this process has used so far; None if the device is no GPU."""
+    """Return the largest number of bytes that this process has used on a GPU so far; None if the device is no GPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 

@@ -2,10 +2,10 @@
 
 A process that dies closes its connections, and the others notice at once. After a power cut or in a broken network
 nothing is closed, and the others would wait for hours. So each process writes a sign of life into the store that all
-share, again and again, and reads those of the others. It does so in a thread. So a process that computes for hours is
-not taken for lost. If a sign of life stays the same for too long, or the store does not answer for as long, the process
-says so in one line and ends with status 1. It cannot end in another way, because its main thread may be waiting for
-the lost process.
+share, again and again, and reads the signs of the others. A thread does this, so a process that computes for hours is
+not taken for lost. If the sign of another process stays the same for too long, or the store does not answer for as
+long, a second thread says so in one line and ends its own process with status 1. An exception would not end the
+process, because the main thread may be waiting for the lost process.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from storage.errors import ConfigError
 VARIABLE: Final = "RNNG_DISTILL_LOST_AFTER_S"
 """Environment variable: the seconds without a sign of life after which a process is taken for lost."""
 LOST_AFTER_S: Final = 600.0
-"""Its default. Shorter failures of a network, or a machine that is overloaded, must not end a run."""
+"""Default of ``VARIABLE``. A shorter failure of the network, or an overloaded machine, must not end a run."""
 _PER_LIMIT = 20
 _LONGEST_INTERVAL_S = 10.0
 _LEAVE_S = 2.0
@@ -33,7 +33,7 @@ _LEFT = b"left"
 
 
 class Heartbeat:
-    """The signs of life of all processes; a context manager. Enter it when all processes have made theirs."""
+    """Exchange signs of life inside a ``with`` block. Enter the block when every process has made its ``Heartbeat``."""
 
     def __init__(self, store: Store, *, rank: int, size: int) -> None:
         """Write the first sign of life.
@@ -48,7 +48,7 @@ class Heartbeat:
             self._lost_after_s = 0.0
         if not 0 < self._lost_after_s < threading.TIMEOUT_MAX:
             raise ConfigError(f"{VARIABLE} is {text}, expected a number of seconds above 0")
-        # A connection of its own, because the main thread may be waiting for an answer on the other one.
+        # The threads need a connection of their own: the main thread may be waiting for an answer on its connection.
         self._store: Store = store.clone()  # type: ignore[attr-defined]
         self._rank, self._keys = rank, [_key(each) for each in range(size)]
         self._interval_s = min(self._lost_after_s / _PER_LIMIT, _LONGEST_INTERVAL_S)
@@ -74,7 +74,8 @@ class Heartbeat:
     def _exchange(self) -> None:
         """Write and read signs of life until the end.
 
-        If the store closes its connection, this ends, and `_watch` reports the store unless the process ends first.
+        If the store closes its connection, this loop ends. Then `_watch` reports the store, unless the process ends
+        first.
         """
         number, host = 0, socket.gethostname()
         with contextlib.suppress(RuntimeError):
@@ -99,7 +100,7 @@ class Heartbeat:
             if now - self._answered_s > self._lost_after_s:
                 self._end("the machine that holds the store of this run")
             for rank, changed_s in enumerate(self._changed_s):
-                # Only the time in which the store answered. While it is silent, all processes seem to be.
+                # Time in which the store did not answer is not counted: then all processes seem to be lost.
                 if self._answered_s - changed_s > self._lost_after_s:
                     self._end(f"rank {rank} on {self._values[rank].decode().partition(' ')[2]}")
 
@@ -109,7 +110,7 @@ class Heartbeat:
     def _end(self, who: str) -> None:
         line = (
             f"Error: {who} has given no sign of life for {self._lost_after_s:g} s. Its machine or the network has "
-            f"failed. Run the same command again. {VARIABLE} sets this time"
+            f"failed. Run the same command again. {VARIABLE} changes how many seconds a process waits for a sign"
         )
         click.echo(visible_line(line), err=True)
         os._exit(1)

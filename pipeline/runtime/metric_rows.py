@@ -13,8 +13,8 @@ Row: TypeAlias = dict[str, int | float | str | None]
 
 METRICS: Final = "metrics.jsonl"
 GAP: Final = "gap"
-"""The value of ``split`` in a row that stands for lost rows. The field ``missing_rows`` of such a row is their
-number."""
+"""The value of ``split`` in a row that stands for lost rows. The field ``missing_rows`` of such a row is the number of
+lost rows."""
 _REMEDY: Final = "remove the line"
 _MAX_BYTES: Final = 1 << 30
 _NOT_FINITE: Final = re.compile(rb'": ?(NaN|-?Infinity)(?=[,}])')
@@ -28,7 +28,7 @@ class _Place:
 
 
 def read_rows(run: Path) -> tuple[list[Row], bool]:
-    """Return the rows of a run in order, and whether the last line is incomplete, which a killed process leaves.
+    """Return the rows of a run in order, and whether the last line is incomplete, as a killed process leaves it.
 
     Raises:
         RunError: If there is no such file, or a complete line is damaged. The error names the line.
@@ -43,7 +43,7 @@ def content(run: Path) -> bytes:
     """Return the bytes of a run's ``metrics.jsonl``.
 
     Raises:
-        RunError: If it cannot be read.
+        RunError: If the file cannot be read.
     """
     return read_bytes(run / METRICS, remedy="make it readable", error=RunError, max_bytes=_MAX_BYTES)
 

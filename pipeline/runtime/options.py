@@ -130,7 +130,7 @@ def read_toml(path: Path, options: Sequence[Option]) -> dict[str, Any]:
     for key, value in table.items():
         option = by_any_name.get(_plain_name(key))
         if isinstance(value, dict):
-            problems.append(f"a section [{key}], expected options without sections: write them at the top of the file")
+            problems.append(f"has a section [{key}], expected options without sections: write the options at the top")
         elif option is None:
             close = difflib.get_close_matches(_plain_name(key), by_name, n=1)
             hint = f" (did you mean {close[0]}?)" if close else f"; known keys: {', '.join(sorted(by_name))}"

@@ -1,9 +1,9 @@
 """Check the paths that a command is given: what it reads can be read, and what it writes replaces nothing of value.
 
-A command may replace an existing file only with ``--force``, or if the content of this file, or of the files next to
-it, shows that a command of the same kind wrote it. A file that is named as an input is never replaced, under whatever
-spelling or link. So the same command can be repeated, and a mistyped name loses nothing. Only the files themselves
-count: there is no list of written files, which could be lost.
+A command replaces an existing file in two cases only: with ``--force``, or if a command of the same kind wrote the
+file. The content of the file, or the files next to it, show which command wrote the file. An input is never replaced,
+even if the output is named by another spelling or by a link. So the same command can be repeated, and a mistyped name
+loses nothing. The program keeps no list of the files that it wrote, because such a list could get lost.
 """
 
 import errno
@@ -22,12 +22,13 @@ from storage.errors import ConfigError, InputError, StoreError
 from storage.files import PARTIAL_SUFFIX, beside
 
 _MAX_BYTES: Final = 1 << 26
-"""Bytes of the largest JSON file that is read to recognise it."""
+"""A JSON file with more bytes is not read, and so not recognised."""
 _HEAD_BYTES: Final = 1 << 14
 _MAX_LINE: Final = 1 << 22
-"""Characters that are read of one line. No tree is as long."""
+"""Largest number of characters that are read of one line. Every tree is shorter."""
 _MAX_NAME_BYTES: Final = 200
-"""File systems allow 255 bytes. The temporary name of a file is longer than its name."""
+"""Bytes of the longest name of an output. File systems allow 255 bytes, and a file that is being written has a longer,
+temporary name."""
 _COMPANIONS: Final = {
     ".docs": "", ".speakers": "",
     ".documents.tsv": r"document\tsource\tlicence\n",
@@ -36,27 +37,29 @@ _COMPANIONS: Final = {
     ".parse.json": r'\{\s*"num_sentences"',
     ".sample.json": r'\{\s*"num_drawn"',
 }  # fmt: skip
-"""The suffixes of the files that describe STEM.txt and STEM.mrg (a text and its trees), and how each begins."""
+"""The suffixes of the files that describe STEM.txt and STEM.mrg (a text and its trees), and how each of these files
+begins. An empty string: a file with this suffix can begin in any way."""
 _REPORT: Final = (
     r"(?s)<!doctype html>.{0,400}<title>rnng-distill: |<!-- rnng-distill report -->|### Runs\n\n\| run \||"
     r"% Needs \\usepackage\[T1\]\{fontenc\} and \\usepackage\{booktabs\}|table,row_number,row,column,value\n"
 )
 """How a report begins as HTML, Markdown (also that of older versions), LaTeX and CSV."""
 _SAMPLED_LINES: Final = 20
-"""Lines of trees that are examined."""
+"""Number of lines that are examined, from the beginning of a file of trees or text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
     """What a command writes at an output path."""
 
-    what: str
-    """What the file is, for messages."""
+    writer: str
+    """The command that writes the files, for messages."""
     suffixes: tuple[str, ...] = ("",)
-    """The files are the path with each of these suffixes. Empty: the path is a folder, and the command checks it."""
+    """The command writes a file PATH + suffix for each of these suffixes. If there are no suffixes, PATH is a folder,
+    which the command itself checks."""
     is_own: Callable[[Path, str], bool] | None = None
-    """Whether the existing file PATH + suffix is one that such a command wrote. None: no file is recognised, so only
-    ``--force`` replaces a file."""
+    """Returns whether a command of this kind wrote the existing file PATH + suffix. None: no file is recognised, so
+    only ``--force`` replaces a file."""
     kept: tuple[str, ...] = ()
     """Suffixes of files that took hours to make: not even ``--force`` replaces them."""
 
@@ -76,9 +79,13 @@ def _is_companion(stem: Path, suffix: str) -> bool:
 
 
 def _is_of_trees(stem: Path, suffix: str) -> bool:
-    """Return whether import-trees wrote the file: OUT.mrg has normalised trees, and OUT.txt has their words."""
+    """Return whether ``import-trees`` wrote the file STEM + suffix.
+
+    In that case, STEM.mrg has normalised trees, and STEM.txt has the words of these trees.
+    """
+    # If one of these files exists, 'sample-corpus', 'parse' or 'sample' wrote the trees. The last two take hours.
     of_others = (stem.parent / "entropy.json", beside(stem, ".parse.json"), beside(stem, ".sample.json"))
-    if any(file.exists() for file in of_others):  # those of sample-corpus, and of parse and sample, which take hours
+    if any(file.exists() for file in of_others):
         return False
     if _COMPANIONS.get(suffix):
         return _is_companion(stem, suffix)
@@ -117,13 +124,16 @@ def _first_lines(path: Path) -> list[str]:
 
 
 def _was_interrupted(path: Path) -> bool:
-    """Return whether a killed command left the temporary file of a path. The command may have removed the old file."""
+    """Return whether a command was killed before it finished a file: the file is missing, and a temporary file exists.
+
+    There may have been an older file of the same name, which the killed command removed.
+    """
     orphans = path.absolute().parent.glob(f".{glob.escape(path.name)}.*{PARTIAL_SUFFIX}")
     return not path.exists() and any(orphans)
 
 
 def _is_of_text(stem: Path, suffix: str) -> bool:
-    """Return whether clean-text wrote the file: OUT.dropped.tsv is next to OUT.txt, and no trees are."""
+    """Return whether ``clean-text`` wrote the file STEM + suffix: there is a STEM.dropped.tsv, and no STEM.mrg."""
     if _COMPANIONS.get(suffix):
         return _is_companion(stem, suffix)
     return (
@@ -133,25 +143,31 @@ def _is_of_text(stem: Path, suffix: str) -> bool:
     )
 
 
-def _is_of_parses(stem: Path, suffix: str) -> bool:  # noqa: ARG001  all files of a kind have this signature
-    """Return whether evaluate parses wrote the pair: no word has a part of speech, and no other file describes it."""
+def _is_of_parses(stem: Path, suffix: str) -> bool:  # noqa: ARG001  Written.is_own is called with a suffix
+    """Return whether ``evaluate parses`` wrote STEM.mrg and STEM.txt.
+
+    This command gives every word the part of speech XX, and writes no other file whose name begins with STEM.
+    """
     if any(beside(stem, other).exists() for other in _COMPANIONS) or not _is_pair(stem):
         return False
     tags = (re.findall(r"\(([^\s()]+) [^\s()]+\)", tree) for tree in _first_lines(beside(stem, ".mrg")))
     return {tag for found in tags for tag in found} == {"XX"}
 
 
-def _is_parsed(stem: Path, suffix: str) -> bool:  # noqa: ARG001  all files of a kind have this signature
-    """Return whether a parse was interrupted here. Its folder STEM.parts then shows what it wrote."""
+def _is_parsed(stem: Path, suffix: str) -> bool:  # noqa: ARG001  Written.is_own is called with a suffix
+    """Return whether an interrupted ``parse`` wrote the files of STEM: its folder STEM.parts still exists."""
     return (beside(stem, ".parts") / "parse.json").is_file()
 
 
 def _is_tokenizer(path: Path, suffix: str) -> bool:
-    """Return whether train-tokenizer or adopt-tokenizer wrote a file, and no run, dataset, dump or model owns it."""
+    """Return whether ``train-tokenizer`` or ``adopt-tokenizer`` wrote the file PATH + suffix.
+
+    The file must not be part of a run, dataset, dump or exported model.
+    """
     if any((path.parent / name).exists() for name in ("run.json", "manifest.json", "dataset.zarr", "config.json")):
         return False
     content = _read_json(beside(path, suffix))
-    if suffix:  # the record of words next to it
+    if suffix:  # OUT.words.json records the words that the tokenizer was trained on
         return content.keys() == {"sha256", "trained_on"}
     try:
         first = sorted(content["model"]["vocab"].items(), key=lambda entry: entry[1])[:3]
@@ -165,13 +181,13 @@ def _is_tokenizer(path: Path, suffix: str) -> bool:
 
 
 def _is_parser(path: Path, suffix: str) -> bool:
-    """Return whether train-parser wrote a description or a file of metrics. A model itself is never replaced."""
+    """Return whether ``train-parser`` wrote OUT.json or OUT.metrics.jsonl; False for OUT, the model."""
     marks = {".json": r'\{\s*"parser"', ".metrics.jsonl": r'\{"epoch"'}
     return suffix in marks and _begins(beside(path, suffix), marks[suffix])
 
 
 def _is_sample_corpus(folder: Path, suffix: str) -> bool:
-    """Return whether sample-corpus wrote a folder."""
+    """Return whether ``sample-corpus`` wrote a file in a folder. The suffix begins with a slash."""
     summary = folder / "entropy.json"
     if not summary.is_file():
         return _was_interrupted(summary)
@@ -196,22 +212,22 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 
 _STEM: Final = (".mrg", ".txt", *_COMPANIONS)
-FOLDER: Final = Written("a folder", ())
+FOLDER: Final = Written("the command", ())
 CORPUS: Final = Written(
-    "a part of a sample corpus",
+    "'sample-corpus'",
     (*(f"/{split}{end}" for split in ("train", "dev", "test") for end in (".mrg", ".txt")), "/entropy.json"),
     _is_sample_corpus,
 )
-TREES: Final = Written("a file of import-trees", _STEM, _is_of_trees)
-TEXT: Final = Written("a file of clean-text", tuple(s for s in _STEM if s != ".mrg"), _is_of_text)
-PARSED: Final = Written("a file of a parse that was interrupted", _STEM, _is_parsed, kept=(".mrg",))
-PARSES: Final = Written("a file of evaluate parses", (".mrg", ".txt"), _is_of_parses)
-SAMPLED: Final = Written("a file", _STEM)
-TOKENIZER: Final = Written("a tokenizer of this program", ("", ".words.json"), _is_tokenizer)
-PARSER: Final = Written("a description of a parser", ("", ".json", ".metrics.jsonl"), _is_parser, kept=("",))
-REPORT: Final = Written("a report", ("",), lambda path, _: _begins(path, _REPORT))
+TREES: Final = Written("'import-trees'", _STEM, _is_of_trees)
+TEXT: Final = Written("'clean-text'", tuple(s for s in _STEM if s != ".mrg"), _is_of_text)
+PARSED: Final = Written("an interrupted 'parse'", _STEM, _is_parsed, kept=(".mrg",))
+PARSES: Final = Written("'evaluate parses'", (".mrg", ".txt"), _is_of_parses)
+SAMPLED: Final = Written("'sample'", _STEM)
+TOKENIZER: Final = Written("'train-tokenizer' or 'adopt-tokenizer'", ("", ".words.json"), _is_tokenizer)
+PARSER: Final = Written("'train-parser'", ("", ".json", ".metrics.jsonl"), _is_parser, kept=("",))
+REPORT: Final = Written("'report'", ("",), lambda path, _: _begins(path, _REPORT))
 SURPRISALS: Final = Written(
-    "a table of surprisals", ("",), lambda path, _: _begins(path, r"sentence_number\tword_number\t")
+    "'evaluate surprisal'", ("",), lambda path, _: _begins(path, r"sentence_number\tword_number\t")
 )
 _INPUT_SUFFIXES: Final = ("", *(name + end for name in _STEM for end in ("", ".gz")))
 """An input may be a file, a folder or a STEM."""
@@ -226,12 +242,13 @@ def check_paths(inputs: Sequence[Path], outputs: Iterable[tuple[Path, Written]],
     Args:
         inputs: Files, folders and STEMs that the command reads.
         outputs: Paths that the command writes, and what it writes there.
-        force: Whether files that the program does not know may be replaced. None if the command has no such option.
+        force: Whether files that no command of the same kind wrote may be replaced. None if the command has no option
+            ``--force``.
 
     Raises:
         InputError: If a path cannot be used: its name is not UTF-8, or it is not readable, or not a file or folder.
         ConfigError: If an output is also an input.
-        StoreError: If an output would replace a file that this program did not write, or cannot be written.
+        StoreError: If an output cannot be written, or would replace a file that no command of the same kind wrote.
     """
     for path in inputs:
         _check_name(path)
@@ -308,7 +325,7 @@ def _check_place(path: Path, *, is_folder: bool) -> None:
 
 def _check_length(file: Path) -> None:
     if (size := len(os.fsencode(file.name))) > _MAX_NAME_BYTES:
-        raise StoreError(f"{file}: a name of {size} bytes, expected {_MAX_NAME_BYTES} at most; choose a shorter name")
+        raise StoreError(f"{file}: its name has {size} bytes, expected at most {_MAX_NAME_BYTES}; choose a shorter one")
 
 
 def _check_replaced(path: Path, suffix: str, written: Written, inputs: Sequence[Path], *, force: bool | None) -> None:
@@ -323,7 +340,7 @@ def _check_replaced(path: Path, suffix: str, written: Written, inputs: Sequence[
     try:
         is_own = mode is not None and written.is_own is not None and written.is_own(path, suffix)
     except OSError:
-        is_own = False  # it cannot be read
+        is_own = False  # the file cannot be read
     if is_own:
         return
     if any(same_file(file, below) for read in inputs if read.is_dir() for below in _files_below(read)):
@@ -331,7 +348,8 @@ def _check_replaced(path: Path, suffix: str, written: Written, inputs: Sequence[
     if not force or suffix in written.kept:
         can_force = force is not None and suffix not in written.kept
         remedy = "Remove it, or choose another name" + (", or replace it with --force" if can_force else "")
-        found = f" and is not {written.what}" if written.is_own is not None else ""
+        can_be_own = written.is_own is not None and suffix not in written.kept
+        found = f" and was not written by {written.writer}" if can_be_own else ""
         raise StoreError(f"{file}: already exists{found}. {remedy}")
 
 

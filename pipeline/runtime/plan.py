@@ -57,7 +57,7 @@ def write_rate(out: Place) -> float:
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
-    """Return the most memory that this process has used so far, in bytes; on a GPU, also the most of the GPU's."""
+    """Return the most bytes that this process has used so far: of main memory, and of a GPU if it has one."""
     found = {"memory_bytes": _peak_bytes()}
     if (of_gpu := peak_gpu_bytes(device)) is not None:
         found["gpu_memory_bytes"] = of_gpu

@@ -50,10 +50,10 @@ FREE: Final = ("device", "threads", "checkpoint_every", "compile", "peak_tflops"
 """Options that may change when a run is resumed. The number of processes may change too."""
 _RUN: Final = "run"
 _WEIGHTS: Final = "weights_sha256"
-"""``_RUN`` and this are the keys of a weight file's metadata for the identity of its run and the sha256 of its weights.
+"""Keys of a weight file's metadata: ``_RUN`` for the identity of the run, ``_WEIGHTS`` for the sha256 of the weights.
 """
 _METADATA: Final = "rnng-distill"
-"""The key of a weight file's metadata under which we store ours as one JSON text, because safetensors would write
+"""The one key that we add to a weight file. Its value is one JSON text with all our metadata. safetensors would write
 several keys in random order."""
 _BYTES_PER_WEIGHT: Final = 4
 _WEIGHTS_REMEDY: Final = "Restore the file from a copy, give another --checkpoint, or train again into another --out"
@@ -97,10 +97,10 @@ class Description:
     fingerprints: dict[str, str] = field(default_factory=dict)
     """sha256 of the dataset, the tokenizer and, if used, the dump's manifest and the initial weights."""
     dump: dict[str, Any] | None = None
-    """Summary of the dump from which a student learned, or of several; see ``dump_summaries``."""
+    """Summary of the dump from which a student learned, or of several dumps; see ``dump_summaries``."""
     trained_on: list[dict[str, Any]] | None = None
-    """The texts that the model and everything that it was made from were trained on, as ``word_budget`` records them;
-    None for a run of an older version."""
+    """The training texts of the model and of everything that it was made from, as ``word_budget`` records them; None
+    for a run of an older version."""
     init: InitialWeights | None = None
     """The run from whose weights a student started."""
     truncated: dict[str, Truncated] | None = None
@@ -133,7 +133,7 @@ class RunInfo(Description):
         """Return the recorded options of a configuration class.
 
         Raises:
-            RunError: If one is missing, or has another type or an impossible value.
+            RunError: If an option is missing, or has another type or an impossible value.
         """
         return options.rebuild(cls, self.configuration, where=str(self.path / "run.json"), remedy=_REMEDY)
 
@@ -155,7 +155,7 @@ class RunInfo(Description):
 
 
 def dump_summaries(dump: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    """Return the summary of each dump in the ``dump`` of a ``run.json``: none, one, or those of a mixture.
+    """Return the summaries in the entry ``dump`` of a ``run.json``: none, one, or one for each dump of a mixture.
 
     A summary has ``path``, ``schema`` and ``statistics``. In a mixture it also has the ``weight`` of the dump and the
     sha256 of its ``manifest``.
@@ -177,7 +177,7 @@ class RunDescription:
     tokenizer: Path
     """The tokenizer file to copy into the run."""
     trained_on: Sequence[Any] | None = None
-    """As ``RunInfo.trained_on``."""
+    """The training texts of the model and of everything that it was made from."""
     dump: Mapping[str, Any] | None = None
     init: Mapping[str, Any] | None = None
     truncated: Mapping[str, Any] | None = None
@@ -185,7 +185,7 @@ class RunDescription:
 
 
 def identity_of(run: RunInfo | RunDescription) -> str:
-    """Return the identity of a run: see ``RunInfo.identity``."""
+    """Return the identity of a run: the sha256 of all that decides what is trained."""
     options = {name: value for name, value in run.configuration.items() if name not in FREE}
     described = {"kind": run.kind, "configuration": options, "model": run.model, "fingerprints": run.fingerprints}
     return sha256_bytes(canonical_json(json.loads(json.dumps(described, default=dict))))
@@ -263,9 +263,9 @@ def is_exported(path: Path) -> bool:
 
 
 def results_folder(model: Path) -> Path:
-    """Return the folder of the results of a run, RUN/results, or of an exported folder, FOLDER-results.
+    """Return the folder of the results of a model: RUN/results for a run, FOLDER-results for an exported folder.
 
-    The results of an exported folder are next to it, because everything in the folder is meant for the hub.
+    FOLDER-results is not inside FOLDER, because everything in FOLDER is meant for the hub.
     """
     if not is_exported(model):
         return model / "results"
@@ -376,8 +376,8 @@ def check_size(weights: Path, num_weights: int) -> None:
     """
     if weights.is_file() and (size := weights.stat().st_size) < num_weights * _BYTES_PER_WEIGHT:
         raise RunError(
-            f"{weights}: not a checkpoint of this model ({size:,} bytes, too few for the {num_weights:,} weights "
-            f"or more that the sizes in run.json make). {_WEIGHTS_REMEDY}"
+            f"{weights}: not a checkpoint of this model ({size:,} bytes, but by the sizes in run.json the model has at "
+            f"least {num_weights:,} weights of {_BYTES_PER_WEIGHT} bytes). {_WEIGHTS_REMEDY}"
         )
 
 
@@ -434,7 +434,7 @@ def _metadata(data: bytes, path: Path) -> dict[str, str]:
         return decode(part, dict[str, Any], where=str(path), remedy=_REMEDY, error=RunError)
 
     entries = text_of(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
-    found = text_of(entries[_METADATA].encode()) if _METADATA in entries else entries  # as in files of older versions
+    found = text_of(entries[_METADATA].encode()) if _METADATA in entries else entries  # as older versions wrote them
     return convert(found, dict[str, str], where=str(path), remedy=_REMEDY, error=RunError)
 
 

@@ -103,8 +103,8 @@ def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Re
     for name in list_files(path):
         if (path / name).is_symlink() and name.partition("/")[0] in _WRITTEN:
             raise RunError(
-                f"{path / name}: a link, and training would write to the file or folder it leads to. Replace it by a "
-                "copy of that, or remove it"
+                f"{path / name}: is a link, and training would write to what the link leads to. Replace the link by a "
+                "copy of the file or folder that it leads to, or remove the link"
             )
     make_directory(path)
     lock = hold(path)
@@ -153,7 +153,7 @@ def _refuse_other_ranks(run: RunDescription, world: World) -> None:
 
 
 def _comparable(run: RunDescription | RunInfo) -> dict[str, Any]:
-    """Return everything that must be equal, by the name that a message shows."""
+    """Return what must be equal on all ranks, and equal in an existing run. Keys are the names that messages show."""
     described: dict[str, Any] = {"kind": run.kind}
     described |= {flag(name): value for name, value in run.configuration.items() if name not in FREE}
     described |= {f"{name} of the model": value for name, value in run.model.items()}

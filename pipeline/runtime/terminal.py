@@ -60,7 +60,7 @@ def say_json(value: Any) -> None:  # noqa: ANN401 - any JSON
     """Print a value as JSON.
 
     Raises:
-        StoreError: As ``say``.
+        StoreError: If standard output cannot be written.
     """
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
     _print(visible_json(json.dumps(value, indent=2, ensure_ascii=encoding != "utf8")))

@@ -25,8 +25,8 @@ POOL_BATCHES = 50
 """Sentences are sorted by length within random pools of about this number of batches. So there is little padding, and
 the batches of each epoch are different."""
 SAMPLE_SIZE = 1000
-"""Number of sentences (or rows) of the training split that each evaluation on dev also evaluates. They give the loss to
-about 0.01 nats per position, and are few compared with an epoch."""
+"""Number of sentences (or rows) of the training split that each evaluation on dev also evaluates. They are enough to
+know the loss to about 0.01 nats per position, and few compared with an epoch."""
 BLOCK_POSITIONS = 4096
 """Positions in a block of neighbouring sentences, which stay together in a shuffle window."""
 
@@ -93,7 +93,7 @@ def longest_first(lengths: np.ndarray, rows: Ragged) -> np.ndarray:
 
 
 def consecutive_batches(lengths: np.ndarray, batch_tokens: int, batch_sentences: int = 0) -> list[tuple[int, int]]:
-    """Cut a sequence of sentences into ranges ``(first, stop)`` within the budgets of ``plan_epoch``, in order."""
+    """Cut a sequence of sentences, in its order, into batches ``(first, stop)`` that stay within both budgets."""
     ends = np.cumsum(lengths)
     runs = []
     first = 0

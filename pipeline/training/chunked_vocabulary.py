@@ -101,8 +101,8 @@ def softmax_and_log_sum(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     The largest probability is exp(largest logit - log-sum-exp), so minus its logarithm is the third value. Finding the
     two maxima takes two quick passes. Computing the log-sum-exp itself would need another pass of exponentials, which
-    takes ten times as long on a CPU. The log-sum-exp is returned as two numbers so that float32 keeps the digits of
-    small differences when all logits are large.
+    takes ten times as long as those passes on a CPU. The log-sum-exp is returned as two numbers so that float32 keeps
+    the digits of small differences when all logits are large.
     """
     probs = logits.softmax(1)
     return probs, logits.amax(1), -probs.amax(1).log()

@@ -12,7 +12,7 @@ from storage.errors import FingerprintMismatchError, StoreError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFiles:
-    """A model that is evaluated: where it is, and the fingerprints of its files, which its results record."""
+    """The place of a model that is evaluated, and the fingerprints of its files. Results record these fingerprints."""
 
     path: Path
     """A run directory or an exported folder. `results_folder` says where its results go."""
@@ -22,12 +22,12 @@ class ModelFiles:
     """The sha256 of the tokenizer in this project's form. The tokenizer of an exported folder is first converted to
     this form."""
     which: Which = "best"
-    """The name of the checkpoint, or ``exported``. The file name of a result contains it, except for these two:
-    ``best`` and ``exported``."""
+    """The name of the checkpoint, or ``exported``. The file names of results contain this name, unless it is ``best``
+    or ``exported``."""
 
     @property
     def weights_sha256(self) -> str:
-        """The sha256 of the weight file that was loaded. The file may have been replaced since."""
+        """The sha256 of the weight file that was loaded. The file may have been replaced since then."""
         assert self.loaded is not None, "a model is loaded before it is evaluated"
         return self.loaded
 
@@ -39,12 +39,15 @@ class ModelFiles:
         """
         folder = results_folder(self.path)
         if folder.is_symlink():
-            raise StoreError(f"{folder}: a link, expected a folder for the results. Replace it by a copy of the folder")
+            raise StoreError(
+                f"{folder}: is a link, expected a folder for the results. Replace the link by a copy of the folder "
+                "that it leads to"
+            )
         there = folder if folder.exists() else folder.absolute().parent
         if not there.is_dir() or not os.access(there, os.W_OK):
             raise StoreError(
                 f"{folder}: cannot be written, expected a folder for the results. Fix its permissions, or evaluate a "
-                "copy"
+                "copy of the model"
             )
 
     @classmethod
@@ -66,14 +69,17 @@ def check_tokenizer(model: ModelFiles, dataset: Dataset) -> None:
     """Check that a dataset has the tokenizer of the model.
 
     Raises:
-        FingerprintMismatchError: If it has another tokenizer. The message gives both fingerprints.
+        FingerprintMismatchError: If the dataset has another tokenizer. The message gives both fingerprints.
     """
     found, expected = dataset.tokenizer.sha256, model.tokenizer_sha256
     if found != expected:
         own = str(model.path / "tokenizer.json")
         if model.which == EXPORTED:
-            own = f"the tokenizer of the exported run (for a model made elsewhere: convert {own} with adopt-tokenizer)"
+            own = (
+                "the tokenizer.json of the run that was exported. If the model was not exported from a run, convert "
+                f"{own} with adopt-tokenizer first, and build the dataset with the output"
+            )
         raise FingerprintMismatchError(
             f"{dataset.location}: tokenizer is {found[:12]}, but {model.path} was trained with {expected[:12]}. "
-            f"Build the dataset with {own}, or give the model trained on this dataset"
+            f"Give a model that was trained on this dataset, or build the dataset with {own}"
         )

@@ -29,7 +29,7 @@ class Tracker:
     Args:
         log_to: The service: ``wandb`` or ``trackio``.
         project: The project there.
-        run: The run. In the service it has the name of its directory, and the group of ``group_of``.
+        run: The run. In the service, its name is that of its directory, and its group is what ``group_of`` returns.
 
     Raises:
         ConfigError: If the service does not accept the run, for example because nobody is logged in.
@@ -84,7 +84,10 @@ def group_of(run: RunInfo) -> str:
 
 
 def _start_wandb(wandb: ModuleType, run: Path, about: Mapping[str, object]) -> None:
-    """Start or continue a run. Its identifier there follows from its path and host, since the run stores none."""
+    """Start or continue the copy of a run in Weights & Biases.
+
+    The identifier of the copy follows from the path and the host of the run, because the run does not store one.
+    """
     identity = hashlib.sha256(f"{os.uname().nodename}:{run.resolve()}".encode()).hexdigest()[:16]
     try:
         wandb.init(

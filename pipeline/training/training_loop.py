@@ -6,10 +6,10 @@ So, without dropout and except for rounding, a step is the same at any world siz
 batch of N times the size.
 
 With a given world size, a step depends only on weights, optimiser, seed and step number. Its batches follow from (seed,
-epoch, index), and every random generator is seeded from (seed, step, rank). So a training resumed from a checkpoint,
-with the same world size and threads (on a GPU also with ``deterministic``), takes bit for bit the steps of an
-uninterrupted training. ``pipeline.runtime.checkpoint`` stores the state of a training; ``finite_check`` stops at the
-first NaN or infinity.
+epoch, index), and every random generator is seeded from (seed, step, rank). So a training that is resumed from a
+checkpoint takes bit for bit the steps of an uninterrupted training, if world size and threads are the same. On a GPU
+this also needs ``deterministic``. ``pipeline.runtime.checkpoint`` stores the state of a training. ``finite_check``
+stops at the first NaN or infinity.
 """
 
 import contextlib
@@ -116,7 +116,7 @@ class Training:
     def resume(self) -> None:
         """Continue from the run's checkpoint if it has one, and connect the model to those of the other processes.
 
-        Also writes the weight files that a killed process left out. A plan never calls this.
+        Also writes the weight files that a killed process left out. ``--plan`` never calls this.
 
         Raises:
             RunError: If the run's state is damaged or belongs to another model.

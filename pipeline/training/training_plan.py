@@ -2,8 +2,8 @@
 
 A plan takes some real steps, evaluates some batches of dev and makes the content of one checkpoint. The hours of a
 training are those of all its steps, evaluations and checkpoints. With ``--patience`` a training may end earlier. For N
-processes the plan takes steps with the share of one process of each batch; the time in which processes add up their
-gradients is not included.
+processes, the plan times steps in which one process computes its share of each batch. The time in which processes add
+up their gradients is not included.
 """
 
 import itertools
@@ -57,7 +57,7 @@ def plan_training(
         _take_largest_step(training, task)
         position_s = _evaluation_seconds(task)
         state = encoded_state(training.state(0.0, torch.zeros(1, len(task.parts)), 0), None).nbytes
-        memory = peak_memory(device)  # now, because the next trainings have moments of their own
+        memory = peak_memory(device)  # measured now, because each further Training makes another optimiser
         progress.update(1)
         for number in processes:
             if number not in step_s:
@@ -118,7 +118,7 @@ class _Size:
 
 
 def _step_seconds(training: Training, device: torch.device, budget_s: float) -> float:
-    """Take some steps; return the mean seconds of one. The first, which also touches new memory, does not count."""
+    """Take some steps; return the mean seconds of one. The first step also touches new memory, so it does not count."""
     seconds: list[float] = []
     begin = mark = time.perf_counter()
     with ReadAhead(training.plan.batches(after_step=0)) as stream:

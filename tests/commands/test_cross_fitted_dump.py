@@ -180,7 +180,7 @@ def invoked(*arguments: object) -> str:
         (
             (1, 2, 3, 0),
             [],
-            "fold0: one of 4 runs, but it left out no fold. Give runs of train-teacher --leave-out 1 to",
+            "fold0: is one of 4 runs, but left out no fold. Give runs of train-teacher --leave-out 1 to",
         ),
         ((2,), [], "fold2: left out fold 2 of 3, so it was trained on some sentences of train and not on others"),
         (
@@ -213,7 +213,7 @@ def test_runs_of_other_sizes_or_another_dataset_are_refused_in_one_line(folder, 
     found = invoked(*dumping, other, "--data", folder / "dataset")
     assert f"other: dataset is 000000000000, but {dataset.sha256[:12]} was given." in found
     found = invoked(*dumping, folder / "fold3", "--data", small_world / "dataset")
-    assert "3 runs were given, but split train has no folds. Build it with build-dataset --folds" in found
+    assert "3 runs were given, but split train has no folds. Build the dataset with build-dataset --folds" in found
     found = invoked(*dumping[:-1], "--data", folder / "dataset", "--out", "twice")
     assert "--out: given 2 times, expected once" in found
 

@@ -152,7 +152,7 @@ def changed(row: dict, kind: str) -> dict:
         ("ragged", "row 3: token_ids or top_values are not"),
         ("fewer", "rows in all, expected the"),
         ("more", "more rows than the"),
-        ("columns", "no column top_values of the right type, expected input_ids, token_ids, top_values"),
+        ("columns", "no column top_values of the right type, expected input_ids (a list of numbers), and token_ids"),
         ("flat", "no column token_ids of the right type"),
         ("null", "row 3: token_ids or top_values are not"),
         ("text", "cannot be read as parquet"),

@@ -159,7 +159,7 @@ def test_only_a_file_of_this_program_is_replaced(name, folder, tmp_path, monkeyp
         own, foreign = target.read_bytes(), b"(S (NN years)) of work\n"
         target.write_bytes(foreign)
         line = refusal(*command)
-        assert ": already exists and is not " in line
+        assert ": already exists and was not written by " in line
         assert "with --force" in line
         assert target.read_bytes() == foreign
         if suffix == suffixes[0]:
@@ -204,7 +204,7 @@ def test_a_report_in_markdown_of_an_older_version_is_replaced(folder, tmp_path, 
     (tmp_path / "page.md").write_text(rest)
     assert run(*command).exit_code == 0
     (tmp_path / "page.md").write_text("### Runs\n\nMy own notes.\n")
-    assert "is not a report" in refusal(*command)
+    assert "was not written by 'report'" in refusal(*command)
 
 
 @pytest.mark.parametrize("spelling", ["same", "dots", "link", "hard link"])
@@ -254,7 +254,7 @@ def test_a_tokenizer_of_a_run_is_not_replaced(folder, tmp_path):
             assert run("train-tokenizer", *arguments).exit_code == 0
         else:
             (tmp_path / name).write_text("{}")
-    assert "is not a tokenizer of this program" in refusal(
+    assert "was not written by 'train-tokenizer' or 'adopt-tokenizer'" in refusal(
         "train-tokenizer", folder / "text.txt", "--vocab-size", 300, "--out", tmp_path / "tokenizer.json"
     )
 
@@ -272,7 +272,7 @@ def test_trees_that_others_wrote_are_not_taken_for_ours(folder, tmp_path):
         else:
             (tmp_path / "gold.txt").unlink()
         line = refusal("import-trees", folder / "trees.mrg", "--out", tmp_path / "gold")
-        assert "gold.mrg: already exists and is not a file of import-trees" in line
+        assert "gold.mrg: already exists and was not written by 'import-trees'" in line
 
 
 def test_what_a_killed_import_left_does_not_stop_the_next(folder, tmp_path):

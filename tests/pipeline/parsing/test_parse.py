@@ -380,7 +380,7 @@ def test_either_all_texts_or_none_have_documents(tmp_path: Path) -> None:
     a, b, c, d = (tmp_path / f"{name}.txt" for name in "abcd")
     with pytest.raises(InputError, match=r"b\.docs: document 'x' is in .*a\.docs too"):
         parse_texts([a, b], tmp_path / "out", FLAT)
-    with pytest.raises(InputError, match=r"d\.txt: no \.docs next to it, but others have one"):
+    with pytest.raises(InputError, match=r"d\.txt: no \.docs next to it, but other texts have one"):
         parse_texts([a, d], tmp_path / "out", FLAT)
     with pytest.raises(InputError, match=r"d\.txt: given more than once"):
         parse_texts([d, d], tmp_path / "out", FLAT)
@@ -415,7 +415,7 @@ def test_raw_text_is_cleaned_first(tmp_path: Path) -> None:
     [
         ({".docs": "a\n"}, r"text\.docs: ends before line 2 of"),
         ({".docs": "a\n\n"}, r"text\.docs: is empty at line 2"),
-        ({".docs": "a\na\na\n"}, r"text\.docs: more than the 2 lines"),
+        ({".docs": "a\na\na\n"}, r"text\.docs: has more than the 2 lines"),
         ({".speakers": "A\n"}, r"text\.speakers: ends before line 2"),
     ],
 )

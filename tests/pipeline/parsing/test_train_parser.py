@@ -81,7 +81,7 @@ def test_an_interrupted_training_goes_on_to_the_same_parser(
             patch.setattr(where, interrupted(pkgutil.resolve_name(where), last_call))
             with pytest.raises(KeyboardInterrupt):
                 train_parser(trees, trees, out, config)
-        with pytest.raises(StoreError, match=r"with other lr, dev was interrupted; run its command again"):
+        with pytest.raises(StoreError, match=r"with other lr, dev was interrupted; run the command of that training"):
             train_parser(trees, [corpus / "dev.mrg"], out, replace(config, lr=1e-3))
         parts = train_parser(trees, trees, out, config)
         assert [parts[name] for name in ("sha256", "labelled_f1", "evalb_f1")] == [

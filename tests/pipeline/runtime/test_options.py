@@ -134,7 +134,7 @@ def test_all_bad_keys_are_named_with_what_was_expected(tmp_path):
         "rates is 3",
         "size is True",
         "careful is 1, expected true or false",
-        "a section [train-student], expected options without sections",
+        "has a section [train-student], expected options without sections",
     ):
         assert expected in message
 

@@ -174,7 +174,7 @@ def test_training_writes_through_no_link_in_the_run(tmp_path, description, name)
         elsewhere.write_text("a file of somebody else")
     link.symlink_to(elsewhere)
     before = elsewhere.stat()
-    with pytest.raises(RunError, match=rf"{name}: a link, .*Replace it by a copy"), start(run, description):
+    with pytest.raises(RunError, match=rf"{name}: is a link, .*Replace the link by a copy"), start(run, description):
         pass
     assert (elsewhere.stat().st_size, elsewhere.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
