@@ -29,8 +29,8 @@ SCE and its gradient are linear in p^_T, so they are unbiased over independent d
 not 0: it is the entropy of p_T, which the dump does not hold.
 
 The gradient is computed by a formula and not by autograd, because the formula takes only one pass over the logits. A
-divergence D is a function of log q_T(i), with i in K or "rest". Let u_i be the derivative of D by log q_T(i), U the sum
-of all u_i, and s = q_T / q_T(rest) outside K. Then
+divergence D is a function of log q_T(i), with i in K or "rest". Let u_i be the derivative of D with respect to
+log q_T(i), U the sum of all u_i, and s = q_T / q_T(rest) outside K. Then
 
     dD / dz(v) = (u_v - q_T(v) U) / T  for v in K,              s(v) (u_rest - q_T(rest) U) / T  for others
 
@@ -131,7 +131,7 @@ class DistillationRows:
     def _diverge(
         self, targets: SoftTargets, student: "_Student", *, has_rest: bool
     ) -> tuple[Tensor, Tensor, Tensor | float]:
-        """Return D, ``[R]``, and its derivatives by log q_T of the ids, ``[R, k]``, and of the rest, ``[R]``."""
+        """Return D, ``[R]``, and its derivatives with respect to log q_T: for the ids ``[R, k]``, for the rest ``[R]``."""
         dtype, k = student.log_probs.dtype, targets.ids.shape[1]
         log_p = targets.log_probs.to(dtype) / self._temperature - targets.logz.to(dtype)[:, None]
         log_q = student.log_probs

@@ -19,7 +19,7 @@ class TeacherConfig:
     embed_dim: int = 256
     """Size of the vectors of tokens, labels and constituents, and of each LSTM of the composition."""
     hidden_dim: int = 256
-    """Size of the stack LSTM. If it differs from --embed-dim, a projection comes before the vocabulary."""
+    """Size of the stack LSTM. If it differs from --embed-dim, a projection comes before the output layer."""
     num_layers: int = 2
     """Number of layers of the stack LSTM."""
     strategy: Literal["top-down", "binary"] = "top-down"

@@ -145,8 +145,9 @@ def plan_teacher(
     """Predict what ``train_teacher`` will cost, as `pipeline.training.training_plan` describes. Nothing is written.
 
     Raises:
-        ConfigError: If the command itself runs in several processes. Also as ``train_teacher``.
-        InputError: As ``train_teacher``.
+        ConfigError: If the command itself runs in several processes, or if ``training.leave_out`` is not a fold of the
+            dataset.
+        InputError: If a sentence does not fit into memory.
     """
     with _prepared(data, config, training) as (world, device, model, dataset):
         world.refuse_several("train-teacher --plan")
