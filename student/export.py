@@ -10,7 +10,7 @@ both versions returns ``token_type_ids`` by default under 4.x; GPT-2 would add t
 ``model_input_names`` excludes them.
 
 The tokenizer puts ``<bos>`` before a text and nothing after the text. In the exported folder ``<bos>``, ``<eos>`` and
-``<pad>`` are special tokens. So the characters ``<eos>`` in a text become the special token. Other programs expect this,
+``<pad>`` are special tokens. So the characters ``<eos>`` in a text give the special token. Other programs expect this,
 because they put special tokens into their input as text. In a run's ``tokenizer.json`` these three are ordinary
 entries, so that the characters ``<eos>`` in a corpus do not end a sentence. docs/decisions/0015 says why the folder and
 the run differ.

@@ -131,7 +131,7 @@ class DistillationRows:
     def _diverge(
         self, targets: SoftTargets, student: "_Student", *, has_rest: bool
     ) -> tuple[Tensor, Tensor, Tensor | float]:
-        """Return D, ``[R]``, and its derivatives with respect to log q_T: for the ids ``[R, k]``, for the rest ``[R]``."""
+        """Return D, ``[R]``, and its derivatives with respect to log q_T of the ids, ``[R, k]``, and rest, ``[R]``."""
         dtype, k = student.log_probs.dtype, targets.ids.shape[1]
         log_p = targets.log_probs.to(dtype) / self._temperature - targets.logz.to(dtype)[:, None]
         log_q = student.log_probs

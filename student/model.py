@@ -180,7 +180,7 @@ class Student(nn.Module):
             inputs: Rows of at most ``max_length`` positions.
             row_loss: The loss.
             num_parts: The number of sums that ``row_loss`` returns.
-            chunk_rows: See ``vocabulary_loss``.
+            chunk_rows: How many positions get their logits at a time; 0: a number that suits the device.
         """
         states = self.states(inputs)
         return vocabulary_loss(states, self.head_weight, None, row_loss, num_parts=num_parts, chunk_rows=chunk_rows)

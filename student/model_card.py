@@ -214,4 +214,4 @@ def _babylm_figures(results: RunResults) -> Iterator[tuple[str, str, float | Non
 
 
 def _ties(num_ties: int) -> str:
-    return f" ({num_ties} ties, not right)" if num_ties else ""
+    return f" ({num_ties} ties, which count as not right)" if num_ties else ""

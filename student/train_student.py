@@ -114,7 +114,7 @@ class StudentTask:
 
     @property
     def num_evaluated(self) -> int:
-        """The number of positions that an evaluation reads: those of dev, and of a sample of train."""
+        """The number of positions that an evaluation reads: the positions of dev and of a sample of train."""
         return int(self._rows["dev"].lengths.sum()) + self._plans["train"].num_sampled()
 
     def batch_words(self, epoch: int) -> np.ndarray:

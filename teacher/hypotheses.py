@@ -49,8 +49,8 @@ class Hypotheses:
 class History:
     """The actions of all hypotheses ever made.
 
-    An event is an action with a link to the event before it, so it stands for all actions up to this one. Event 0 is
-    NT(TOP) or ``<bos>``.
+    An event is an action with a link to the event before it. So an event stands for all actions up to its own. Event 0
+    is NT(TOP) or ``<bos>``.
     """
 
     def __init__(self) -> None:

@@ -56,8 +56,8 @@ class Derivation:
     depth: np.ndarray
     """int64: the number of elements on the stack after the action."""
     owner: np.ndarray
-    """int64: the time of the REDUCE whose constituent has this action's push as a child. ``NO_TIME`` for a nonterminal,
-    and for a child of the last REDUCE of a sentence, because nothing reads the constituent of that REDUCE."""
+    """int64: the time of the REDUCE that composes the element which this action pushes. ``NO_TIME`` for a nonterminal,
+    and for an element that the last REDUCE of a sentence composes, because nothing reads that constituent."""
     label: np.ndarray
     """int64: the label of the constituent, at a REDUCE. 0 at other actions and with the binary strategy."""
     reduce_allowed: np.ndarray
@@ -128,7 +128,7 @@ class Schedule:
 
     @property
     def num_rounds(self) -> int:
-        """The number of sequential rounds of LSTM cells for one layer of the stack and the composition."""
+        """The number of sequential rounds of LSTM cells, for one layer of the stack and for the composition."""
         return len(self.stack) + sum(1 + len(level.step_sizes) for level in self.compositions)
 
 
@@ -200,7 +200,7 @@ def _heights(owner: np.ndarray, num_children: np.ndarray, words: np.ndarray) -> 
 def _composition_levels(
     derivation: Derivation, composed: np.ndarray, num_children: np.ndarray, height: np.ndarray, place: np.ndarray
 ) -> tuple[CompositionLevel, ...]:
-    """Return the levels of constituents. ``composed`` has the times of the REDUCEs, in the order of the constituents."""
+    """Return the levels of constituents. ``composed`` has the times of their REDUCEs, in the constituents' order."""
     order = np.full(len(place), -1)
     order[composed] = np.arange(len(composed))
     children = np.flatnonzero(derivation.owner >= 0)

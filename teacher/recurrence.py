@@ -27,7 +27,7 @@ from teacher.levels import CompositionLevel, StackLevel
 
 
 def state_dtype(weight: Tensor) -> torch.dtype:
-    """Return the type of the states for products in the type of ``weight``: that type, but at least float32."""
+    """Return the type of the states if products have the type of ``weight``: the same type, but at least float32."""
     return torch.promote_types(weight.dtype, torch.float32)
 
 
@@ -49,8 +49,8 @@ def lstm_cell(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
 def lstm_step_(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the hidden state, the cell state and its tanh after one step like ``lstm_cell``, without a gradient.
 
-    The gates after their non-linearities overwrite ``gates``, because allocating new memory for them would take a third
-    of the time of a step.
+    The gates after their non-linearities overwrite ``gates``, because allocating new memory would take a third of a
+    step's time.
     """
     size = cell.shape[-1]
     gates[..., : 3 * size].sigmoid_()
@@ -445,8 +445,8 @@ def level_indices(levels: Sequence[CompositionLevel], device: torch.device) -> t
     ``2 * i + 1`` for the backward direction.
 
     Returns:
-        For each level, the labels of its constituents, int64 ``[m]``; and for each level, the gate rows of the children
-        of these constituents, int64 ``[2c]``, all forward rows first.
+        Two lists with one entry per level: the labels of the constituents, int64 ``[m]``, and the gate rows of their
+        children, int64 ``[2c]``, all forward rows first.
     """
     if not levels:
         return [], []

@@ -76,8 +76,8 @@ class TeacherTrainConfig(TrainConfig):
     lr: float = 1e-2
     """Peak learning rate of AdamW (docs/decisions/0004)."""
     leave_out: int = 0
-    """Train on all training sentences but those of this fold, from 1 to the --folds of build-dataset. 0: leave out
-    none."""
+    """Do not train on the sentences of this fold, a number from 1 to the --folds of build-dataset. 0: train on all
+    training sentences."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

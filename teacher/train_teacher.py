@@ -66,7 +66,7 @@ class TeacherTask:
 
     @property
     def num_evaluated(self) -> int:
-        """The number of positions that an evaluation reads: those of dev, and of a sample of train."""
+        """The number of positions that an evaluation reads: the positions of dev and of a sample of train."""
         return self._splits["dev"].num_positions + self._plans["train"].num_sampled()
 
     def batch_words(self, epoch: int) -> np.ndarray:
@@ -227,7 +227,7 @@ def described_model(run: RunInfo) -> TeacherModel:
     if found.eos_id >= found.vocab_size or not found.labels:
         raise RunError(
             f"{run.path}: the model has {len(found.labels)} labels and eos_id {found.eos_id}, expected at least one "
-            f"label and an id below vocab_size, {found.vocab_size}. Train again"
+            f"label and an eos_id below vocab_size, which is {found.vocab_size}. Train again"
         )
     return found
 

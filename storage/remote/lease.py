@@ -158,7 +158,7 @@ class Lease:
             _log.info("%s: taking over the lease of %s, which expired %s", self._store, found, found.expires)
             self._parent.write(self._name, self._content())
         elif take_over:
-            _log.warning("%s: taking the lease from %s, good until %s", self._store, found, found.expires)
+            _log.warning("%s: taking the lease from %s, which is valid until %s", self._store, found, found.expires)
             self._parent.write(self._name, self._content())
         else:
             raise self._busy(found)
