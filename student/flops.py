@@ -47,7 +47,7 @@ def num_matmul_parameters(config: StudentConfig) -> int:
 
 
 def training_flops(config: StudentConfig, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return ``[M]``: model FLOPs of training once on each of M rows, given the int64 ``[M]`` positions of each row."""
+    """Return ``[M]``: model FLOPs of training once on each of M rows, given how many positions each row has."""
     rows = lengths.astype(np.float64)
     return rows * (6 * num_matmul_parameters(config) + 12 * config.num_blocks * config.embed_dim * rows)
 

@@ -99,7 +99,7 @@ class Rows:
         """int64 ``[R]``: the number of positions of each row of the split."""
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """Return int64 ``[R]``: the sum over the sentences of each row. ``values`` has one integer per sentence."""
+        """Return int64 ``[R]``: the sum of ``values``, which has one integer per sentence, over each row."""
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
         return np.diff(ends[self._offsets])
 

@@ -59,10 +59,10 @@ MAX_NODES = 4096
 """A pool of stacks (``stack_pool``) is compacted when it has more nodes than this, and more than twice as many as
 after the last compaction. With two layers of size 256, a node and its data take 17 KB at most."""
 _TILE_ROWS, _TILE_COLUMNS = 512, 1000
-"""Rows and columns of a tile: the logits that are computed at a time where only sums of their exponentials are needed.
-A tile has 2 MB, which fit into the cache of a CPU's core. On other devices, a tile has all columns."""
+"""Rows and columns of a tile: the logits that are computed at once if only sums of their exponentials are needed. A
+tile has 2 MB, which fit into the cache of a CPU's core. On other devices, a tile has all columns."""
 _MIXTURE_ROWS = 256
-"""Candidates whose probabilities are computed at a time where mixtures are needed."""
+"""Number of candidates whose probabilities are computed at once if mixtures are needed."""
 _SAFE_LOG_SUM = 60.0
 """If the log of a sum of exponentials is at most this far from 0, then no exponential that matters to the sum overflows
 or underflows in float32."""
@@ -390,7 +390,7 @@ class _Batch:
             matrix = np.zeros((group[some][-1] + 1 - first, len(probs)))
             matrix[group[some] - first, number] = weights[some]
             mixtures[first : first + len(matrix)] += on_device(matrix, states.device).to(states.dtype) @ probs
-        # A product of a weight and a probability may have been rounded to 0.
+        # A product of a weight and a probability may have been rounded to 0, whose logarithm would be -inf.
         return torch.cat(normalisers), mixtures.clamp_min_(torch.finfo(mixtures.dtype).tiny).log_()
 
     def _log_probs(self, states: Tensor, normalisers: Tensor, places: np.ndarray, tokens: np.ndarray) -> np.ndarray:

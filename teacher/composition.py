@@ -52,7 +52,7 @@ class Composition(nn.Module, ABC):
         """
 
     def composer(self) -> Callable[[Tensor, CompositionLevel], Tensor]:
-        """Return a function that does the same as ``compose``, and faster if it is called often with the same weights.
+        """Return a function that does what ``compose`` does, for many calls with the same weights.
 
         The function reads the results of ``as_children`` in place of the values, so that a child of several
         constituents is prepared once. Results that all calls share are computed now.

@@ -30,8 +30,8 @@ class TeacherConfig:
     composition: Literal["bilstm", "attention", "treelstm"] = "bilstm"
     """Function that makes a constituent's vector from those of its children. treelstm needs --strategy binary."""
     dropout: float = 0.1
-    """Dropout on pushed vectors, between layers and before the outputs. Stack states that later pushes build on have no
-    dropout."""
+    """Dropout on pushed vectors, between layers and before the outputs. The stack states from which later pushes are
+    computed get no dropout."""
 
     def __post_init__(self) -> None:
         problems = [

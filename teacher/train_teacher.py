@@ -29,7 +29,7 @@ from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
 
 _COMPOSITION_FLOATS = 28
 _STACK_LAYER_FLOATS = 10
-"""Float32 numbers that training holds per action and unit of size. The first constant is for the embedding size. It
+"""How many float32 numbers training holds per action and unit of size. The first constant is for the embedding size. It
 counts values, compositions and their gradients. The second is for the hidden size of each layer of the stack. Both come
 from the peak memory on 64 to 512 sentences of real trees at sizes 128 and 256: 37, 46 and 64 numbers per unit of size
 for 1, 2 and 4 layers."""

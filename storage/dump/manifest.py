@@ -234,7 +234,7 @@ def entry_name(shard: int) -> str:
 
 
 def num_finished(store: Folder, schema: DumpSchema) -> int:
-    """Return the number of shards with an entry, of a store that is being written."""
+    """Return how many shards have an entry, for a store that is being written."""
     return sum(_is_entry(name, schema) for name in store.sizes())
 
 

@@ -125,7 +125,7 @@ class MappedRows:
         return Positions(*[array.gather(index[array.steps]) for array in self._arrays])
 
     def _make_ready(self, number: int) -> None:
-        """Map and check a chunk, numbered over the whole dump."""
+        """Map and check the chunk with this number. Chunks are numbered over the whole dump."""
         shard, chunk = divmod(number, self._chunks_per_shard)
         try:
             if not self._is_mapped[shard]:

@@ -70,7 +70,7 @@ def encoded(
 def stored_chunks(
     files: Mapping[str, NDArray[np.uint8]], schema: DumpSchema, entry: ShardEntry, *, names: Mapping[str, str]
 ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
-    """Yield each chunk of a shard: its number, and array → its rows as they are stored, without padding.
+    """Yield the number of each chunk of a shard, and a mapping: array → its rows in this chunk, as stored, unpadded.
 
     Args:
         files: Array → the whole file.

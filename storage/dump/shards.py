@@ -87,7 +87,7 @@ def check_index(data: NDArray[np.uint8], spec: ArraySpec, shard: int, *, where: 
 
 
 def shard_rows(data: NDArray[np.uint8], spec: ArraySpec, shard: int) -> NDArray[Any]:
-    """Return ``[num_chunks, chunk_rows, *row_shape]``: a view of a shard's chunks, with the padding of the last."""
+    """Return ``[num_chunks, chunk_rows, *row_shape]``: a view of a shard's chunks, with the padding of the last one."""
     shape = (spec.layout.num_chunks(shard), spec.layout.chunk_rows, *spec.row_shape)
     return np.ndarray(shape, spec.dtype, data.data, 0, (chunk_stride(spec), *row_strides(spec)))
 

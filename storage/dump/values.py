@@ -74,7 +74,7 @@ def impossible_value(
 
 
 def unordered_rows(logp: NDArray[np.float16], counts: NDArray[np.uint8] | None, num_top: int) -> ImpossibleValue | None:
-    """Return the first row whose log-probabilities ``[n, k]`` rise. The top tokens and the draws are one sequence."""
+    """Return the first row whose log-probabilities ``[n, k]`` rise, also from the top tokens to the draws after them."""
     bits = _bits(logp, None if counts is None else _is_unused(counts, num_top))
     magnitudes = np.maximum(bits, _HALF_NEGATIVE_ZERO)  # below 0 the order of the bits is reversed
     rises = magnitudes[:, 1:] < magnitudes[:, :-1]
@@ -100,7 +100,7 @@ def wrong_mass(
     logz: NDArray[np.float32],
     temperatures: Sequence[float],
 ) -> ImpossibleValue | None:
-    """Return the first row that does not sum to 1 with its tail at a declared temperature.
+    """Return the first row whose probabilities and tail do not sum to 1 at a declared temperature.
 
     Args:
         logp: ``[n, m]`` of the top tokens.

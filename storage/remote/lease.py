@@ -81,7 +81,7 @@ class _Holder:
 
 
 class Lease:
-    """The right of one process to write a store, and the store's history; implements `WriterLock`.
+    """The right of one process to write a store and its history; implements `WriterLock`.
 
     The history is read when the lease is taken. Each new line rewrites all of it, since objects cannot be appended to.
     The history of a dump has some tens of lines.

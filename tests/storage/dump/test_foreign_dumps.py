@@ -270,7 +270,7 @@ def test_nothing_is_written_or_removed_through_a_link(dump: Path, tmp_path: Path
     (dump / "tokens" / "c").symlink_to(tmp_path / "elsewhere")
     folder = LocalFolder(dump)
     for use in (lambda: folder.write("tokens/c/0", b"x"), lambda: folder.remove(["tokens/c/0"])):
-        with pytest.raises(StoreError, match="tokens/c: a link"):
+        with pytest.raises(StoreError, match="tokens/c: is a link"):
             use()
     (dump / "README.md").unlink(missing_ok=True)
     (dump / "README.md").symlink_to(tmp_path / "elsewhere" / "0")
