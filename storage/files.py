@@ -3,9 +3,10 @@
 A file is written under a temporary name, synced and renamed; then its folder is synced. The price is two fsyncs per
 file, which is low for stores with few, large files. If a process is killed while it writes, a file or folder whose name
 ends in ``.partial`` remains. In a store (such as a dump) or a run directory, the next process that locks the store or
-run removes the leftover. Elsewhere, it depends on the writer. ``written_whole`` and ``new_folder`` lock the temporary
-file or folder while they write. When one of them next writes the same path, it removes leftovers: temporary files and
-folders that are older than a minute and that no process locks. A leftover of ``write_atomically`` stays.
+run removes the leftover. Elsewhere, the functions of this module differ. ``written_whole`` and ``new_folder`` lock the
+temporary file or folder while they write. When one of these two next writes the same path, it removes leftovers:
+temporary files and folders that are older than a minute and that no process locks. A leftover of ``write_atomically``
+stays.
 """
 
 import errno

@@ -19,7 +19,7 @@ from storage.fingerprints import FileDigest
 
 
 class WriterLock(Protocol):
-    """The right of one process to write a store, and the history file next to the store."""
+    """The right of one process to write a store and its history, which is a file next to the store."""
 
     def log(self, line: bytes) -> None:
         """Append one line to the history.
@@ -80,7 +80,10 @@ class Folder(Protocol):
 
     @property
     def max_open_bytes(self) -> int | None:
-        """Limit on the bytes of all mapped files; None: no limit. Only copies of remote files need a limit."""
+        """Limit on the bytes of all mapped files; None: no limit.
+
+        Only copies of remote files need a limit: a mapped copy takes room even after the cache has removed it.
+        """
 
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
         """Start to fetch remote files that will be opened soon. Returns at once."""
@@ -177,23 +180,23 @@ class LocalFolder:
             raise StoreError(f"{path}: cannot be read: {error.strerror}. Fix its permissions, or remove it") from error
 
     def _regular(self, name: str) -> Path:
-        """Return the path of a file that can be read without waiting. A pipe or a device could go on for ever."""
+        """Return the path of a file. A pipe or a device is refused, because reading it might never end."""
         path = self._path / name
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         return path
 
     def _refuse_links(self, name: str) -> None:
-        """Raise if a folder on the way to a file in the store is a link, since what it leads to is not ours to change.
+        """Refuse a link in place of a folder on the way to a file: writing would change a folder outside the store.
 
-        A link in place of the file itself is replaced or removed, and what it leads to stays. Reading follows links,
-        because download caches consist of them, and because all content is compared with digests.
+        A link in place of the file itself is replaced or removed, and the file that the link leads to stays. Reading
+        follows links, because download caches consist of them, and because all content is compared with digests.
         """
         for folder in list(PurePosixPath(name).parents)[:-1]:
             if _is_link(self._path / folder):
                 raise StoreError(
-                    f"{self._path / folder}: a link, expected a folder of the store: writing would change the folder "
-                    "that it leads to. Replace the link by the folder itself, or give another folder"
+                    f"{self._path / folder}: is a link, expected a folder of the store: writing would change the "
+                    "folder that the link leads to. Replace the link by the folder itself, or give another folder"
                 )
 
     def sweep(self) -> None:
@@ -242,8 +245,8 @@ class LocalLock:
         except BlockingIOError as error:
             file.close()
             raise StoreBusyError(
-                f"{self._store}: another process is writing it (it holds the lock on {self._target}). "
-                "Wait for it or stop it, then run the same command again"
+                f"{self._store}: another process is writing it and holds the lock on {self._target}. "
+                "Wait for that process or stop it, then run the same command again"
             ) from error
         except OSError as error:
             file.close()

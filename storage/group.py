@@ -1,8 +1,8 @@
 """Write and read small verified Zarr v3 groups through zarr-python. Datasets are such groups; dumps are not.
 
 A group is read all at once. Its arrays are stored uncompressed with crc32c. A sha256 over every array and the
-attributes catches two errors that checksums of chunks cannot: altered attributes, and a missing chunk, which zarr
-silently reads as its fill value. A group is written under a temporary name and then renamed, so nobody sees half a
+attributes catches two errors that checksums of chunks cannot: altered attributes, and missing chunks, for which zarr
+silently returns the fill value. A group is written under a temporary name and then renamed, so nobody sees half a
 group. Only Zarr v3 groups with arrays of numbers and the codecs bytes and crc32c are opened.
 """
 
@@ -99,7 +99,7 @@ def read_group(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Json]]:
     arrays = {}
     for name, expected in digests.items():
         if Path(name).name != name:
-            raise StoreError(f"{path}: array name {name!r} is a path. It was not written by this program")
+            raise StoreError(f"{path}: array name {name!r} is a path, expected a plain name. {_REMEDY}")
         try:
             _check_array(path / name)
             stored = zarr.open_array(path / name, mode="r", zarr_format=3)
@@ -166,7 +166,8 @@ def _check_array(path: Path) -> None:
             f"{', '.join(sorted(_CODECS))}. {_REMEDY}"
         )
     if len(metadata.shape) != len(metadata.chunk_shape):
-        raise _damaged(path, f"array {path.name}: chunks have {len(metadata.chunk_shape)} dimensions")
+        found = f"chunks have {len(metadata.chunk_shape)} dimensions, expected {len(metadata.shape)}"
+        raise _damaged(path, f"array {path.name}: {found}")
     num_chunks = math.prod(-(-size // chunk) for size, chunk in zip(metadata.shape, metadata.chunk_shape, strict=True))
     found = [name for name in list_files(path) if name != "zarr.json"]
     if len(found) != num_chunks:

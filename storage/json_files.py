@@ -1,6 +1,6 @@
 """Read JSON, lines of JSON, and TOML from files that may come from strangers.
 
-The caller of a function for JSON passes the type of the value: a dataclass, or a plain type such as ``dict[str, int]``.
+Whoever reads JSON passes the expected type of the value: a dataclass, or a plain type such as ``dict[str, int]``.
 msgspec checks the whole value against the type. So a caller never sees a value of another type, NaN, an infinity, or an
 integer that does not fit in 64 bits. Keys for which the type has no field are ignored. Integers are never rounded.
 
@@ -39,8 +39,8 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
 MAX_INT_BITS = 63
 _LONG_INTEGER = re.compile(rb"[\s:,\[-][0-9]{19}")
-"""Only text that contains this can have an integer of more than 63 bits. Without the character
-in front, the search takes three times as long in a row of log-probabilities."""
+"""Only text that contains this can have an integer of more than 63 bits. If the pattern began with the digits, the
+search would take three times as long in a row of log-probabilities."""
 
 
 def read_bytes(
@@ -124,7 +124,7 @@ def read_lines(path: Path, *, remedy: str, error: type[RnngDistillError] = Input
             for number, line in enumerate(_bounded(file), start=1):
                 if len(line) > MAX_LINE_BYTES:
                     expected = f"expected lines of {_shown_size(MAX_LINE_BYTES)} at most"
-                    raise error(f"{path}:{number}: a longer line, {expected}; {remedy}")
+                    raise error(f"{path}:{number}: the line is too long, {expected}; {remedy}")
                 if line.removeprefix(_BYTE_ORDER_MARK).strip():
                     yield f"{path}:{number}", line
     except (OSError, EOFError, zlib.error) as found:

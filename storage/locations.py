@@ -70,7 +70,7 @@ def check_url(url: str) -> str:
     """
     scheme = _SCHEME.match(url)
     if scheme is None:
-        raise ConfigError("a location: not SCHEME://BUCKET/NAME, and not a path. Give a URL such as s3://BUCKET/NAME")
+        raise ConfigError("a location is neither a path nor SCHEME://BUCKET/NAME. Give a URL such as s3://BUCKET/NAME")
     protocol, rest = scheme[1].lower(), url[scheme.end() :].rstrip("/")
     where = f"{protocol}://…"  # the rest may be a secret
     bucket = rest.partition("/")[0]
@@ -87,6 +87,6 @@ def check_url(url: str) -> str:
         raise ConfigError(f"{protocol}://{rest!r}: {odd} in it cannot be taken literally. Give another name")
     if len(segments) < 2:
         raise ConfigError(
-            f"{protocol}://{rest}: a bucket, not a folder in it. Give {protocol}://{rest or 'BUCKET'}/NAME"
+            f"{protocol}://{rest}: names a bucket, expected a folder in it. Give {protocol}://{rest or 'BUCKET'}/NAME"
         )
     return f"{protocol}://{rest}"

@@ -10,7 +10,7 @@ both versions returns ``token_type_ids`` by default under 4.x; GPT-2 would add t
 ``model_input_names`` excludes them.
 
 The tokenizer puts ``<bos>`` before a text and nothing after the text. In the exported folder ``<bos>``, ``<eos>`` and
-``<pad>`` are special tokens. So the characters ``<eos>`` in a text are the special token. Other programs expect this,
+``<pad>`` are special tokens. So the characters ``<eos>`` in a text give the special token. Other programs expect this,
 because they put special tokens into their input as text. In a run's ``tokenizer.json`` these three are ordinary
 entries, so that the characters ``<eos>`` in a corpus do not end a sentence. docs/decisions/0015 says why the folder and
 the run differ.
@@ -82,8 +82,8 @@ def export(
     if all_checkpoints:
         if not by_words:
             raise RunError(
-                f"{run}: no checkpoint at a number of words, expected at least one for --all-checkpoints; leave it "
-                "out, or train with --word-checkpoints"
+                f"{run}: no checkpoint at a number of words, expected at least one for --all-checkpoints; leave "
+                "--all-checkpoints out, or train with --word-checkpoints"
             )
         checkpoints = {MAIN: which} | {name.replace("words_", "chck_"): name for name in by_words}
 
@@ -101,7 +101,7 @@ def export(
         summaries = write(partial)
     summary = {"exported": str(out), **(summaries if all_checkpoints else summaries["."])}
     if "." in (name := (config.push or out.name).rpartition("/")[2]):
-        summary["name"] = f"BabyLM's pipeline cuts {name} to {Path(name).stem}: better a name without dots"
+        summary["name"] = f"BabyLM's pipeline cuts {name} to {Path(name).stem}: choose a name without dots"
     if not config.push:
         return summary
     from student.push import push  # noqa: PLC0415 - as above

@@ -7,12 +7,11 @@ Model FLOPs are what the arithmetic needs. They leave out padding and repeated c
     N = n (4 D² + 2 D F) + V D
 
 n is the number of blocks, D the embedding size, F the size of the feed-forward layers, V the vocabulary, and l the
-number of positions in the position's row. A row is one input sequence of a batch. N counts the parameters of matrix
+length of the row that holds the position. A row is one input sequence of a batch (``student.rows``). Its length is the
+number of its own positions, without the padding up to the longest row of the batch. N counts the parameters of matrix
 products: the blocks and the output layer, which is tied to the token embedding. Embedding look-ups, biases and gains
 are not products. Under the causal mask, attention needs only half of its products. As in PaLM and elsewhere, all of
 them count here.
-
-l is the length of the row itself (``student.rows``), not of the longest row in the batch.
 """
 
 import re
@@ -48,7 +47,7 @@ def num_matmul_parameters(config: StudentConfig) -> int:
 
 
 def training_flops(config: StudentConfig, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return ``[M]``: model FLOPs of training once on each of M rows, given the int64 ``[M]`` positions of each row."""
+    """Return ``[M]``: model FLOPs of training once on each of M rows, given how many positions each row has."""
     rows = lengths.astype(np.float64)
     return rows * (6 * num_matmul_parameters(config) + 12 * config.num_blocks * config.embed_dim * rows)
 

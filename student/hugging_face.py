@@ -98,8 +98,8 @@ def _open_folder(path: Path, device: torch.device, which: Which) -> OpenedStuden
     missing = [name for name in ("model.safetensors", "tokenizer.json") if not (path / name).is_file()]
     if missing:
         raise InputError(
-            f"{path}: no {' and no '.join(missing)} next to config.json, expected a whole folder as export writes it; "
-            "export the run again, fetch the files, or load model and tokenizer with transformers and save both"
+            f"{path}: no {' and no '.join(missing)} next to config.json, expected a whole folder as 'export' writes "
+            "it; export the run again, fetch the files, or load model and tokenizer with transformers and save both"
         )
     described = _described(path / "config.json")
     config = _config(path / "config.json", described)
@@ -168,7 +168,7 @@ def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
         del problems[1:]  # other kinds of models have other keys
     if problems:
         raise InputError(
-            f"{path}: not a model that can be evaluated here: {'; '.join(problems)}. Give a GPT-2 such as export writes"
+            f"{path}: not a model that can be evaluated here: {'; '.join(problems)}. Give a GPT-2, such as an export"
         )
     try:
         return StudentConfig(**sizes, ff_dim=inner or 0, dropout=0.0)
@@ -185,7 +185,7 @@ class _SpecialTokens:
 
 
 def _special(path: Path, described: Mapping[str, Any], role: str) -> int | str:
-    """Return the name of the token that begins or ends a text in the tokenizer's files; else its id in config.json.
+    """Return the token that begins or ends a text: its name from the tokenizer's files, or else its id in config.json.
 
     Programs that score texts with transformers use the tokenizer's tokens too. The ids in config.json are often those
     of OpenAI's GPT-2, because transformers writes these if nobody gives others.

@@ -29,8 +29,8 @@ SCE and its gradient are linear in p^_T, so they are unbiased over independent d
 not 0: it is the entropy of p_T, which the dump does not hold.
 
 The gradient is computed by a formula and not by autograd, because the formula takes only one pass over the logits. A
-divergence D is a function of log q_T(i), with i in K or "rest". Let u_i be the derivative of D by log q_T(i), U the sum
-of all u_i, and s = q_T / q_T(rest) outside K. Then
+divergence D is a function of log q_T(i), with i in K or "rest". Let u_i be the derivative of D with respect to
+log q_T(i), U the sum of all u_i, and s = q_T / q_T(rest) outside K. Then
 
     dD / dz(v) = (u_v - q_T(v) U) / T  for v in K,              s(v) (u_rest - q_T(rest) U) / T  for others
 
@@ -131,7 +131,7 @@ class DistillationRows:
     def _diverge(
         self, targets: SoftTargets, student: "_Student", *, has_rest: bool
     ) -> tuple[Tensor, Tensor, Tensor | float]:
-        """Return D, ``[R]``, and its derivatives by log q_T of the ids, ``[R, k]``, and of the rest, ``[R]``."""
+        """Return D, ``[R]``, and its derivatives with respect to log q_T of the ids, ``[R, k]``, and rest, ``[R]``."""
         dtype, k = student.log_probs.dtype, targets.ids.shape[1]
         log_p = targets.log_probs.to(dtype) / self._temperature - targets.logz.to(dtype)[:, None]
         log_q = student.log_probs
@@ -174,7 +174,7 @@ class _Student:
 def _student(logits: Tensor, index: Tensor, num_selected: int, temperature: float) -> tuple[_Student, _Student]:
     """Return q_1 and q_T, which are the same object if T = 1. The logits are overwritten.
 
-    The largest selected logit of a row is subtracted first, so that large logits do not cost float32 its digits.
+    The largest selected logit of a row is subtracted first, so that float32 loses no digits if the logits are large.
 
     Args:
         logits: ``[R, V]``.
@@ -208,13 +208,13 @@ def _student(logits: Tensor, index: Tensor, num_selected: int, temperature: floa
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-    """Return p log(p / q), which is 0 where p is 0, and its derivatives by log q, elementwise."""
+    """Return p log(p / q), which is 0 where p is 0, and its derivatives with respect to log q, elementwise."""
     p = log_p.exp()
     return p * (torch.where(p > 0, log_p, 0.0) - log_q), -p
 
 
 def _reverse_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-    """Return q log(q / p) and its derivatives by log q, elementwise.
+    """Return q log(q / p) and its derivatives with respect to log q, elementwise.
 
     A teacher's probability below the smallest normal number of the floating-point type counts as that number. The
     teacher was computed in float32, so a smaller probability is not exact, and a probability of 0 would make the
@@ -225,7 +225,7 @@ def _reverse_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _jensen_shannon(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (p log(p / m) + q log(q / m)) / 2, elementwise, and its derivatives by log q. 0 log 0 counts as 0."""
+    """Return (p log(p / m) + q log(q / m)) / 2 and its derivatives with respect to log q, elementwise. 0 log 0 is 0."""
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     p, half_q, ratio = log_p.exp(), 0.5 * log_q.exp(), log_q - log_m
     return 0.5 * p * (torch.where(p > 0, log_p, 0.0) - log_m) + half_q * ratio, half_q * ratio

@@ -62,7 +62,9 @@ class MixedTargets:
         options: Options of ``DumpTargets``. Shuffled targets of all dumps come from the same other position.
 
     Raises:
-        FingerprintMismatchError, StoreError: As ``DumpTargets``; also if some dumps have draws and others have none.
+        FingerprintMismatchError: If a dump was made from another split or tokenizer, or has other sentences.
+        StoreError: If a dump was not made for this temperature, tail or divergence, or if some dumps have draws and
+            others have none.
     """
 
     def __init__(
@@ -157,7 +159,9 @@ def mix(parts: Sequence[SoftTargets], weights: Sequence[float], *, temperature: 
 
 
 def _summed(ids: Sequence[Tensor], values: Sequence[Tensor], width: int) -> tuple[Tensor, Tensor]:
-    """Return ``width`` distinct ids for each row and the sums of their values: all given ids, then others with 0.
+    """Return ``width`` distinct ids for each row, and the sum of the values of each id.
+
+    All given ids come first. Then come other ids, which have the sum 0.
 
     Args:
         ids: int64 ``[R, k_d]`` each. The ids of a row of one tensor are distinct.

@@ -172,9 +172,15 @@ class Student(nn.Module):
         return F.linear(states, self.head_weight)
 
     def forward(self, inputs: StudentInputs, row_loss: RowLoss, *, num_parts: int, chunk_rows: int = 0) -> Tensor:
-        """Return ``[num_parts]`` sums of ``row_loss`` over all positions, for rows as in ``states``.
+        """Return ``[num_parts]``: the sums of ``row_loss`` over all positions of ``inputs``.
 
         Everything with a gradient happens in this method, because ``DistributedDataParallel`` requires it.
+
+        Args:
+            inputs: Rows of at most ``max_length`` positions.
+            row_loss: The loss.
+            num_parts: The number of sums that ``row_loss`` returns.
+            chunk_rows: How many positions get their logits at a time; 0: a number that suits the device.
         """
         states = self.states(inputs)
         return vocabulary_loss(states, self.head_weight, None, row_loss, num_parts=num_parts, chunk_rows=chunk_rows)

@@ -127,9 +127,9 @@ def model_card(
 
 
 def _words_seen(run: Path, which: Which) -> str:
-    """Return how many words the training had read when it saved a checkpoint. Every pass over a word counts."""
+    """Return, as text, how many words training had read when it saved a checkpoint. Every pass over a word counts."""
     if threshold := num_words_of(which):
-        return f"{threshold:,}, up to the end of the step that reached them"
+        return f"{threshold:,}, and those up to the end of the step that reached this number"
     if not (run / METRICS).exists():
         return "not known"
     rows, _ = read_rows(run)
@@ -214,4 +214,4 @@ def _babylm_figures(results: RunResults) -> Iterator[tuple[str, str, float | Non
 
 
 def _ties(num_ties: int) -> str:
-    return f" ({num_ties} ties, not right)" if num_ties else ""
+    return f" ({num_ties} ties, which count as not right)" if num_ties else ""

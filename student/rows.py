@@ -99,12 +99,12 @@ class Rows:
         """int64 ``[R]``: the number of positions of each row of the split."""
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """Return int64 ``[R]``: the sum over each row of an integer per sentence, ``[M]``."""
+        """Return int64 ``[R]``: the sum of ``values``, which has one integer per sentence, over each row."""
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
         return np.diff(ends[self._offsets])
 
     def sentences(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sentences of some rows, int64 ``[M]``, and the offsets of the rows among them, ``[B + 1]``."""
+        """Return the sentences of some rows, int64 ``[M]``, and where each row begins and ends in them, ``[B + 1]``."""
         starts, counts = self._offsets[rows], self._offsets[rows + 1] - self._offsets[rows]
         return concatenated_ranges(starts, counts), np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
 

@@ -5,7 +5,7 @@
 two modules, according to the kind of the run. A student makes no beam search, so this module refuses the options of a
 beam search.
 
-Scoring takes a run or a folder in Hugging Face's format. A dump is made from a run.
+Scoring takes a run or a folder in Hugging Face's format. A dump can be made only from a run.
 
 A dump of a student is for born-again distillation (Furlanello et al. 2018). It shows how much soft targets help if they
 come from a model without trees. So it is the control for a claim about grammars. The distributions are p(w | x_<t). The
@@ -245,7 +245,7 @@ class StudentSource:
             raise InputError(
                 f"{dataset.location}: sentence {sentence} of split {split} has {lengths[sentence]} positions, but "
                 f"{self.run.path} reads at most {max_length}; train a student with --max-length {lengths[sentence]} or "
-                f"more, or build the dataset without longer sentences (here {np.count_nonzero(lengths > max_length)})"
+                f"more, or build the dataset without the {np.count_nonzero(lengths > max_length)} longer sentences"
             )
 
     def load(self, dataset: Dataset, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002

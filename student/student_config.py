@@ -133,8 +133,8 @@ class StudentTrainConfig(TrainConfig):
     """Compile the Transformer (torch.compile). Compiling needs a C++ compiler on CPUs and Triton on GPUs. It changes
     the random numbers of dropout."""
     peak_tflops: float = 0.0
-    """Peak of one device in 10^12 floating-point operations per second, to compute mfu. 0: look up the device in a
-    table."""
+    """Peak of one device in 10^12 floating-point operations per second. The metric mfu is the share of this peak that
+    training reaches. 0: look up the device in a table."""
 
     def __post_init__(self) -> None:
         # A dataclass with slots is rebuilt as another class, and super() without arguments does not find that class.
@@ -159,7 +159,7 @@ class ExportConfig:
     language: str = "en"
     """The language of the text in the model card, as the hub names it."""
     hub_datasets: tuple[str, ...] = ()
-    """Name these datasets of the hub in the model card, because the text comes from them."""
+    """The datasets of the hub that the text comes from. The model card names them."""
     push: str = ""
     """Also send the export to this repository of the hub, OWNER/NAME: the checkpoint to the branch main, and each word
     checkpoint to a branch of its own, such as chck_1M."""

@@ -12,7 +12,7 @@ the proposal (for T = 1 see Anshumann et al. 2025, Sparse Logit Sampling). p^_T 
 make it biased.
 
 A dump of another dataset is an error before the first step. In addition, the gold tokens of dump and dataset are
-compared in every batch, because nothing else would show that the targets belong to other positions.
+compared in every batch, because nothing else would show that targets are at the wrong positions.
 
 Shape letters: R rows, k tokens kept or columns of draws.
 """
@@ -120,13 +120,13 @@ def estimated_probabilities(
         num_top: Number of top tokens. The other k - ``num_top`` columns are for draws, one for each draw.
         temperature: T.
     """
-    # float16 stores a number below -65,504 as -inf. With a tail of -inf the difference below would be -inf - -inf.
+    # float16 stores a number below -65,504 as -inf. With a tail of -inf the difference below would then be NaN.
     log_probs = log_probs.clamp(min=torch.finfo(torch.float16).min)
     log_weights = log_probs / temperature - logz.to(log_probs.dtype)[:, None]
     drawn = log_probs[:, num_top:]
     share = counts[:, num_top:].to(log_probs.dtype) / drawn.shape[1]
-    # In logarithms, because the mass of the rest and a probability can both be too small for float32. Their ratio is
-    # not too small.
+    # The ratio p(rest) / p(w) is computed from logarithms, because both probabilities can be too small for float32,
+    # although their ratio is not.
     log_weights[:, num_top:] += share.log() + (tail.to(log_probs.dtype)[:, None] - drawn)
     weights = log_weights.exp()
     weights[:, num_top:].masked_fill_(share == 0, 0.0)

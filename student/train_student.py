@@ -1,7 +1,7 @@
 """Train a student on a dataset, with or without the soft targets of a dump.
 
 ``pipeline.training.training_loop`` takes the steps. This module builds the model, the batches and the description of
-the run. It can start from the weights of another student's run (``--init``), and compile the Transformer
+the run. It can also load initial weights from another student's run (``--init``), and compile the Transformer
 (``--compile``).
 """
 
@@ -114,7 +114,7 @@ class StudentTask:
 
     @property
     def num_evaluated(self) -> int:
-        """The number of positions that an evaluation reads: those of dev, and of a sample of train."""
+        """The number of positions that an evaluation reads: the positions of dev and of a sample of train."""
         return int(self._rows["dev"].lengths.sum()) + self._plans["train"].num_sampled()
 
     def batch_words(self, epoch: int) -> np.ndarray:
@@ -194,8 +194,8 @@ def train_student(
         dump_weights: The weight of each dump in the mixture, above 0. Empty: equal weights.
 
     Raises:
-        ConfigError: If the run ``init`` has other sizes, the targets are ``shuffled`` and there is no dump, a dump was
-            given twice, or there is not one weight for each dump.
+        ConfigError: If the run ``init`` has other sizes, if the targets are ``shuffled`` without a dump, if a dump was
+            given twice, or if there is not one weight for each dump.
         FingerprintMismatchError: If the dump was made from another dataset, or the run ``init`` has another tokenizer.
         StoreError: If the dump is incomplete, damaged, or was not made for the temperature, tail or divergence.
         InputError: If a sentence is longer than ``max_length``.
@@ -401,7 +401,7 @@ def load_initial_weights(model: Student, path: Path, dataset: Dataset) -> tuple[
         "--" + option.replace("_", "-"): (getattr(ours, size), getattr(theirs, size))
         for option, size in _SIZES.items()
         if getattr(ours, size) != getattr(theirs, size)
-        # If --ff-dim has its default in both runs, it follows from --embed-dim.
+        # If --ff-dim has its default in both runs, it follows from --embed-dim, so the message names only --embed-dim.
         and not (option == "ff_dim" and ours.ff_dim == theirs.ff_dim == 0)
     }
     if wrong:

@@ -1,4 +1,4 @@
-"""Find next-token mixtures and parses by beam search over trees, word by word, without looking ahead.
+"""Find next-token mixtures and parses by beam search over trees, token by token, without looking ahead.
 
 This is word-synchronous beam search (Stern, Fried, Klein 2017). Before position t a sentence has some hypotheses: its
 tokens x_<t with actions y_<t, and the score log p(x_<t, y_<t). The search extends them action by action. At each step
@@ -21,9 +21,9 @@ result. The search at a position of a sentence ends when all hypotheses of the s
 ``max_actions`` NTs and REDUCEs, after which only SHIFT is valid. In a tie the earlier hypothesis wins, then the earlier
 action.
 
-Prefix probabilities sum over some trees only. So they are lower bounds on the RNNG's own, and wider beams usually make
-the bounds tighter. The mixtures are a language model of their own: the log-probability of a sentence is the sum over
-its gold tokens.
+Prefix probabilities sum over some trees only. So they are lower bounds on the RNNG's own prefix probabilities, and
+wider beams usually make the bounds tighter. The mixtures are a language model of their own: the log-probability of a
+sentence is the sum of the log-probabilities of its gold tokens under the mixtures.
 
 Many sentences advance together, one action and one token at a time. Sentences that begin alike are one search up to
 their first difference (``_Step``). ``stack_pool`` describes which other results are shared.
@@ -59,12 +59,13 @@ MAX_NODES = 4096
 """A pool of stacks (``stack_pool``) is compacted when it has more nodes than this, and more than twice as many as
 after the last compaction. With two layers of size 256, a node and its data take 17 KB at most."""
 _TILE_ROWS, _TILE_COLUMNS = 512, 1000
-"""Logits that are computed at a time where only sums of their exponentials are needed. 2 MB stay in the cache of a
-CPU's core. On other devices, a tile has all columns."""
+"""Rows and columns of a tile: the logits that are computed at once if only sums of their exponentials are needed. A
+tile has 2 MB, which fit into the cache of a CPU's core. On other devices, a tile has all columns."""
 _MIXTURE_ROWS = 256
-"""Candidates whose probabilities are computed at a time where mixtures are needed."""
+"""Number of candidates whose probabilities are computed at once if mixtures are needed."""
 _SAFE_LOG_SUM = 60.0
-"""No exponential that matters to a sum overflows or underflows in float32 if the log of the sum is this close to 0."""
+"""If the log of a sum of exponentials is at most this far from 0, then no exponential that matters to the sum overflows
+or underflows in float32."""
 _SHIFT_COLUMN = 0
 
 
@@ -85,7 +86,7 @@ class BeamResult:
     parse_log_probs: np.ndarray
     """``[M]``: the joint log-probability of the sentence and its parse."""
     states: Tensor | None
-    """``[P, V + 1]`` if requested: the log-probabilities of the mixtures, then the effective numbers again."""
+    """``[P, V + 1]`` if requested: the log-probabilities of the mixtures, then ``num_effective`` again."""
 
 
 class BeamSearch:
@@ -100,9 +101,9 @@ class BeamSearch:
         batch_tokens: int = BATCH_TOKENS,
         max_nodes: int = MAX_NODES,
     ) -> None:
-        """Search with ``model``, which must be in evaluation mode. The other options trade memory for speed.
+        """Search with ``model``, which must be in evaluation mode. Later changes of its weights are not seen.
 
-        Later changes of the weights are not seen.
+        ``batch_sentences``, ``batch_tokens`` and ``max_nodes`` trade memory for speed.
         """
         self.model = model
         self.vocabulary = _vocabulary(model)
@@ -129,7 +130,7 @@ class BeamSearch:
 
 
 class BeamTeacher:
-    """A teacher without trees: a ``pipeline.dumping.next_token.MixtureModel`` whose distributions are the mixtures."""
+    """A teacher that gets no trees: a ``pipeline.dumping.next_token.MixtureModel`` with the mixtures of a search."""
 
     def __init__(self, model: Rnng, config: BeamConfig) -> None:
         self._search = BeamSearch(model, config)
@@ -142,7 +143,7 @@ class BeamTeacher:
     def states(self, inputs: Ragged) -> Tensor:
         """Return ``[P, V + 1]``: see ``BeamResult.states``.
 
-        The search computes the mixtures, because it needs the logits of all candidates itself.
+        A state is already a whole distribution, because the search needs the logits of all candidates anyway.
         """
         states = self._search.search(inputs, with_states=True).states
         assert states is not None
@@ -161,7 +162,7 @@ class BeamTeacher:
 def _vocabulary(model: Rnng) -> Tensor:
     """Return ``[V, D + 1]``: embeddings and biases. The product with a row (state, 1) is the logits.
 
-    The bias is a column, because adding it to a product would take as long as a third of the product.
+    The bias is a column of the matrix, because adding it after the product would take a third of the product's time.
     """
     return torch.cat([model.token_embedding, model.token_bias[:, None]], dim=1)
 
@@ -215,10 +216,10 @@ def phrases_of(model: Rnng, actions: list[int]) -> list[TokenPhrase]:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """Position t of a batch. Sentences that are equal before t form a group, and those equal up to t form a branch.
+    """Position t of a batch. Sentences that are equal before t form a group; if also equal at t, they form a branch.
 
     Groups and branches are numbered from 0 in the order of the sentences. A sentence that ends at t shares its branch
-    only with sentences that are the same as a whole.
+    only with sentences that are identical to it.
     """
 
     rows: np.ndarray
@@ -234,7 +235,10 @@ class _Step:
 
 
 def _steps(gold: Ragged) -> Iterator[_Step]:
-    """Yield all positions of a batch. Only neighbouring sentences share a group, so the batch should be in order."""
+    """Yield all positions of a batch.
+
+    Only neighbours can share a group, so sentences that begin alike should be next to each other.
+    """
     keys = np.full((len(gold), int(gold.lengths.max())), -2)
     keys[np.arange(keys.shape[1]) < gold.lengths[:, None]] = gold.values
     keys[np.arange(len(gold)), gold.lengths - 1] = -1  # the last <eos> differs from an <eos> in the text
@@ -386,11 +390,11 @@ class _Batch:
             matrix = np.zeros((group[some][-1] + 1 - first, len(probs)))
             matrix[group[some] - first, number] = weights[some]
             mixtures[first : first + len(matrix)] += on_device(matrix, states.device).to(states.dtype) @ probs
-        # A product of a weight and a probability may have been rounded to 0.
+        # A product of a weight and a probability may have been rounded to 0, whose logarithm would be -inf.
         return torch.cat(normalisers), mixtures.clamp_min_(torch.finfo(mixtures.dtype).tiny).log_()
 
     def _log_probs(self, states: Tensor, normalisers: Tensor, places: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Return float64 ``[n]``: the log-probability of each of n tokens in the state at its place."""
+        """Return float64 ``[n]``: for each i, the log-probability of ``tokens[i]`` in the state ``places[i]``."""
         at, ids = on_device(places, states.device), on_device(tokens, states.device)
         logits = (states.index_select(0, at) * self._model.token_embedding.index_select(0, ids)).sum(1)
         logits += self._model.token_bias.index_select(0, ids)
@@ -414,7 +418,7 @@ class _Batch:
     def _finish(self, entered: Hypotheses, extended: Hypotheses, step: _Step) -> None:
         """Record the best parses of the sentences that end at this position.
 
-        A sentence without a complete candidate is closed at the end of the search.
+        If a sentence has no complete candidate, its best hypothesis is kept and closed at the end of the search.
 
         Args:
             entered: The hypotheses before the position.
@@ -422,7 +426,7 @@ class _Batch:
             step: The position.
         """
         ending = np.flatnonzero(step.is_last)
-        number = np.full(len(step.is_last), -1)  # of the branch, among all that ended
+        number = np.full(len(step.is_last), -1)  # the number of each branch among all branches that ended
         number[ending] = len(self._ended) + np.arange(len(ending))
         self._ended += [self._sentences[step.rows[step.branch_of_row == branch]] for branch in ending]
         complete = extended.take(np.flatnonzero(step.is_last[extended.group] & (extended.score > -np.inf)))

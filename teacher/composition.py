@@ -52,15 +52,15 @@ class Composition(nn.Module, ABC):
         """
 
     def composer(self) -> Callable[[Tensor, CompositionLevel], Tensor]:
-        """Return a function for many calls with the same weights, which does the same as ``compose``.
+        """Return a function that does what ``compose`` does, for many calls with the same weights.
 
-        It reads the results of ``as_children`` in place of the values, so that a child of several constituents is
-        prepared once. Results that all calls share are computed now.
+        The function reads the results of ``as_children`` in place of the values, so that a child of several
+        constituents is prepared once. Results that all calls share are computed now.
         """
         return self.compose
 
     def as_children(self, values: Tensor) -> Tensor:
-        """Return ``[N, *]``: what the function of ``composer`` reads of children with values ``[N, C]``."""
+        """Return ``[N, *]``: children with values ``[N, C]``, prepared for the function that ``composer`` returns."""
         return values
 
     def leaves(self, vectors: Tensor) -> Tensor:
@@ -72,9 +72,10 @@ class Composition(nn.Module, ABC):
         return values[..., : self.dim]
 
     def input_products(self, vectors: Tensor) -> Tensor | None:
-        """Return the products of vectors ``[V, D]`` of the vocabulary with the input weights, one row per entry.
+        """Return the products of all token vectors ``[V, D]`` with the input weights, one row per token.
 
-        ``forward`` can use them. None: this composition has no such products.
+        ``forward`` can take these products as an argument instead of computing them. The result is None if this
+        composition has no such products.
         """
         del vectors
         return None
@@ -198,7 +199,7 @@ class AttentionComposition(Composition):
         child_vectors = values.index_select(0, children)
         scores = (child_vectors * self.query(label_vectors).index_select(0, owner)).sum(1)
         scores = scores.to(state_dtype(scores)) * self.dim**-0.5
-        # Softmax within each constituent. The largest score is subtracted first.
+        # Softmax within each constituent. The largest score is subtracted first, so that no exponential overflows.
         largest = scores.detach().new_full((len(labels),), -torch.inf)
         largest = largest.scatter_reduce(0, owner, scores.detach(), "amax")
         weights = (scores - largest.index_select(0, owner)).exp()

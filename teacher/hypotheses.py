@@ -1,7 +1,7 @@
 """Keep the hypotheses of a beam search as vectors, and find the best of each group, with numpy on the host.
 
-A hypothesis is a sequence of words and actions so far, with its probability. The hypotheses of a group have the same
-words. They are consecutive, so ``Hypotheses.group`` has one run of equal values per group.
+A hypothesis is a sequence of tokens and actions so far, with its probability. The hypotheses of a group have the same
+tokens. The hypotheses of a group are consecutive, so ``Hypotheses.group`` has one run of equal values per group.
 
 Shape letters: n hypotheses, G groups, A actions.
 """
@@ -13,12 +13,12 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Hypotheses:
-    """n hypotheses, grouped by their words unless a method says otherwise."""
+    """n hypotheses, grouped by their tokens unless a method says otherwise."""
 
     group: np.ndarray
     """int64 ``[n]``: the number of the group."""
     score: np.ndarray
-    """float64 ``[n]``: the log-probability of the words and actions so far."""
+    """float64 ``[n]``: the log-probability of the tokens and actions so far."""
     node: np.ndarray
     """int64 ``[n]``: the stack, as a node of ``StackPool``."""
     event: np.ndarray
@@ -49,8 +49,8 @@ class Hypotheses:
 class History:
     """The actions of all hypotheses ever made.
 
-    An event is an action with a link to the event before it, so it stands for all actions up to this one. Event 0 is
-    NT(TOP) or ``<bos>``.
+    An event is an action with a link to the event before it. So an event stands for all actions up to its own. Event 0
+    is NT(TOP) or ``<bos>``.
     """
 
     def __init__(self) -> None:

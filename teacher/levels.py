@@ -3,7 +3,7 @@
 This is integer work in numpy, vectorised over all actions of a batch. Nothing loops over the nodes of a tree.
 
 **Strategies.** There are two strategies. Both use the same numbers for SHIFT, REDUCE and NT (``Derivation.action``).
-The actions of a sentence are ``NT(TOP)``, those of its tree, SHIFT of ``<eos>``, REDUCE.
+The actions of a sentence are ``NT(TOP)``, the actions of its tree, SHIFT of ``<eos>``, REDUCE.
 
 top-down   Constituents have labels. ``NT(X)`` opens a constituent; REDUCE composes all elements that are on the stack
            above the last open ``NT(X)`` (Dyer et al. 2016). The dataset holds these actions.
@@ -18,16 +18,16 @@ has the pushed element as a child.
 
 1. A composition depends only on what is below it in the tree. So all constituents of height 1 in the batch are
    composed at once, then those of height 2, and so on.
-2. Stack states form a trie. A push onto a state makes a new state, a child of that state, which is one element deeper.
-   All pushes of depth 1 are computed at once, then those of depth 2, and so on.
+2. Stack states form a trie. A push onto a state makes a new state, which is one element deeper and is a child of the
+   old state. All pushes of depth 1 are computed at once, then those of depth 2, and so on.
 
 The last two actions of a sentence are the SHIFT of ``<eos>`` and a REDUCE. Nothing reads the states after these two
 actions or the constituent of this REDUCE, so the schedule leaves them out.
 
 Shape letters: M sentences, T actions of the batch (a time is an index into them), N tokens (without ``<eos>``),
-P = N + M positions, K composed constituents, O pushes of nonterminals (binary strategy: of ``<bos>``), S rows. There is
-one row for each action except the last two of a sentence: the push of action ``t``. Action ``t + 1`` is decided from
-the state after this push.
+P = N + M positions, K composed constituents, O pushes of nonterminals (binary strategy: of ``<bos>``), S rows. Each
+action ``t`` except the last two of a sentence has a row, which stands for the push of action ``t``. Action ``t + 1`` is
+decided from the state after this push.
 """
 
 from dataclasses import dataclass
@@ -56,8 +56,8 @@ class Derivation:
     depth: np.ndarray
     """int64: the number of elements on the stack after the action."""
     owner: np.ndarray
-    """int64: the time of the REDUCE whose constituent has this action's push as a child. ``NO_TIME`` for a nonterminal,
-    and for a child of the last REDUCE of a sentence, because nothing reads the constituent of that REDUCE."""
+    """int64: the time of the REDUCE that composes the element which this action pushes. ``NO_TIME`` for a nonterminal,
+    and for an element that the last REDUCE of a sentence composes, because nothing reads that constituent."""
     label: np.ndarray
     """int64: the label of the constituent, at a REDUCE. 0 at other actions and with the binary strategy."""
     reduce_allowed: np.ndarray
@@ -94,7 +94,7 @@ class StackLevel:
     parents: np.ndarray
     """int64 ``[q]``: the distinct rows (of S) onto which these pushes go. Empty at depth 1."""
     group_sizes: tuple[int, ...]
-    """The number of parents with a first push, which is q, with a second push, and so on. Empty at depth 1."""
+    """The number of parents with a first push (all q of them), with a second push, and so on. Empty at depth 1."""
     size: int
     """The number of rows of this depth: the sum of ``group_sizes``, or the number of sentences at depth 1."""
 
@@ -128,7 +128,7 @@ class Schedule:
 
     @property
     def num_rounds(self) -> int:
-        """The number of sequential rounds of LSTM cells for one layer of the stack and the composition."""
+        """The number of sequential rounds of LSTM cells, for one layer of the stack and for the composition."""
         return len(self.stack) + sum(1 + len(level.step_sizes) for level in self.compositions)
 
 
@@ -145,7 +145,7 @@ def build_schedule(tokens: Ragged, actions: Ragged, derivation: Derivation, *, e
 
     Args:
         tokens: Token ids of M sentences, without ``<eos>``.
-        actions: Their complete actions: ``NT(TOP)`` … ``SHIFT`` of ``<eos>``, ``REDUCE``.
+        actions: The complete actions of these sentences: ``NT(TOP)`` … ``SHIFT`` of ``<eos>``, ``REDUCE``.
         derivation: The derivation of these actions.
         eos_id: Id of ``<eos>``.
     """
@@ -200,7 +200,7 @@ def _heights(owner: np.ndarray, num_children: np.ndarray, words: np.ndarray) -> 
 def _composition_levels(
     derivation: Derivation, composed: np.ndarray, num_children: np.ndarray, height: np.ndarray, place: np.ndarray
 ) -> tuple[CompositionLevel, ...]:
-    """Return the levels of constituents. ``composed`` has the times of their REDUCEs, in the order of their values."""
+    """Return the levels of constituents. ``composed`` has the times of their REDUCEs, in the constituents' order."""
     order = np.full(len(place), -1)
     order[composed] = np.arange(len(composed))
     children = np.flatnonzero(derivation.owner >= 0)
@@ -281,7 +281,8 @@ def derive_top_down(actions: Ragged) -> Derivation:
     opened, closed = brackets[by_level[0::2]], brackets[by_level[1::2]]
     nesting = level[by_level[0::2]]
 
-    # In the order (nesting, opened), the constituent around an action is the last one opened before it, one level out.
+    # The constituent around an action is the one of the next outer level that was opened last before the action. A
+    # search finds it, because ``key`` sorts the constituents by level, then by the time at which they were opened.
     stride = len(action) + 1
     key = nesting * stride + opened
     shifts = np.flatnonzero(action == SHIFT)
@@ -294,7 +295,8 @@ def derive_top_down(actions: Ragged) -> Derivation:
     label = np.zeros(len(action), np.int64)
     label[closed] = action[opened] - FIRST_NT
     change = np.where(is_reduce, -num_children, 1)
-    # After the last action of a sentence, the next sentence starts from an empty stack.
+    # The last action of a sentence leaves TOP on the stack. TOP is taken off, because the next sentence starts from an
+    # empty stack.
     change[last] -= 1
     return Derivation(
         action=action,
@@ -311,8 +313,8 @@ def derive_binary(actions: Ragged) -> Derivation:
     action = actions.values.astype(np.int64)
     is_reduce = action == REDUCE
     last = actions.offsets[1:] - 1
-    # After its last action an empty sentence has one element on the stack, and other sentences have <bos> and one tree.
-    # Nothing reads the states after the last action.
+    # The last action of a sentence leaves elements on the stack: one for an empty sentence, else <bos> and one tree.
+    # The depths of later sentences must not count them. Nothing reads the depth after the last action itself.
     change = np.where(is_reduce, -1, 1)
     depth = np.cumsum(change)
     leftover = depth[last]

@@ -27,7 +27,7 @@ from teacher.levels import CompositionLevel, StackLevel
 
 
 def state_dtype(weight: Tensor) -> torch.dtype:
-    """Return the type of the states for products in the type of ``weight``: that type, but at least float32."""
+    """Return the type of the states if products have the type of ``weight``: the same type, but at least float32."""
     return torch.promote_types(weight.dtype, torch.float32)
 
 
@@ -49,7 +49,8 @@ def lstm_cell(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
 def lstm_step_(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the hidden state, the cell state and its tanh after one step like ``lstm_cell``, without a gradient.
 
-    The gates after their non-linearities overwrite ``gates``, because new memory would take a third of the time.
+    The gates after their non-linearities overwrite ``gates``, because allocating new memory would take a third of a
+    step's time.
     """
     size = cell.shape[-1]
     gates[..., : 3 * size].sigmoid_()
@@ -88,7 +89,7 @@ def stack_lstm_from_gates(gates: Tensor, recurrent_weight: Tensor, levels: Seque
 
 
 def _parents(levels: Sequence[StackLevel], device: torch.device) -> list[Tensor]:
-    """Copy the parents of all levels to the device at once; return those of each level."""
+    """Copy the parents of all levels to the device at once; return one tensor of parents for each level."""
     sizes = [len(level.parents) for level in levels]
     return list(on_device(np.concatenate([level.parents for level in levels]), device).split(sizes))
 
@@ -190,7 +191,7 @@ class _StackLstm(torch.autograd.Function):
             first -= level.size
             below = None
             if level.group_sizes:
-                # The cell state of the parent of each push.
+                # Each push needs the cell state of its parent.
                 distinct = cell.index_select(0, onto)
                 below = torch.cat([distinct[:number] for number in level.group_sizes])
             grad_gates = torch.empty_like(gates[at])
@@ -390,7 +391,8 @@ class _BiLstmComposition(torch.autograd.Function):
             here = slice(first - len(label), first)
             at = slice(num_tokens + here.start, num_tokens + first)
             first -= len(label)
-            # A constituent of this level can be a child on a higher level. The higher levels are done.
+            # A constituent of this level can be a child on a higher level. The higher levels are done, so its gradient
+            # is complete now.
             grad = grad_values[at]
             grad += (grad_node_gates[at].to(dtype) @ input_weight.T).to(grad.dtype)
             if mask is not None:
@@ -437,10 +439,14 @@ class _BiLstmComposition(torch.autograd.Function):
 
 
 def level_indices(levels: Sequence[CompositionLevel], device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
-    """Copy labels and gate rows of all levels to the device, in two copies. Return them level by level.
+    """Copy the labels of all levels to the device in one transfer, and the gate rows in another.
 
-    A node has two rows of gates, number ``2 * node + direction``, with 0 for forward and 1 for backward. The gate rows
-    of a level are those of its children, int64 ``[2c]``, all forward rows first.
+    Child ``i`` (a token or a constituent) has two rows of gates: row ``2 * i`` for the forward direction and row
+    ``2 * i + 1`` for the backward direction.
+
+    Returns:
+        Two lists with one entry per level: the labels of the constituents, int64 ``[m]``, and the gate rows of their
+        children, int64 ``[2c]``, all forward rows first.
     """
     if not levels:
         return [], []

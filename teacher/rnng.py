@@ -41,7 +41,7 @@ from teacher.recurrence import product_weights, stack_lstm, stack_lstm_from_gate
 from teacher.teacher_config import TeacherConfig
 
 PARTS = ("loss", "token_loss", "action_loss")
-"""The sums that ``Rnng.forward`` returns, in nats: -log p(x, y), and its terms of tokens and of actions."""
+"""The sums that ``Rnng.forward`` returns, in nats: -log p(x, y), the part of the tokens and the part of the actions."""
 
 
 class StackLayer(nn.Module):
@@ -61,7 +61,10 @@ class StackLayer(nn.Module):
         return stack_lstm(inputs, weights, levels)
 
     def from_gates(self, gates: Tensor, levels: tuple[StackLevel, ...]) -> Tensor:
-        """Return the hidden states without a gradient, given ``input(inputs)`` ``[S, 4H]``, which is overwritten."""
+        """Return what ``forward`` returns, without a gradient.
+
+        ``gates`` ``[S, 4H]`` are the inputs after the layer ``self.input``. They are overwritten.
+        """
         return stack_lstm_from_gates(gates, self.recurrent.weight.T, levels)
 
 
@@ -70,7 +73,7 @@ class _InputCache:
     """Products of all V token vectors with the input weights."""
 
     composition: Tensor | None
-    """``[V, ...]``: the products that the composition can use, or None."""
+    """``[V, ...]``: the result of ``Composition.input_products``; None if the composition has no such products."""
     stack: Tensor
     """``[V, 4H]``: the gates of the stack's first layer."""
 
@@ -115,7 +118,8 @@ class Rnng(nn.Module):
         token_loss = vocabulary_loss(
             self._token_states(stack_states, schedule), self.token_embedding, self.token_bias, CrossEntropyRows(gold)
         )[0]
-        touch = 0.0 * sum(p.sum() for p in self.composition.parameters())  # a batch may have nothing to compose
+        # If a batch has nothing to compose, this term gives the weights of the composition a gradient of zero.
+        touch = 0.0 * sum(p.sum() for p in self.composition.parameters())
         return torch.stack([token_loss + action_loss + touch, token_loss.detach(), action_loss.detach()])
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> Schedule:
@@ -132,7 +136,7 @@ class Rnng(nn.Module):
         return build_schedule(tokens, actions, derive_top_down(actions), eos_id=self.eos_id)
 
     def states(self, inputs: Schedule) -> Tensor:
-        """Return ``[P, D]``: the states that predict the tokens, for the result of ``prepare``."""
+        """Return ``[P, D]``: the state that predicts each token. ``inputs`` is the result of ``prepare``."""
         return self._token_states(self._stack_states(inputs), inputs)
 
     def logits(self, states: Tensor) -> Tensor:
@@ -212,7 +216,7 @@ class Rnng(nn.Module):
         forbidden = torch.zeros_like(scores, dtype=torch.bool)
         forbidden[:, REDUCE] = on_device(~schedule.reduce_allowed, device)
         log_probs = scores.masked_fill(forbidden, -torch.inf).log_softmax(1)
-        # NT(TOP) has no column, because the NTs that can be decided start at label 1.
+        # NT(TOP) is never a choice, so it has no column. The column of any other NT is one less than its number.
         column = np.where(schedule.next_actions < FIRST_NT, schedule.next_actions, schedule.next_actions - 1)
         chosen: Tensor = log_probs.gather(1, on_device(column, device)[:, None])[:, 0]
         return chosen

@@ -9,7 +9,7 @@ counted by reason. If it comes back with other tokens or another tree than were 
 
 Batches of consecutive sentences are divided among the processes. A batch is always drawn as a whole, so the number of
 processes does not change the output. The main process writes the batches in order. Nothing is kept of an interrupted
-sample: the same command starts again.
+sample: the same command starts again from the first sentence.
 """
 
 import json
@@ -56,7 +56,7 @@ its only child, or a phrase began or ended between two tokens of one character. 
 def sample_trees(
     teacher: Path, out_stem: Path, config: SampleConfig, *, checkpoint: Which, device: str
 ) -> dict[str, Json] | None:
-    """Write ``OUT.mrg``, one drawn tree per line, ``OUT.txt`` with its text, and ``OUT.sample.json``.
+    """Write one drawn tree per line of ``OUT.mrg``, its text on the same line of ``OUT.txt``, and ``OUT.sample.json``.
 
     Unlabelled constituents of a binary teacher get the label X. ``OUT.sample.json`` records the teacher, the options
     and the counts.
@@ -92,7 +92,7 @@ def sample_trees(
             summary = output.to_json()
             if not output.num_kept:
                 raise InputError(
-                    f"{teacher}: all of {config.num_sentences} drawn sentences were dropped: {summary['dropped']}; "
+                    f"{teacher}: all {config.num_sentences} drawn sentences were dropped: {summary['dropped']}; "
                     "train the teacher longer, or raise --max-actions"
                 )
             made_from = {

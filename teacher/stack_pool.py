@@ -9,11 +9,12 @@ Many nodes share results, which are then computed once:
 
 - The product of an item with the input weights of the first layer depends on the item alone.
 - The products of a node's state with the recurrent weights are computed at the first push onto the node. Many nodes
-  get several pushes. First an NT (an open nonterminal) is pushed onto a node, and later, onto the same node, the
-  constituent that the NT became. Other hypotheses push a word or another NT onto this node.
+  get several pushes. For example, a hypothesis pushes an NT (an open nonterminal) onto a node, and later, onto the same
+  node, the constituent that the NT became. Other hypotheses push a token or another NT onto this node.
 - A constituent depends on its label and children. Hypotheses that differ further down the stack share the constituent.
 - The products of a child with the input weights of the composition depend on the child alone.
-- Part of a composition depends on the label alone. For the bidirectional LSTM this part is 14 % of the search's time.
+- Part of a composition depends on the label alone. For the bidirectional LSTM, sharing this part saves 14 % of the
+  search's time.
 
 All stacks have the same node at the bottom. In the binary strategy this node is ``<bos>``. It counts as an open
 nonterminal that never closes, and the elements above it are its children.

@@ -61,13 +61,13 @@ BATCH_TOKENS = 8192
 """Number of positions computed at a time if the trees are given."""
 MIXTURE_TOKENS = 1024
 """Number of positions computed at a time if a beam search gives the next-token distributions. The search holds the
-distributions of all of them. With a vocabulary of 12,000 they take 49 MB."""
+distributions of all these positions. With a vocabulary of 12,000 these distributions take 49 MB."""
 BLOCK_POSITIONS = 2048
 """Limit on the positions that are searched as a unit (``shared_blocks``). With the default beam, one process searches
-them in a minute or two, which is what an interruption loses."""
+such a unit in a minute or two, so an interruption loses no more than this time."""
 SEARCH_THREADS = 1
-"""CPU threads of a process that searches. Another number can change the last digits of a figure, and more threads are
-hardly faster. More processes are."""
+"""CPU threads of a process that searches. Another number can change the last digits of a figure. More threads are
+hardly faster, but more processes are."""
 
 
 @contextmanager
@@ -152,8 +152,8 @@ def score_split(
 ) -> Iterator[ScoredSplit]:
     """Yield the log-probabilities of a split given its trees, jointly with them and, if asked, without them.
 
-    The ``with`` block records them. What the search found is kept until the block ends, so that an error there costs no
-    second search.
+    The caller's ``with`` block records the log-probabilities. What the search found is kept until this block ends, so
+    that an error in the block costs no second search.
 
     Args:
         model: The run directory.
@@ -353,11 +353,11 @@ class BeamScorer:
 def _log_probs_with_trees(
     model: Rnng, split: Split, truth: Truth | None
 ) -> tuple[Ragged, np.ndarray, dict[str, Ragged]]:
-    """Return the log-probabilities of all tokens, those of the actions before each token, and divergences.
+    """Return the log-probabilities of all tokens, the log-probabilities of the actions, and divergences.
 
-    Log-probabilities are float32; those of the actions are ``[P]``, one sum per position. The actions before a token
-    are those since the previous token. The last REDUCE of a sentence belongs to ``<eos>``. The third value has the
-    divergences from the truth by name of the distribution. It is empty without a truth.
+    The second value is ``[P]``: for each token, the sum over the actions since the previous token. The last REDUCE of a
+    sentence belongs to ``<eos>``. The first two values are float32. The third value has the divergences from the truth
+    by name of the distribution. It is empty without a truth.
     """
     divergences = np.zeros(split.num_positions)
     token_log_probs, shares = (np.zeros(split.num_positions, np.float32) for _ in range(2))
@@ -471,10 +471,10 @@ def write_parses(
     predicted: Sequence[Sequence[TokenPhrase] | None],
     labels: Sequence[str],
 ) -> int:
-    """Write ``STEM.mrg``, one predicted tree per line, and ``STEM.txt``, its text on the same line.
+    """Write one predicted tree per line of ``STEM.mrg``, and its text on the same line of ``STEM.txt``.
 
-    ``import-trees`` and ``build-dataset`` read the pair. A sentence without a parse is written with all words under
-    TOP, so that line n is always sentence n. ``tree_over_words`` defines the words.
+    ``import-trees`` and ``build-dataset`` read the pair of files. A sentence without a parse is written with all words
+    under TOP, so that line n is always sentence n. ``tree_over_words`` turns trees over tokens into trees over words.
 
     Args:
         stem: Path of the pair without the suffixes. Both files are replaced atomically.

@@ -19,7 +19,7 @@ class TeacherConfig:
     embed_dim: int = 256
     """Size of the vectors of tokens, labels and constituents, and of each LSTM of the composition."""
     hidden_dim: int = 256
-    """Size of the stack LSTM. If it differs from --embed-dim, a projection comes before the vocabulary."""
+    """Size of the stack LSTM. If it differs from --embed-dim, a projection comes before the output layer."""
     num_layers: int = 2
     """Number of layers of the stack LSTM."""
     strategy: Literal["top-down", "binary"] = "top-down"
@@ -30,8 +30,8 @@ class TeacherConfig:
     composition: Literal["bilstm", "attention", "treelstm"] = "bilstm"
     """Function that makes a constituent's vector from those of its children. treelstm needs --strategy binary."""
     dropout: float = 0.1
-    """Dropout on pushed vectors, between layers and before the outputs. Stack states that later pushes build on have no
-    dropout."""
+    """Dropout on pushed vectors, between layers and before the outputs. The stack states from which later pushes are
+    computed get no dropout."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -76,8 +76,8 @@ class TeacherTrainConfig(TrainConfig):
     lr: float = 1e-2
     """Peak learning rate of AdamW (docs/decisions/0004)."""
     leave_out: int = 0
-    """Train on all training sentences but those of this fold, from 1 to the --folds of build-dataset. 0: leave out
-    none."""
+    """Do not train on the sentences of this fold, a number from 1 to the --folds of build-dataset. 0: train on all
+    training sentences."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

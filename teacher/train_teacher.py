@@ -29,7 +29,7 @@ from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
 
 _COMPOSITION_FLOATS = 28
 _STACK_LAYER_FLOATS = 10
-"""Float32 numbers that training holds per action and unit of size. The first constant is for the embedding size. It
+"""How many float32 numbers training holds per action and unit of size. The first constant is for the embedding size. It
 counts values, compositions and their gradients. The second is for the hidden size of each layer of the stack. Both come
 from the peak memory on 64 to 512 sentences of real trees at sizes 128 and 256: 37, 46 and 64 numbers per unit of size
 for 1, 2 and 4 layers."""
@@ -66,7 +66,7 @@ class TeacherTask:
 
     @property
     def num_evaluated(self) -> int:
-        """The number of positions that an evaluation reads: those of dev, and of a sample of train."""
+        """The number of positions that an evaluation reads: the positions of dev and of a sample of train."""
         return self._splits["dev"].num_positions + self._plans["train"].num_sampled()
 
     def batch_words(self, epoch: int) -> np.ndarray:
@@ -145,8 +145,9 @@ def plan_teacher(
     """Predict what ``train_teacher`` will cost, as `pipeline.training.training_plan` describes. Nothing is written.
 
     Raises:
-        ConfigError: If the command itself runs in several processes. Also as ``train_teacher``.
-        InputError: As ``train_teacher``.
+        ConfigError: If the command itself runs in several processes, or if ``training.leave_out`` is not a fold of the
+            dataset.
+        InputError: If a sentence does not fit into memory.
     """
     with _prepared(data, config, training) as (world, device, model, dataset):
         world.refuse_several("train-teacher --plan")
@@ -226,7 +227,7 @@ def described_model(run: RunInfo) -> TeacherModel:
     if found.eos_id >= found.vocab_size or not found.labels:
         raise RunError(
             f"{run.path}: the model has {len(found.labels)} labels and eos_id {found.eos_id}, expected at least one "
-            f"label and an id below vocab_size, {found.vocab_size}. Train again"
+            f"label and an eos_id below vocab_size, which is {found.vocab_size}. Train again"
         )
     return found
 

@@ -44,7 +44,7 @@ from storage.folder import Folder
 _Found = TypeVar("_Found")
 
 TO_ZERO = 255
-"""Code of a fall to probability 0. It is also the fill value of the Zarr array, which a reader gets in place of a
+"""Code of a fall to probability 0. It is also the fill value of the Zarr array, so zarr returns this code in place of a
 missing shard. The first code of a row is always 0, so fill values cannot be taken for rows."""
 
 _UNCHANGED = ("tokens", "ids", "gold_logp", "tail")
@@ -192,8 +192,8 @@ class CompactRows:
 
 def _gap_units() -> NDArray[np.int64]:
     """Return the gap of each code below `TO_ZERO` in units: d/16 + (d/64)³ nats."""
-    # Where most gaps are, neighbouring codes differ by 1/16. The cube lets 255 codes reach 78 nats; with equal steps
-    # they would reach 16. After a wide gap probabilities are small, so an error there costs little.
+    # Where most gaps are, neighbouring codes differ by 1/16 nat. The cube lets 255 codes reach 78 nats; with equal
+    # steps they would reach only 16 nats. After a wide gap probabilities are small, so an error there costs little.
     codes = np.arange(TO_ZERO, dtype=np.int64)
     return codes * (_UNITS // 16) + codes**3
 

@@ -107,7 +107,7 @@ def encode_compressed_shard(spec: ArraySpec, shard: int, rows: NDArray[Any]) -> 
 
 
 class CompressedShardView:
-    """The rows of a compressed shard's file. The index is checked at once, a chunk each time it is decoded."""
+    """The rows of a compressed shard's file. The index is checked at once; a chunk is checked when it is decoded."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class CompressedShardView:
         num_data = len(self._bytes) - index_bytes - CRC_BYTES
         if num_data < 0:
             raise CorruptStoreError(
-                f"{self._where}: {len(self._bytes)} bytes, but its index takes {index_bytes + CRC_BYTES}. {REMEDY}"
+                f"{self._where}: {len(self._bytes)} bytes, but the index takes {index_bytes + CRC_BYTES}. {REMEDY}"
             )
         index = self._bytes[num_data:-CRC_BYTES]
         if not np.array_equal(self._bytes[-CRC_BYTES:], little_endian_crc(index)):
@@ -200,7 +200,7 @@ class CompressedShardView:
             or not (entries[num_chunks:] == ABSENT).all()
         ):
             raise CorruptStoreError(
-                f"{self._where}: the index does not cut its {num_data} bytes into {num_chunks} chunks. {REMEDY}"
+                f"{self._where}: the index does not cut the file's {num_data} bytes into {num_chunks} chunks. {REMEDY}"
             )
         return ends
 
@@ -251,9 +251,7 @@ def decompress(data: NDArray[np.uint8], out: NDArray[np.uint8], spec: ArraySpec)
     if (num_bytes, num_compressed) != (len(out), len(data)):
         raise ValueError(f"its header claims {num_bytes} bytes in {num_compressed}, expected {len(out)} in {len(data)}")
     if (flags & ~_FREE_FLAGS, typesize) != (_FLAGS, spec.dtype.itemsize):
-        raise ValueError(
-            f"its header claims another codec than zstd of transposed bits, items of {spec.dtype.itemsize} bytes"
-        )
+        raise ValueError(f"its header does not claim zstd of transposed bits with items of {spec.dtype.itemsize} bytes")
     try:
         blosc.decompress(data, out)
     except RuntimeError as error:

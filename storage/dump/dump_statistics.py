@@ -1,9 +1,9 @@
 """Compute the statistics of a dump: kept mass, perplexity and entropy, from float64 sums and a histogram per shard.
 
-The kept mass of a position is the summed probability of its top tokens. A shard is a range of positions. Its sums
-depend only on its rows, and shards are added up in their order. So the statistics of a dump do not depend on which
-process wrote which shard. Given the tree, the teacher is almost certain of ``<eos>``, so some statistics are also given
-without the positions of ``<eos>``.
+The kept mass of a position is the summed probability of its top tokens. A shard is a range of positions. The sums of a
+shard depend only on its rows, and they are added up in the order of the shards. So the statistics of a dump do not
+depend on which process wrote which shard. Given the tree, the teacher is almost certain of ``<eos>``, so some
+statistics are also given without the positions of ``<eos>``.
 
 The entropy of a position is computed over its top tokens and one bucket for all other tokens, at T = 1:
 
@@ -140,7 +140,7 @@ def sum_names(schema: DumpSchema) -> set[str]:
 
 
 def _kept_mass_by_k(schema: DumpSchema) -> dict[int, str]:
-    """Return k' → the name of the sum of the mass of the first k' ids."""
+    """Return, for each k', the name of the sum that holds the mass of the first k' ids."""
     names = {k: f"kept_mass_of_{k}" for k in powers_of_two_below(schema.num_top)}
     return {**names, schema.num_top: "kept_mass"} if schema.num_top else names
 
@@ -148,7 +148,8 @@ def _kept_mass_by_k(schema: DumpSchema) -> dict[int, str]:
 def summarise(schema: DumpSchema, shards: Sequence[ShardFigures], size_bytes: int) -> DumpSummary:
     """Return the statistics of a dump from the sums and histograms of all its shards, in the order of the shards."""
     names = sum_names(schema)
-    # Shards that an older version wrote lack this sum. The mean over the other shards is not the mean of the dump.
+    # Shards that an older version wrote have no sum ``num_effective``. If only some shards have one, their mean is not
+    # the mean of the dump.
     if shards and all("num_effective" in shard.sums for shard in shards):
         names.add("num_effective")
     total = {name: math.fsum(shard.sums[name] for shard in shards) for name in names}

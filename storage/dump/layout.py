@@ -144,11 +144,11 @@ class ArraySpec:
 
 
 def sentences_of_range(offsets: NDArray[np.int64], positions: range) -> range:
-    """Return the sentences that have at least one position in a non-empty ``positions``.
+    """Return the sentences that have at least one position in ``positions``.
 
     Args:
         offsets: ``[M + 1]`` int64, strictly rising.
-        positions: A contiguous range inside ``[0, offsets[M])``.
+        positions: A contiguous range inside ``[0, offsets[M])``, not empty.
     """
     first = int(np.searchsorted(offsets, positions.start, side="right")) - 1
     return range(first, int(np.searchsorted(offsets, positions.stop, side="left")))

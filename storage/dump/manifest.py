@@ -1,9 +1,9 @@
 """Read and write the manifest of a dump: its schema, its state, and the sha256 of every other file.
 
-A manifest is canonical JSON and holds its own sha256. So does an entry, a small file about one finished shard. While
-the store (the folder of the dump) is being written, entries are files under ``finished/``, so that no two processes
-write the same file. When the store is complete, the entries become part of the manifest. Paths are computed from the
-schema and never read from a manifest.
+A manifest is canonical JSON and holds its own sha256. An entry, a small file about one finished shard, has the same
+form. While the store (the folder of the dump) is being written, entries are files under ``finished/``, so that no two
+processes write the same file. When the store is complete, the entries become part of the manifest. Paths are computed
+from the schema and never read from a manifest.
 """
 
 import re
@@ -25,7 +25,8 @@ COMPANIONS = (TOKENIZER, CARD)
 """Files for people and programs that get the dump without its dataset. Dumps of older versions do not have them."""
 
 _OWN_DIGEST = re.compile(rb',"sha256":"([0-9a-f]{64})"')
-"""The digest that a file holds of itself. In digests of other files ``sha256`` is the first key, without a comma."""
+"""The digest that a file holds of itself. In the digest of another file ``sha256`` is the first key, so no comma comes
+before it, and the pattern does not match."""
 _REMEDY = "Restore it from a copy, or delete the store and dump again"
 
 
@@ -164,7 +165,7 @@ class Manifest:
             companions=stored.companions,
         )
         if (stored.statistics is None) == manifest.is_complete:
-            raise ValueError(f"state is {manifest.state!r}")
+            raise ValueError(f"state is {manifest.state!r}, which does not fit the statistics")
         if manifest.metadata.keys() != set(metadata_paths(manifest.schema)):
             raise ValueError("the metadata files listed are not those of the schema")
         if not manifest.companions.keys() <= set(COMPANIONS):
@@ -202,11 +203,11 @@ class Manifest:
         if differences:
             named = "; ".join(f"{key} is {found!r}, now {asked!r}" for key, (found, asked) in differences.items())
             error = FingerprintMismatchError if any("fingerprints." in key for key in differences) else StoreError
-            raise error(f"{store}: begun with other options: {named}. Give the same options, or another --out")
+            raise error(f"{store}: was begun with other options: {named}. Give the same options, or another --out")
 
 
 def _rule_of_entries(schema: DumpSchema) -> Callable[[ShardEntry], bool]:
-    """Return a function that says whether an entry can be one of a dump with this schema."""
+    """Return a function that says whether an entry can belong to a dump with this schema."""
     specs, layout, sums = schema.stored_arrays, schema.layout, sum_names(schema)
     names = {spec.name for spec in specs}
 
@@ -233,7 +234,7 @@ def entry_name(shard: int) -> str:
 
 
 def num_finished(store: Folder, schema: DumpSchema) -> int:
-    """Return the number of shards with an entry, of a store that is being written."""
+    """Return how many shards have an entry, for a store that is being written."""
     return sum(_is_entry(name, schema) for name in store.sizes())
 
 

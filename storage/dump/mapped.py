@@ -8,9 +8,10 @@ position into an address. A sentence is usually one slice per array, and any set
 Without the common address range, a gather over S shards would be S gathers, with a sort before and a scatter after
 them. This would take three times as long for 512 sentences (docs/decisions/0006).
 
-A shard is mapped when it is first needed. Then this module checks its size, its index of chunks, and that it belongs to
-the dump. The checksums and values of a chunk are checked in all arrays when one of its rows is first read. Files stay
-mapped until no array looks into their address range any more. A damaged copy of a remote file is fetched again once.
+A shard is mapped when it is first needed. Then this module checks the sizes of the shard's files, their indexes of
+chunks, and that the files belong to the dump. The checksums and values of a chunk are checked in all arrays when one of
+its rows is first read. Files stay mapped until no array looks into their address range any more. A damaged copy of a
+remote file is fetched again once.
 """
 
 import ctypes
@@ -124,7 +125,7 @@ class MappedRows:
         return Positions(*[array.gather(index[array.steps]) for array in self._arrays])
 
     def _make_ready(self, number: int) -> None:
-        """Map and check a chunk, numbered over the whole dump."""
+        """Map and check the chunk with this number. Chunks are numbered over the whole dump."""
         shard, chunk = divmod(number, self._chunks_per_shard)
         try:
             if not self._is_mapped[shard]:
@@ -175,14 +176,17 @@ class MappedRows:
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """Distances within an array, in steps. A step is the largest number of bytes that divides every row's start."""
+    """Distances within an array, in steps.
+
+    A step is the largest number of bytes such that every row starts at a whole number of steps.
+    """
 
     row: int
     """Steps per row."""
     chunk_gap: int
-    """Steps between the last row of a chunk and the next chunk: the checksum."""
+    """Steps that the checksum takes, between the last row of a chunk and the next chunk."""
     shard_gap: int
-    """Steps between the last chunk of a shard and the next shard: the index and the rest of a page."""
+    """Steps that the index and the rest of a page take, between the last chunk of a shard and the next shard."""
 
     def index(
         self, positions: NDArray[np.int64], chunks: NDArray[np.int64], shards: NDArray[np.int64]

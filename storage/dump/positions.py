@@ -71,4 +71,5 @@ def check_positions(positions: Positions, schema: DumpSchema, *, num_positions: 
         found = [*impossible_values(arrays, schema), unordered_rows(positions.logp, positions.counts, schema.num_top)]
         problems = [f"{each.problem}, first in row {each.row}" for each in found if each is not None]
     if problems:
-        raise StoreError(f"{where}: {'; '.join(problems)}. Nothing was written: check the program that computed them")
+        named = "; ".join(problems)
+        raise StoreError(f"{where}: {named}. Nothing was written: check the program that computed these rows")

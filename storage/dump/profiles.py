@@ -40,7 +40,7 @@ class Rows(Protocol):
 def encoded(
     positions: Positions, schema: DumpSchema, shard: int, *, where: str
 ) -> Iterator[tuple[ArraySpec, bytes | memoryview, str]]:
-    """Yield each stored array of a shard, the content of its file, and the sha256 of the checksums of its chunks.
+    """Yield each stored array of a shard, the content of the array's file, and one sha256 over its chunks' checksums.
 
     Args:
         positions: The rows of the shard. They must have passed `storage.dump.positions.check_positions`.
@@ -70,7 +70,7 @@ def encoded(
 def stored_chunks(
     files: Mapping[str, NDArray[np.uint8]], schema: DumpSchema, entry: ShardEntry, *, names: Mapping[str, str]
 ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
-    """Yield each chunk of a shard: its number, and array → its rows as they are stored, without padding.
+    """Yield the number of each chunk of a shard, and a mapping: array → its rows in this chunk, as stored, unpadded.
 
     Args:
         files: Array → the whole file.
@@ -109,7 +109,7 @@ def stored_chunks(
 
 
 def as_read(positions: Positions, schema: DumpSchema, *, where: str) -> Positions:
-    """Return ``positions`` as a reader returns them after they were written. The arguments are those of `encoded`."""
+    """Return ``positions`` as a reader would return them if they were written. The arguments are those of `encoded`."""
     if schema.profile == "exact":
         return positions
     from storage.dump.compact import decode_positions, encode_rows  # noqa: PLC0415  see the module docstring

@@ -52,8 +52,8 @@ class DumpReader:
             manifest_sha256: The expected sha256 of the manifest; None accepts any dump.
 
         Raises:
-            StoreError: If there is no dump, or its manifest has another sha256 than expected, or it has another format,
-                codec or layout.
+            StoreError: If there is no dump, its manifest has another sha256 than expected, or the dump has a format,
+                codec or layout that this program does not read.
             IncompleteStoreError: If the dump is still being written.
             CorruptStoreError: If its manifest or metadata are damaged, or a shard is missing or truncated.
         """
@@ -113,7 +113,7 @@ class DumpReader:
             indices: ``[R]`` int64 in ``[0, M)``, any order, repeats allowed.
 
         Returns:
-            Copies; their number ``n`` is the number of positions of these sentences together.
+            Copies of all positions of these sentences. ``n`` is the number of these positions.
 
         Raises:
             IndexError: If there is no such sentence.
@@ -304,8 +304,8 @@ def _read_metadata(folder: Folder, manifest: Manifest) -> NDArray[np.int64]:
         digest = FileDigest.of_bytes(expected)
         if manifest.metadata[name] != digest:
             raise StoreError(
-                f"{folder}/{name}: not the metadata that this program writes: another layout, data type or codec than "
-                "sharding_indexed, bytes and crc32c. Use the program that wrote it, or dump again"
+                f"{folder}/{name}: not the metadata that this program writes: another layout, another data type, or "
+                "codecs other than sharding_indexed, bytes and crc32c. Use the program that wrote it, or dump again"
             )
         if problem := folder.problem_with(name, digest):
             raise CorruptStoreError(f"{folder}/{name}: metadata of array {name.partition('/')[0]}: {problem}. {REMEDY}")
@@ -314,7 +314,8 @@ def _read_metadata(folder: Folder, manifest: Manifest) -> NDArray[np.int64]:
     where = f"{folder}/{name}: array offsets, shard 0"
     size_bytes = shard_bytes(spec, 0)
     if digest.size_bytes != size_bytes:
-        raise CorruptStoreError(f"{where}: {digest.size_bytes} bytes in the manifest, expected {size_bytes}. {REMEDY}")
+        found = f"the manifest says {digest.size_bytes} bytes"
+        raise CorruptStoreError(f"{where}: {found}, expected {size_bytes}. {REMEDY}")
     if problem := folder.problem_with(name, digest):
         raise CorruptStoreError(f"{where}: {problem}. {REMEDY}")
     try:

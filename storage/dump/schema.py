@@ -62,7 +62,7 @@ class DumpSchema:
     k: int
     """Columns per position: the number of kept ids or, with draws, the largest number that can be kept."""
     num_top: int = 0
-    """Number of most probable tokens, which come first in the row of a position. ``topk``: k, which also replaces a 0.
+    """Number of most probable tokens, which come first in the row of a position. ``topk``: k; a 0 is replaced by k.
     ``sampled``: 0. ``stratified``: above 0 and below k."""
     temperatures: tuple[float, ...]
     """The temperatures T for which the arrays ``tail`` (log of the mass outside the top tokens) and ``logz`` (log of
@@ -87,7 +87,7 @@ class DumpSchema:
     split: str
     """Split of the dataset that was dumped."""
     fingerprints: dict[str, str]
-    """sha256 of each of ``FINGERPRINTS``. A cross-fitted dump has a teacher for each fold; see ``teacher_names``."""
+    """Name in ``FINGERPRINTS`` → sha256. A cross-fitted dump has a teacher for each fold; see ``teacher_names``."""
     computation: dict[str, str | int | float]
     """Everything else that can change the stored values: threads, batch budget, dtype, device model, versions, beam
     sizes."""
@@ -242,11 +242,11 @@ class DumpSchema:
         if any(type(number) is not int for number in (self.k, self.num_top, self.draw_seed)) or self.draw_seed < 0:
             return [f"num_top {self.num_top!r} and draw_seed {self.draw_seed!r} are not whole numbers, 0 or more"]
         if self.selection == "topk" and (self.num_top, self.draw_seed) != (self.k, 0):
-            return [f"topk with num_top {self.num_top} and draw_seed {self.draw_seed}, not {self.k} (k) and 0"]
+            return [f"num_top is {self.num_top} and draw_seed {self.draw_seed}, expected {self.k} (k) and 0 for topk"]
         if self.selection == "sampled" and self.num_top != 0:
-            return [f"sampled with num_top {self.num_top}, not 0"]
+            return [f"num_top is {self.num_top}, expected 0 for selection sampled"]
         if self.selection == "stratified" and not 0 < self.num_top < self.k:
-            return [f"stratified with num_top {self.num_top}, not above 0 and below k ({self.k})"]
+            return [f"num_top is {self.num_top}, expected above 0 and below k ({self.k}) for selection stratified"]
         if self.num_draws > MAX_DRAWS:
             return [
                 f"{self.num_draws} draws per position (k - num_top), expected at most {MAX_DRAWS}: uint8 counts them"
@@ -257,10 +257,10 @@ class DumpSchema:
         if self.profile != "compact" or self._count_problems():
             return []
         if self.selection != "topk":
-            return [f"profile compact with selection {self.selection}, not topk: a compact dump cannot hold draws"]
+            return [f"selection is {self.selection}, expected topk for profile compact, which cannot hold draws"]
         chunk_bytes = min(self.chunk_positions, self.shard_positions) * self.k * self.token_dtype.itemsize
         if chunk_bytes > MAX_CHUNK_BYTES:
-            return [f"profile compact with chunks of {chunk_bytes} bytes, expected at most {MAX_CHUNK_BYTES}"]
+            return [f"a chunk has {chunk_bytes} bytes, expected at most {MAX_CHUNK_BYTES} for profile compact"]
         return []
 
     def _temperature_problems(self) -> list[str]:

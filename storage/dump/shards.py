@@ -87,7 +87,7 @@ def check_index(data: NDArray[np.uint8], spec: ArraySpec, shard: int, *, where: 
 
 
 def shard_rows(data: NDArray[np.uint8], spec: ArraySpec, shard: int) -> NDArray[Any]:
-    """Return ``[num_chunks, chunk_rows, *row_shape]``: a view of a shard's chunks, with the padding of the last."""
+    """Return ``[num_chunks, chunk_rows, *row_shape]``: a view of a shard's chunks, with the padding of the last one."""
     shape = (spec.layout.num_chunks(shard), spec.layout.chunk_rows, *spec.row_shape)
     return np.ndarray(shape, spec.dtype, data.data, 0, (chunk_stride(spec), *row_strides(spec)))
 
@@ -115,13 +115,13 @@ def check_belongs(
 ) -> None:
     """Check that a shard's file is the one that the manifest lists, and not one of another dump of the same layout.
 
-    The checksums of all chunks together identify the file. They are a few hundred bytes, so this reads hardly more than
-    the index. In dumps of older versions, the manifest lists only the sha256 of the whole file. Computing this takes
-    0.7 seconds per gigabyte.
+    The checksums of all chunks together identify the file. They are a few hundred bytes, so this check reads hardly
+    more than the index. In dumps of older versions, the manifest lists only the sha256 of the whole file. Computing
+    this sha256 takes 0.7 seconds per gigabyte.
 
     Args:
         data: The whole file.
-        checksums: The stored checksums of its chunks, in order.
+        checksums: The stored checksums of the file's chunks, in order.
         digest: Digest of the file, from the manifest.
         expected: sha256 of the checksums, from the manifest; None in dumps of older versions.
         where: File, array and shard, for the message.

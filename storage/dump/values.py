@@ -74,7 +74,7 @@ def impossible_value(
 
 
 def unordered_rows(logp: NDArray[np.float16], counts: NDArray[np.uint8] | None, num_top: int) -> ImpossibleValue | None:
-    """Return the first row whose log-probabilities ``[n, k]`` rise. The top tokens and the draws are one sequence."""
+    """Return the first row whose log-probabilities ``[n, k]`` rise, from one top token or draw to the next."""
     bits = _bits(logp, None if counts is None else _is_unused(counts, num_top))
     magnitudes = np.maximum(bits, _HALF_NEGATIVE_ZERO)  # below 0 the order of the bits is reversed
     rises = magnitudes[:, 1:] < magnitudes[:, :-1]
@@ -100,7 +100,7 @@ def wrong_mass(
     logz: NDArray[np.float32],
     temperatures: Sequence[float],
 ) -> ImpossibleValue | None:
-    """Return the first row that does not sum to 1 with its tail at a declared temperature.
+    """Return the first row whose probabilities and tail do not sum to 1 at a declared temperature.
 
     Args:
         logp: ``[n, m]`` of the top tokens.
@@ -144,7 +144,8 @@ def _impossible_log_probs(
 
 
 def _impossible_logarithms(name: str, values: NDArray[np.float32], schema: DumpSchema) -> Iterator[ImpossibleValue]:
-    # A maximum or minimum is NaN if a value is, and every comparison with NaN is false.
+    # A maximum or minimum is NaN if a value is, and every comparison with NaN is false. So the comparisons below say
+    # what is right, and ``not`` finds what is wrong.
     columns = values.reshape(len(values), -1)
     highest, lowest = np.maximum.reduce(columns, axis=0), np.minimum.reduce(columns, axis=0)
     if name == "logz":
@@ -155,8 +156,8 @@ def _impossible_logarithms(name: str, values: NDArray[np.float32], schema: DumpS
             if not (low <= lowest[index] and highest[index] <= high):
                 column = columns[:, index]
                 row = _first(~((low <= column) & (column <= high)))
-                text = f"logz is not finite or is {column[row]:g} at temperature {temperature:g}, outside its bounds"
-                yield ImpossibleValue(name, row, f"{text} {low:.3g} to {high:.3g}")
+                text = f"logz is {column[row]:g} at temperature {temperature:g}, expected {low:.3g} to {high:.3g}"
+                yield ImpossibleValue(name, row, text)
     elif name == "tail":
         is_compact = schema.profile == "compact"  # a compact row is rebuilt from 1 - exp(tail)
         if not (highest <= _LOG_TOLERANCE).all() or (is_compact and highest.max() >= 0):
@@ -164,7 +165,7 @@ def _impossible_logarithms(name: str, values: NDArray[np.float32], schema: DumpS
             yield ImpossibleValue(name, row, "tail holds a NaN, +inf or a value above 0")
     elif not (highest <= _LOG_TOLERANCE).all() or not (lowest > -np.inf).all():
         row = _first(~((columns <= _LOG_TOLERANCE) & (columns > -np.inf)))
-        yield ImpossibleValue(name, row, f"{name} is not finite or above 0")
+        yield ImpossibleValue(name, row, f"{name} is not finite, or is above 0")
 
 
 def _impossible_draws(
@@ -185,7 +186,7 @@ def _impossible_draws(
         (
             "counts",
             (is_unused != is_nan) | (is_unused != is_fill),
-            "a used column has NaN in logp or the fill value in ids, or an unused column lacks one",
+            "a used column has NaN in logp or the fill value in ids, or an unused column lacks one of these",
         ),
     )
     yield from (ImpossibleValue(name, _first(broken), text) for name, broken, text in rules if broken.any())

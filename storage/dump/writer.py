@@ -228,7 +228,7 @@ def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> 
         manifest.require_schema(folder, schema)
         altered = sorted(name for name in digests if manifest.metadata[name] != digests[name])
         if altered:
-            raise StoreError(f"{folder}: begun with other sentences ({altered[0]} differs). Give another folder")
+            raise StoreError(f"{folder}: was begun with other sentences ({altered[0]} differs). Give another folder")
         folder.sweep()
         refuse_foreign_files(folder, schema, is_complete=False)
         _restore(folder, metadata)
@@ -237,7 +237,7 @@ def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> 
     own = set(metadata_paths(schema))
     foreign = [name for name in present if name not in own and not name.endswith(PARTIAL_SUFFIX)]
     if foreign:
-        raise StoreError(f"{folder}: not empty ({foreign[0]}) and not a dump. Give another folder")
+        raise StoreError(f"{folder}: is not empty (it holds {foreign[0]}) and is not a dump. Give another folder")
     folder.sweep()
     _restore(folder, metadata)
     manifest = Manifest(state="writing", schema=schema, metadata=digests)
@@ -246,7 +246,7 @@ def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> 
 
 
 def _reopen(folder: Folder, manifest: Manifest) -> Manifest:
-    """Verify the shards of a complete store. If some are damaged, reopen it, with entries for the others."""
+    """Verify the shards of a complete store. If some are damaged, reopen the store, with entries for the others."""
     damaged = {entry.shard for entry in manifest.shards if entry.problem_with(folder, manifest.schema)}
     if not damaged:
         _remove_entries(folder, manifest.schema)

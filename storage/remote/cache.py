@@ -69,7 +69,7 @@ class FileCache:
             CorruptStoreError: If the fetched bytes do not match the digest. They are removed.
             StoreError: If the file cannot be fetched, or the cache cannot be written.
         """
-        if not _SHA256.fullmatch(str(digest.sha256)):  # becomes a file name, and a stranger may have written it
+        if not _SHA256.fullmatch(str(digest.sha256)):  # it becomes a file name, and a stranger may have written it
             raise CorruptStoreError(f"{where}: its sha256 in the manifest is {str(digest.sha256)[:80]!r}. {_REMEDY}")
         target = self.subfolder("objects", digest.sha256[:2]) / digest.sha256
         file = self._here(target, digest)
@@ -89,7 +89,7 @@ class FileCache:
 
     @contextmanager
     def locked(self, key: str) -> Iterator[None]:
-        """Hold the lock for all keys that start with the same two characters, against all other processes.
+        """Hold one lock for all keys that start with the same two characters as ``key``, against all other processes.
 
         There are 256 lock files, which are never removed. If one were removed while a process waits for it, two
         processes could hold the same lock.
@@ -151,7 +151,7 @@ class FileCache:
         try:
             problem = self._fetch(partial, digest, fetch)
             if problem:
-                # A server or a proxy may have sent an error page, half of the object, or none.
+                # A server or a proxy may have sent an error page, half of the object, or nothing.
                 _log.warning("%s: %s. Fetching it again", where, problem)
                 partial.unlink(missing_ok=True)
                 fetch(partial)

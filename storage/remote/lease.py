@@ -81,7 +81,7 @@ class _Holder:
 
 
 class Lease:
-    """The right of one process to write a store, and the store's history; implements `WriterLock`.
+    """The right of one process to write a store and its history; implements `WriterLock`.
 
     The history is read when the lease is taken. Each new line rewrites all of it, since objects cannot be appended to.
     The history of a dump has some tens of lines.
@@ -158,7 +158,7 @@ class Lease:
             _log.info("%s: taking over the lease of %s, which expired %s", self._store, found, found.expires)
             self._parent.write(self._name, self._content())
         elif take_over:
-            _log.warning("%s: taking the lease from %s, good until %s", self._store, found, found.expires)
+            _log.warning("%s: taking the lease from %s, which is valid until %s", self._store, found, found.expires)
             self._parent.write(self._name, self._content())
         else:
             raise self._busy(found)

@@ -32,8 +32,8 @@ _LIBRARY_ERRORS = (
 )
 """Modules and the base classes of their exceptions, which are not OSErrors."""
 _MISUSE = (ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
-"""What fsspec and the libraries raise if a setting is malformed, an answer of the server is not what they expect, or a
-scheme needs options or cannot list or write."""
+"""What fsspec and the libraries raise for a malformed setting, for an unexpected answer of the server, for a scheme
+that needs options, and for a scheme that cannot list or write."""
 REMOVE_THREADS = 8
 CACHE_VARIABLE = "RNNG_DISTILL_CACHE"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -122,8 +122,8 @@ class ObjectStore:
         """Write an object if none has that name. Return whether it was written.
 
         The request carries the condition If-None-Match, or the store's equivalent. A store without such a condition may
-        ignore it. If the connection breaks after the write, the result may be False for an object just written. So the
-        caller must read the object back if this matters.
+        ignore it. If the connection breaks after the write, the result may be False for an object just written. A
+        caller that must be certain reads the object back.
 
         Raises:
             StoreError: If the object cannot be written.

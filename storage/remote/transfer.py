@@ -1,8 +1,8 @@
 """Copy whole folders to and from an object store. Datasets need this, since they are read from a local path.
 
 At the URL there is no list with the sha256 of every file. So a copy is identified by the object store's listing: names,
-sizes, and the store's own tags or times. A folder with another listing is fetched again. If the listing is the same,
-the files of the copy are hashed, and the copy is used if they have not changed since they were fetched. This does not
+sizes, and the store's own tags or times. If the listing has changed, the folder is fetched again. If it has not, the
+files of the copy are hashed, and the copy is used if they have not changed since they were fetched. These hashes do not
 show whether the right bytes were fetched. Readers check that: every dataset holds the digests of its arrays. Copies of
 folders do not count towards the cache's limit, since a process may be reading them. Copies not used for `KEEP_DAYS`
 days are removed.

@@ -166,7 +166,7 @@ def test_a_sentence_too_long_for_the_student_is_refused_in_one_line(small_world,
     assert len(message.splitlines()) == 1
     assert f"sentence {lengths.argmax()} of split dev has {lengths.max()} positions" in message
     assert f"at most 20; train a student with --max-length {lengths.max()} or more" in message
-    assert f"without longer sentences (here {(lengths > 20).sum()})" in message
+    assert f"without the {(lengths > 20).sum()} longer sentences" in message
     assert not (tmp_path / "dump").exists()
 
 

@@ -61,7 +61,7 @@ def test_best_is_main_and_each_word_checkpoint_is_a_branch(run: Path, hub: Hub, 
     card = branches["main"]["README.md"].decode()
     assert 'license: "mit"\nlanguage:\n- "en"\ndatasets:\n- "a/b"\n- "a/c"\n' in card
     assert "| all together, each text once |" in card
-    assert "had seen" in card
+    assert "that the student had seen (every pass over a word counts): " in card
     assert 'AutoTokenizer.from_pretrained("me/small")' in card
     assert set(hub.cards) == {files["README.md"].decode() for files in branches.values()}
 

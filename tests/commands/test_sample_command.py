@@ -132,5 +132,5 @@ def test_bad_input_is_refused_in_one_line(teacher, sampled, tmp_path):
     # At a low temperature the most probable token comes first. It is <eos>, so all sentences are empty.
     command = ["sample", teacher, *out, "--num-sentences", 2, "--temperature", 0.01]
     last = run_cli(*command, fails=True).stderr.splitlines()[-1]
-    assert "all of 2 drawn sentences were dropped: {'no words': 2}; train the teacher longer" in last
+    assert "all 2 drawn sentences were dropped: {'no words': 2}; train the teacher longer" in last
     assert not list(tmp_path.glob("*out*"))

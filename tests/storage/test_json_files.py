@@ -120,7 +120,7 @@ def test_lines_are_read_one_by_one_and_named(tmp_path: Path):
 def test_a_line_has_at_most_16_mib_also_in_a_small_gzip_file(tmp_path: Path):
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress(b"1\n" + b" " * (MAX_LINE_BYTES + 5), compresslevel=1))
-    with pytest.raises(InputError, match=r":2: a longer line, expected lines of 16 MiB at most; again"):
+    with pytest.raises(InputError, match=r":2: the line is too long, expected lines of 16 MiB at most; again"):
         list(read_json_lines(path, int, remedy="again"))
 
 

@@ -175,7 +175,7 @@ def test_an_index_that_does_not_account_for_every_byte_is_refused(entry: tuple[i
     entries = index_of(data)
     assert view_of(with_index(data, entries), SMALL)
     entries[entry] = found
-    with pytest.raises(CorruptStoreError, match=r"shard 0: the index does not cut its \d+ bytes into 3 chunks"):
+    with pytest.raises(CorruptStoreError, match=r"shard 0: the index does not cut the file's \d+ bytes into 3 chunks"):
         view_of(with_index(data, entries), SMALL)
 
 

@@ -110,11 +110,11 @@ def changes() -> Iterator[tuple[str, str, dict[str, Any], str, int, Any]]:
     yield "logp holds a NaN or a value above 0", "exact", {}, "logp", 0, 0.5
     yield "logp holds a NaN or a value above 0", "exact", {}, "logp", 0, np.inf
     yield "gold_logp is not finite", "exact", {}, "gold_logp", -1, np.nan
-    yield "gold_logp is not finite or above 0", "compact", {}, "gold_logp", -1, 2.0
+    yield "gold_logp is not finite, or is above 0", "compact", {}, "gold_logp", -1, 2.0
     yield "tail holds a NaN", "exact", {}, "tail", 1, np.nan
     yield r"tail holds a NaN, \+inf", "compact", {}, "tail", 0, np.nan
-    yield "logz is not finite", "exact", {}, "logz", 1, np.inf
-    yield "logz is .* 3 at temperature 2, outside its bounds", "exact", {}, "logz", 1, 3.0
+    yield "logz is inf at temperature 2, expected", "exact", {}, "logz", 1, np.inf
+    yield "logz is 3 at temperature 2, expected", "exact", {}, "logz", 1, 3.0
     yield "counts do not add up to 5", "exact", DRAWS, "counts", 3, 200
     yield "counts of the 3 top tokens are not 0", "exact", DRAWS, "counts", 0, 1
 
@@ -270,7 +270,7 @@ def test_nothing_is_written_or_removed_through_a_link(dump: Path, tmp_path: Path
     (dump / "tokens" / "c").symlink_to(tmp_path / "elsewhere")
     folder = LocalFolder(dump)
     for use in (lambda: folder.write("tokens/c/0", b"x"), lambda: folder.remove(["tokens/c/0"])):
-        with pytest.raises(StoreError, match="tokens/c: a link"):
+        with pytest.raises(StoreError, match="tokens/c: is a link"):
             use()
     (dump / "README.md").unlink(missing_ok=True)
     (dump / "README.md").symlink_to(tmp_path / "elsewhere" / "0")
