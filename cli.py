@@ -71,13 +71,8 @@ Values = dict[str, Any]
 """Name of a field of a configuration class → value, for each option that the command line or a TOML file sets."""
 
 ENTRY_POINTS = {"teacher": "teacher.teacher_commands", "student": "student.student_commands"}
-"""Kind of a run → the module that evaluates and dumps its model. Both modules define the functions that commands call
-through ``entry_points``."""
-GRAMMAR = "pipeline.dumping.grammar_source"
-"""The module that dumps the grammar of a sample corpus. It defines only the functions that make dumps."""
-CAUSAL_LM = "pipeline.dumping.causal_lm_source"
-"""The module that dumps a causal language model of the library transformers. It defines the functions that make
-dumps."""
+"""Kind of a run → the module that evaluates its model. Both modules define the functions that commands call through
+``entry_points``."""
 
 
 def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy would see no function
@@ -87,14 +82,26 @@ def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy 
     return importlib.import_module(ENTRY_POINTS["student" if is_exported(model) else open_run(model).kind])
 
 
-def dump_entry_points(teacher: Path) -> Any:  # noqa: ANN401 - a module, see entry_points
-    """Return the module that makes dumps of a run, of a sample corpus's grammar, or of a model of transformers."""
+def dump_source(teacher: Path, beam: BeamConfig) -> Any:  # noqa: ANN401 - a DumpSource, whose module imports torch
+    """Return a run, the grammar of a sample corpus, or a model of transformers as the source of a dump."""
     from pipeline.corpus.sample.sample_corpus import is_sample_corpus
-    from pipeline.runtime.run_directory import is_exported
+    from pipeline.runtime.run_directory import is_exported, open_run
 
     if is_sample_corpus(teacher):
-        return importlib.import_module(GRAMMAR)
-    return importlib.import_module(CAUSAL_LM) if is_exported(teacher) else entry_points(teacher)
+        from pipeline.dumping.grammar_source import GrammarSource
+
+        return GrammarSource(teacher)
+    if is_exported(teacher):
+        from pipeline.dumping.causal_lm_source import CausalLmSource
+
+        return CausalLmSource(teacher)
+    if open_run(teacher).kind == "student":
+        from student.student_commands import StudentSource
+
+        return StudentSource(teacher)
+    from teacher.teacher_commands import TeacherSource
+
+    return TeacherSource(teacher, beam)
 
 
 def build(config_class: type[Any], values: Values) -> Values:
@@ -417,11 +424,12 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
     from pipeline.dumping.dump_source import dump_run, plan_run
     from storage.locations import open_folder
 
-    beam, command = beam_of(values), options.build(DumpCommandConfig, values)
-    sources = [dump_entry_points(run).dump_source(run, beam=beam) for run in teachers]
+    beam, command = options.build(BeamConfig, values), options.build(DumpCommandConfig, values)
+    sources = [dump_source(run, beam) for run in teachers]
     config = options.build(DumpConfig, {"condition": sources[0].conditions[0], **values})
     if config.condition != "beam":
-        refuse_without_search(beam, "--condition beam")
+        needed = "--condition beam" if "beam" in sources[0].conditions else "an RNNG teacher"
+        refuse_without_search(beam_of(values), needed)
     if command.plan:
         show(plan_run(data, sources, out, config, command.plan_processes))
     elif out is None:
@@ -535,8 +543,11 @@ def perplexity(model: Path, data: Place, values: Values) -> None:
     Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev
     Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev --marginal
     """
+    from pipeline.evaluation.sentence_models import evaluate_split
+
     chosen = build(PerplexityConfig, values) | build(ModelConfig, values)
-    show(entry_points(model).evaluate_perplexity(model, data, **chosen, beam=beam_of(values)))
+    with entry_points(model).score_split(model, data, **chosen, beam=beam_of(values)) as scored:
+        show(evaluate_split(scored))
 
 
 @evaluate.command()
@@ -810,7 +821,9 @@ def verify(path: Place, values: Values) -> None:
     Example: python cli.py verify dump
     Example: python cli.py verify dump --recompute 3 --teacher runs/teacher --data dataset
     """
+    from pipeline.dumping.dump_source import verify_run
     from pipeline.report.inspection import verify_path
+    from teacher.teacher_commands import beam_of_dump
 
     config = options.build(RecomputeConfig, values)
     if not config.recompute:
@@ -818,8 +831,9 @@ def verify(path: Place, values: Values) -> None:
         return
     if not config.teacher or config.data is None:
         raise click.UsageError("--recompute needs --teacher and --data.")
+    sources = [dump_source(run, beam_of_dump(path)) for run in config.teacher]
     chosen = {"num_shards": config.recompute, "seed": config.seed, "device": config.device}
-    show(dump_entry_points(config.teacher[0]).verify_recomputing(path, config.data, config.teacher, **chosen))
+    show(verify_run(path, config.data, sources, **chosen))
 
 
 @main.command()
