@@ -319,7 +319,8 @@ def _prepared(
                 name: {"num_sentences": each.num_truncated, "num_positions": each.num_lost}
                 for name, each in rows.items()
                 if each.num_truncated
-            },
+            }
+            or None,
         )
 
         def task_for(world: World) -> StudentTask:
