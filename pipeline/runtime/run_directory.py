@@ -113,13 +113,8 @@ class Description:
     @property
     def identity(self) -> str:
         """The sha256 of all that decides what is trained. The same command in another folder has the same identity."""
-        options = {name: value for name, value in self.configuration.items() if name not in FREE}
-        described = {
-            "kind": self.kind,
-            "configuration": options,
-            "model": self.model,
-            "fingerprints": self.fingerprints,
-        }
+        described: dict[str, Any] = {name: getattr(self, name) for name in ("kind", "model", "fingerprints")}
+        described["configuration"] = {name: value for name, value in self.configuration.items() if name not in FREE}
         return sha256_bytes(canonical_json(json.loads(json.dumps(described, default=dict))))
 
 
