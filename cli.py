@@ -624,17 +624,17 @@ def babylm(model: Path, folder: Path, values: Values) -> None:
     \b
     Example: python cli.py evaluate babylm runs/distilled evaluation_data/full_eval --out results
     """
-    from pipeline.evaluation.babylm_scores import check_data, evaluate_babylm
+    from pipeline.evaluation.babylm_scores import evaluate_babylm, read_data
     from pipeline.runtime.run_directory import word_checkpoints
 
     chosen = build(BabylmConfig, values)
-    check_data(folder, chosen["rules"])
+    data = read_data(folder, chosen.pop("rules"))  # bad data is refused before a model is loaded
     at_words = {
         num_words: partial(open_scorer, path, {**values, "checkpoint": which})
         for num_words, (path, which) in word_checkpoints(model).items()
     }
     with open_scorer(model, values) as opened:
-        show(evaluate_babylm(opened, folder, at_words=at_words, **chosen))
+        show(evaluate_babylm(opened, data, at_words=at_words, **chosen))
 
 
 @evaluate.command()

@@ -1,4 +1,4 @@
-"""Compute intervals and tests for accuracies and for differences between models. Functions cite their papers.
+"""Compute intervals, tests and correlations for accuracies and other figures of models. Functions cite their papers.
 
 Two models are compared item by item. A paired test finds differences that two separate intervals hide, because some
 items are hard for all models and others are easy for all. The functions over items treat the items as independent
@@ -298,3 +298,25 @@ def _t_probability(t: float, degrees: int) -> float:
         total += term
         term *= squared * (k + 1) / (k + 2)
     return 0.5 + sine * total / 2
+
+
+def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
+    """Return the rank correlation of two arrays ``[N]``, with mean ranks for ties; None if an array is constant.
+
+    Spearman (1904), The proof and measurement of association between two things.
+    """
+    return correlation(_mean_ranks(first), _mean_ranks(second))
+
+
+def correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
+    """Return Pearson's correlation of two arrays ``[N]``; None if an array is constant."""
+    first, second = first - first.mean(), second - second.mean()
+    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    return float((first * second).sum()) / scale if scale else None
+
+
+def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks: NDArray[np.float64] = (ends - (counts - 1) / 2)[inverse]
+    return ranks
