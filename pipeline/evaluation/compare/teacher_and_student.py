@@ -51,7 +51,7 @@ class ParadigmsOfBoth:
                     "teacher": each.first,
                     "student": each.second,
                     "difference": each.difference,
-                    "interval": None if each.interval is None else [each.interval.low, each.interval.high],
+                    "interval": each.interval,
                     "num_pairs": each.num_units,
                     "p_value": each.p_value,
                     "adjusted_p_value": each.adjusted_p_value,
