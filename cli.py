@@ -19,7 +19,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -121,6 +121,11 @@ def open_scorer(model: Path, values: Values) -> Iterator[Any]:
         yield opened
 
 
+def out_option(writes: outputs.Written, help_text: str) -> Callable[[Any], Any]:
+    """Return the required option ``--out``: a path that the command writes."""
+    return click.option("--out", type=OutPath(writes), required=True, help=help_text)
+
+
 data_option = click.option("--data", type=STORE, required=True, help="A dataset made by build-dataset.")
 model_argument = click.argument("model", type=PATH)
 runs_argument = click.argument("runs", type=PATH, nargs=-1, required=True)
@@ -156,7 +161,7 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
 
 @main.command()
 @click.argument("sources", type=PATH, nargs=-1, required=True)
-@click.option("--out", type=OutPath(outputs.TREES), required=True, help="Where to write: OUT.mrg and OUT.txt.")
+@out_option(outputs.TREES, "Where to write: OUT.mrg and OUT.txt.")
 @configured_by(ImportConfig, toml=False)
 def import_trees(sources: tuple[Path, ...], out: Path, values: Values) -> None:
     """Normalise a treebank: one tree per line in OUT.mrg, and its raw text on the same line of OUT.txt.
@@ -179,12 +184,7 @@ def import_trees(sources: tuple[Path, ...], out: Path, values: Values) -> None:
 
 @main.command()
 @texts_argument
-@click.option(
-    "--out",
-    type=OutPath(outputs.TEXT),
-    required=True,
-    help="Where to write: OUT.txt, .docs, .speakers, .documents.tsv, .dropped.tsv.",
-)
+@out_option(outputs.TEXT, "Where to write: OUT.txt, .docs, .speakers, .documents.tsv, .dropped.tsv.")
 @configured_by(CleanConfig, toml=False)
 def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     """Clean raw text to one sentence per line.
@@ -209,12 +209,7 @@ def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
 
 @main.command()
 @texts_argument
-@click.option(
-    "--out",
-    type=OutPath(outputs.PARSED),
-    required=True,
-    help="Where to write: OUT.mrg, OUT.txt and the files of documents.",
-)
+@out_option(outputs.PARSED, "Where to write: OUT.mrg, OUT.txt and the files of documents.")
 @json_option
 @configured_by(PlanConfig, ParseConfig)
 def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
@@ -255,12 +250,7 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     required=True,
     help="Trees to score on. Several files are scored together and one by one.",
 )
-@click.option(
-    "--out",
-    type=OutPath(outputs.PARSER),
-    required=True,
-    help="The model file to write, with OUT.json and OUT.metrics.jsonl.",
-)
+@out_option(outputs.PARSER, "The model file to write, with OUT.json and OUT.metrics.jsonl.")
 @on_error_option
 @json_option
 @configured_by(ParserConfig)
@@ -284,7 +274,7 @@ def train_parser(
 
 @main.command()
 @texts_argument
-@click.option("--out", type=OutPath(outputs.TOKENIZER), required=True, help="The tokenizer.json to write.")
+@out_option(outputs.TOKENIZER, "The tokenizer.json to write.")
 @click.option(
     "--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Maximum number of entries."
 )
@@ -303,7 +293,7 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column:
 
 @main.command()
 @click.argument("source", type=PATH)
-@click.option("--out", type=OutPath(outputs.TOKENIZER), required=True, help="The tokenizer.json to write.")
+@out_option(outputs.TOKENIZER, "The tokenizer.json to write.")
 @click.option("--bos", required=True, help="The entry that begins a text.")
 @click.option("--eos", required=True, help="The entry that ends a text; may be the same as --bos.")
 def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
@@ -338,7 +328,7 @@ def build_dataset(values: Values) -> None:
 
 @main.command()
 @data_option
-@click.option("--out", type=OutPath(outputs.FOLDER), required=True, help="The run directory to write.")
+@out_option(outputs.FOLDER, "The run directory to write.")
 @json_of_plan_option
 @configured_by(ResumeConfig, TeacherConfig, TeacherTrainConfig)
 def train_teacher(data: Place, out: Path, values: Values) -> None:
@@ -363,12 +353,7 @@ def train_teacher(data: Place, out: Path, values: Values) -> None:
 
 @main.command()
 @click.argument("teacher", type=PATH)
-@click.option(
-    "--out",
-    type=OutPath(outputs.SAMPLED),
-    required=True,
-    help="Where to write: OUT.mrg, OUT.txt and OUT.sample.json.",
-)
+@out_option(outputs.SAMPLED, "Where to write: OUT.mrg, OUT.txt and OUT.sample.json.")
 @json_option
 @configured_by(SampleConfig, ModelConfig)
 def sample(teacher: Path, out: Path, values: Values) -> None:
@@ -488,7 +473,7 @@ def import_dump(source: Path, data: Place, out: Place, values: Values) -> None:
     help="A dump made by dump-teacher. Without a dump, the baseline is trained. If the option is repeated, the soft "
     "target is the mixture of the dumps' distributions.",
 )
-@click.option("--out", type=OutPath(outputs.FOLDER), required=True, help="The run directory to write.")
+@out_option(outputs.FOLDER, "The run directory to write.")
 @json_of_plan_option
 @configured_by(StudentCommandConfig, StudentConfig, StudentTrainConfig, without=("vocab_size",))
 def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Values) -> None:
@@ -662,12 +647,7 @@ def syntaxgym(model: Path, suites: tuple[Path, ...], values: Values) -> None:
 @evaluate.command()
 @model_argument
 @click.argument("text", type=PATH)
-@click.option(
-    "--out",
-    type=OutPath(outputs.SURPRISALS),
-    required=True,
-    help="The table to write: tab-separated, with a header, no quotes.",
-)
+@out_option(outputs.SURPRISALS, "The table to write: tab-separated, with a header, no quotes.")
 @json_option
 @configured_by(SurprisalConfig, ModelConfig, BeamConfig)
 def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
@@ -838,11 +818,7 @@ def verify(path: Place, values: Values) -> None:
 
 @main.command()
 @click.option(
-    "--out",
-    type=OutPath(outputs.FOLDER),
-    default="demo-output",
-    show_default=True,
-    help="The folder to create and work in.",
+    "--out", type=OutPath(outputs.FOLDER), default="demo-output", show_default=True, help="The folder to make."
 )
 def demo(out: Path) -> None:
     """Run everything, small: sample corpus, teacher, dump, baseline and distilled students, report.

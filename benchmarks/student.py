@@ -33,7 +33,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.common import interleaved, parser, ratio, report, run_python, train
-from benchmarks.dump import sample_dataset
+from benchmarks.dump import sample_dataset, untrained_teacher
 from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_loop import DumpJob
@@ -49,7 +49,6 @@ from student.stream import StudentBatch, student_batches
 from student.student_config import StudentConfig, StudentTrainConfig
 from student.targets import DumpTargets, SoftTargets
 from student.train_student import DistillationObjective
-from teacher.rnng import Rnng
 from teacher.teacher_config import TeacherConfig
 
 CPU = torch.device("cpu")
@@ -80,12 +79,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
         dataset, path = load_dataset(given.data), given.dump
     else:
         dataset, path = sample_dataset(folder, num_sentences=1500 if given.quick else 6000), folder / "dump"
-        teacher = Rnng(
-            TeacherConfig(embed_dim=64, hidden_dim=64),
-            vocab_size=dataset.tokenizer.vocab_size,
-            num_labels=len(dataset.labels),
-            eos_id=dataset.tokenizer.eos_id,
-        ).eval()
+        teacher = untrained_teacher(dataset, TeacherConfig(embed_dim=64, hidden_dim=64))
         config = DumpConfig(temperatures=(1.0, 2.0), device="cpu")
         job = DumpJob(models=[teacher], dataset=dataset, config=config, teachers=["0" * 64], device=CPU)
         write_dump(job, path, World())

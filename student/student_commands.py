@@ -40,7 +40,7 @@ from student.hugging_face import OpenedStudent, open_student_or_folder
 from student.model import Student
 from student.rows import Rows, StudentInputs
 from student.student_config import Context, StudentConfig, StudentTrainConfig
-from student.student_run import load_student, student_config
+from student.student_run import load_student
 
 _READS_ONE = {
     "sentence": "trained with --context sentence, so it never saw text before a sentence",
@@ -174,7 +174,7 @@ class StudentSource:
                 f"{self.run.path}: trained with --context document, expected sentence: a dump holds distributions of "
                 "single sentences, which this student rarely saw. Give a student trained with --context sentence"
             )
-        lengths, max_length = dataset.split(split).tokens.lengths + 1, student_config(self.run).max_length
+        lengths, max_length = dataset.split(split).tokens.lengths + 1, self.run.options(StudentConfig).max_length
         if len(lengths) and lengths.max() > max_length:
             sentence = int(lengths.argmax())
             raise InputError(

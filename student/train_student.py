@@ -40,7 +40,7 @@ from student.model import Student
 from student.rows import Rows
 from student.stream import StudentBatch, student_batches
 from student.student_config import StudentConfig, StudentTrainConfig
-from student.student_run import TRAINED_POSITIONS, num_trained_positions, student_config
+from student.student_run import TRAINED_POSITIONS, num_trained_positions
 from student.targets import TargetOptions
 
 log = logging.getLogger(__name__)
@@ -397,7 +397,7 @@ def load_initial_weights(model: Student, path: Path, dataset: Dataset) -> tuple[
     """
     run = open_run(path, "student")
     check_tokenizer(ModelFiles.of_run(run), dataset)
-    ours, theirs = model.config, student_config(run)
+    ours, theirs = model.config, run.options(StudentConfig)
     wrong = {
         "--" + option.replace("_", "-"): (getattr(ours, size), getattr(theirs, size))
         for option, size in _SIZES.items()

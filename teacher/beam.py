@@ -129,10 +129,15 @@ class BeamSearch:
 
 
 class BeamTeacher:
-    """A teacher without trees: a ``pipeline.dumping.next_token.MixtureModel`` whose distributions are the mixtures."""
+    """A teacher without trees: a ``pipeline.dumping.next_token.MixtureModel`` whose distributions are the mixtures.
+
+    Attributes:
+        search: The search.
+        vocab_size: V.
+    """
 
     def __init__(self, model: Rnng, config: BeamConfig) -> None:
-        self._search = BeamSearch(model, config)
+        self.search = BeamSearch(model, config)
         self.vocab_size = model.vocab_size
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> Ragged:  # noqa: ARG002  the protocol's; no tree is read
@@ -144,7 +149,7 @@ class BeamTeacher:
 
         The search computes the mixtures, because it needs the logits of all candidates itself.
         """
-        states = self._search.search(inputs, with_states=True).states
+        states = self.search.search(inputs, with_states=True).states
         assert states is not None
         return states
 

@@ -51,7 +51,7 @@ from storage.files import beside, written_whole
 from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 from storage.locations import Location, Place, as_folder
 from storage.ragged import Ragged
-from teacher.beam import BATCH_SENTENCES, BeamSearch, BeamTeacher
+from teacher.beam import BATCH_SENTENCES, BeamTeacher
 from teacher.rnng import Rnng
 from teacher.teacher_config import BeamConfig, TeacherConfig, refuse_without_search
 from teacher.train_teacher import described_model, load_teacher
@@ -274,8 +274,9 @@ class BeamScorer:
     """A ``pipeline.evaluation.scorer.DistributionScorer`` that scores tokens by the mixtures of a beam search."""
 
     def __init__(self, model: Rnng, beam: BeamConfig) -> None:
-        self._search = BeamSearch(model, beam)
-        self._mixtures = NextTokenScorer(BeamTeacher(model, beam), eos_id=model.eos_id, batch_tokens=MIXTURE_TOKENS)
+        teacher = BeamTeacher(model, beam)
+        self._search = teacher.search
+        self._mixtures = NextTokenScorer(teacher, eos_id=model.eos_id, batch_tokens=MIXTURE_TOKENS)
 
     def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
         """See ``Scorer.log_probs``."""
@@ -351,12 +352,12 @@ def _search_jobs(model: Rnng, beam: BeamConfig, truth: Truth | None = None) -> d
 
     A sentence has one value of ``parse_log_probs``. Its ``phrases`` are three numbers for each phrase of its parse.
     """
-    search, mixtures = BeamSearch(model, beam), BeamTeacher(model, beam)
+    mixtures = BeamTeacher(model, beam)
     per_position = ("token_log_probs", "prefix_log_probs", "num_effective")
 
     def compute(inputs: Rows, _: NDArray[np.int64]) -> Rows:
         tokens = inputs["tokens"]
-        result = search.search(tokens, with_states=truth is not None)
+        result = mixtures.search.search(tokens, with_states=truth is not None)
         found = {name: getattr(result, name) for name in per_position}
         found["parse_log_probs"] = Ragged.from_lengths(result.parse_log_probs, np.ones(len(tokens), np.int64))
         found["phrases"] = Ragged.from_lists([np.ravel(phrases) for phrases in result.phrases], np.int64)
