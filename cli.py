@@ -818,7 +818,11 @@ def verify(path: Place, values: Values) -> None:
 
 @main.command()
 @click.option(
-    "--out", type=OutPath(outputs.FOLDER), default="demo-output", show_default=True, help="The folder to make."
+    "--out",
+    type=OutPath(outputs.FOLDER),
+    default="demo-output",
+    show_default=True,
+    help="The folder to create and work in.",
 )
 def demo(out: Path) -> None:
     """Run everything, small: sample corpus, teacher, dump, baseline and distilled students, report.

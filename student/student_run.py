@@ -1,4 +1,4 @@
-"""Read a student's run: its configuration, its weights and how many of its position embeddings were trained."""
+"""Read a student's run: its weights, and how many of its position embeddings were trained."""
 
 from dataclasses import dataclass
 from pathlib import Path
