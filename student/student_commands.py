@@ -30,6 +30,7 @@ from pipeline.evaluation.sentence_models import ScoredSplit, SentenceModel, spac
 from pipeline.evaluation.shared_blocks import shared_blocks
 from pipeline.evaluation.truth import Truth
 from pipeline.runtime.distributed import joined
+from pipeline.runtime.options import flag
 from pipeline.runtime.run_directory import Which, open_run
 from pipeline.training.batching import consecutive_batches
 from pipeline.training.model_files import ModelFiles, check_tokenizer
@@ -257,5 +258,5 @@ def _context_positions(opened: OpenedStudent) -> int:
 
 def _refuse_teacher_options(model: Path, given: Iterable[str]) -> None:
     """Refuse options that only a teacher has."""
-    if flags := ", ".join("--" + name.replace("_", "-") for name in given):
+    if flags := ", ".join(map(flag, given)):
         raise ConfigError(f"{model} is a student, but only a teacher takes {flags}; run the command without {flags}")

@@ -399,7 +399,7 @@ def load_initial_weights(model: Student, path: Path, dataset: Dataset) -> tuple[
     check_tokenizer(ModelFiles.of_run(run), dataset)
     ours, theirs = model.config, run.options(StudentConfig)
     wrong = {
-        "--" + option.replace("_", "-"): (getattr(ours, size), getattr(theirs, size))
+        options.flag(option): (getattr(ours, size), getattr(theirs, size))
         for option, size in _SIZES.items()
         if getattr(ours, size) != getattr(theirs, size)
         # If --ff-dim has its default in both runs, it follows from --embed-dim.
