@@ -20,8 +20,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -72,13 +71,8 @@ Values = dict[str, Any]
 """Name of a field of a configuration class → value, for each option that the command line or a TOML file sets."""
 
 ENTRY_POINTS = {"teacher": "teacher.teacher_commands", "student": "student.student_commands"}
-"""Kind of a run → the module that evaluates and dumps its model. Both modules define the functions that commands call
-through ``entry_points``."""
-GRAMMAR = "pipeline.dumping.grammar_source"
-"""The module that dumps the grammar of a sample corpus. It defines only the functions that make dumps."""
-CAUSAL_LM = "pipeline.dumping.causal_lm_source"
-"""The module that dumps a causal language model of the library transformers. It defines the functions that make
-dumps."""
+"""Kind of a run → the module that evaluates its model. Both modules define the functions that commands call through
+``entry_points``."""
 
 
 def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy would see no function
@@ -88,14 +82,26 @@ def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy 
     return importlib.import_module(ENTRY_POINTS["student" if is_exported(model) else open_run(model).kind])
 
 
-def dump_entry_points(teacher: Path) -> Any:  # noqa: ANN401 - a module, see entry_points
-    """Return the module that makes dumps of a run, of a sample corpus's grammar, or of a model of transformers."""
+def dump_source(teacher: Path, beam: BeamConfig) -> Any:  # noqa: ANN401 - a DumpSource, whose module imports torch
+    """Return a run, the grammar of a sample corpus, or a model of transformers as the source of a dump."""
     from pipeline.corpus.sample.sample_corpus import is_sample_corpus
-    from pipeline.runtime.run_directory import is_exported
+    from pipeline.runtime.run_directory import is_exported, open_run
 
     if is_sample_corpus(teacher):
-        return importlib.import_module(GRAMMAR)
-    return importlib.import_module(CAUSAL_LM) if is_exported(teacher) else entry_points(teacher)
+        from pipeline.dumping.grammar_source import GrammarSource
+
+        return GrammarSource(teacher)
+    if is_exported(teacher):
+        from pipeline.dumping.causal_lm_source import CausalLmSource
+
+        return CausalLmSource(teacher)
+    if open_run(teacher).kind == "student":
+        from student.student_commands import StudentSource
+
+        return StudentSource(teacher)
+    from teacher.teacher_commands import TeacherSource
+
+    return TeacherSource(teacher, beam)
 
 
 def build(config_class: type[Any], values: Values) -> Values:
@@ -108,11 +114,14 @@ def beam_of(values: Values) -> Values:
     return {option.name: values[option.name] for option in options.options_of(BeamConfig) if option.name in values}
 
 
-@contextmanager
-def open_scorer(model: Path, values: Values) -> Iterator[Any]:
+def open_scorer(model: Path, values: Values) -> Any:  # noqa: ANN401 - a context manager of an untyped module
     """Open a model that scores sentences: a student, an exported folder, or a teacher by beam search."""
-    with entry_points(model).open_scorer(model, **build(ModelConfig, values), beam=beam_of(values)) as opened:
-        yield opened
+    return entry_points(model).open_scorer(model, **build(ModelConfig, values), beam=beam_of(values))
+
+
+def out_option(writes: outputs.Written, help_text: str) -> Callable[[Any], Any]:
+    """Return the required option ``--out``: a path that the command writes."""
+    return click.option("--out", type=OutPath(writes), required=True, help=help_text)
 
 
 data_option = click.option("--data", type=STORE, required=True, help="A dataset made by build-dataset.")
@@ -150,7 +159,7 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
 
 @main.command()
 @click.argument("sources", type=PATH, nargs=-1, required=True)
-@click.option("--out", type=OutPath(outputs.TREES), required=True, help="Where to write: OUT.mrg and OUT.txt.")
+@out_option(outputs.TREES, "Where to write: OUT.mrg and OUT.txt.")
 @configured_by(ImportConfig, toml=False)
 def import_trees(sources: tuple[Path, ...], out: Path, values: Values) -> None:
     """Normalise a treebank: one tree per line in OUT.mrg, and its raw text on the same line of OUT.txt.
@@ -173,12 +182,7 @@ def import_trees(sources: tuple[Path, ...], out: Path, values: Values) -> None:
 
 @main.command()
 @texts_argument
-@click.option(
-    "--out",
-    type=OutPath(outputs.TEXT),
-    required=True,
-    help="Where to write: OUT.txt, .docs, .speakers, .documents.tsv, .dropped.tsv.",
-)
+@out_option(outputs.TEXT, "Where to write: OUT.txt, .docs, .speakers, .documents.tsv, .dropped.tsv.")
 @configured_by(CleanConfig, toml=False)
 def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     """Clean raw text to one sentence per line.
@@ -203,12 +207,7 @@ def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
 
 @main.command()
 @texts_argument
-@click.option(
-    "--out",
-    type=OutPath(outputs.PARSED),
-    required=True,
-    help="Where to write: OUT.mrg, OUT.txt and the files of documents.",
-)
+@out_option(outputs.PARSED, "Where to write: OUT.mrg, OUT.txt and the files of documents.")
 @json_option
 @configured_by(PlanConfig, ParseConfig)
 def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
@@ -249,12 +248,7 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     required=True,
     help="Trees to score on. Several files are scored together and one by one.",
 )
-@click.option(
-    "--out",
-    type=OutPath(outputs.PARSER),
-    required=True,
-    help="The model file to write, with OUT.json and OUT.metrics.jsonl.",
-)
+@out_option(outputs.PARSER, "The model file to write, with OUT.json and OUT.metrics.jsonl.")
 @on_error_option
 @json_option
 @configured_by(ParserConfig)
@@ -278,7 +272,7 @@ def train_parser(
 
 @main.command()
 @texts_argument
-@click.option("--out", type=OutPath(outputs.TOKENIZER), required=True, help="The tokenizer.json to write.")
+@out_option(outputs.TOKENIZER, "The tokenizer.json to write.")
 @click.option(
     "--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Maximum number of entries."
 )
@@ -297,7 +291,7 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column:
 
 @main.command()
 @click.argument("source", type=PATH)
-@click.option("--out", type=OutPath(outputs.TOKENIZER), required=True, help="The tokenizer.json to write.")
+@out_option(outputs.TOKENIZER, "The tokenizer.json to write.")
 @click.option("--bos", required=True, help="The entry that begins a text.")
 @click.option("--eos", required=True, help="The entry that ends a text; may be the same as --bos.")
 def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
@@ -332,7 +326,7 @@ def build_dataset(values: Values) -> None:
 
 @main.command()
 @data_option
-@click.option("--out", type=OutPath(outputs.FOLDER), required=True, help="The run directory to write.")
+@out_option(outputs.FOLDER, "The run directory to write.")
 @json_of_plan_option
 @configured_by(ResumeConfig, TeacherConfig, TeacherTrainConfig)
 def train_teacher(data: Place, out: Path, values: Values) -> None:
@@ -357,12 +351,7 @@ def train_teacher(data: Place, out: Path, values: Values) -> None:
 
 @main.command()
 @click.argument("teacher", type=PATH)
-@click.option(
-    "--out",
-    type=OutPath(outputs.SAMPLED),
-    required=True,
-    help="Where to write: OUT.mrg, OUT.txt and OUT.sample.json.",
-)
+@out_option(outputs.SAMPLED, "Where to write: OUT.mrg, OUT.txt and OUT.sample.json.")
 @json_option
 @configured_by(SampleConfig, ModelConfig)
 def sample(teacher: Path, out: Path, values: Values) -> None:
@@ -418,11 +407,12 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
     from pipeline.dumping.dump_source import dump_run, plan_run
     from storage.locations import open_folder
 
-    beam, command = beam_of(values), options.build(DumpCommandConfig, values)
-    sources = [dump_entry_points(run).dump_source(run, beam=beam) for run in teachers]
+    beam, command = options.build(BeamConfig, values), options.build(DumpCommandConfig, values)
+    sources = [dump_source(run, beam) for run in teachers]
     config = options.build(DumpConfig, {"condition": sources[0].conditions[0], **values})
     if config.condition != "beam":
-        refuse_without_search(beam, "--condition beam")
+        needed = "--condition beam" if "beam" in sources[0].conditions else "an RNNG teacher"
+        refuse_without_search(beam_of(values), needed)
     if command.plan:
         show(plan_run(data, sources, out, config, command.plan_processes))
     elif out is None:
@@ -481,7 +471,7 @@ def import_dump(source: Path, data: Place, out: Place, values: Values) -> None:
     help="A dump made by dump-teacher. Without a dump, the baseline is trained. If the option is repeated, the soft "
     "target is the mixture of the dumps' distributions.",
 )
-@click.option("--out", type=OutPath(outputs.FOLDER), required=True, help="The run directory to write.")
+@out_option(outputs.FOLDER, "The run directory to write.")
 @json_of_plan_option
 @configured_by(StudentCommandConfig, StudentConfig, StudentTrainConfig, without=("vocab_size",))
 def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Values) -> None:
@@ -536,8 +526,11 @@ def perplexity(model: Path, data: Place, values: Values) -> None:
     Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev
     Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev --marginal
     """
+    from pipeline.evaluation.sentence_models import evaluate_split
+
     chosen = build(PerplexityConfig, values) | build(ModelConfig, values)
-    show(entry_points(model).evaluate_perplexity(model, data, **chosen, beam=beam_of(values)))
+    with entry_points(model).score_split(model, data, **chosen, beam=beam_of(values)) as scored:
+        show(evaluate_split(scored))
 
 
 @evaluate.command()
@@ -614,17 +607,17 @@ def babylm(model: Path, folder: Path, values: Values) -> None:
     \b
     Example: python cli.py evaluate babylm runs/distilled evaluation_data/full_eval --out results
     """
-    from pipeline.evaluation.babylm_scores import check_data, evaluate_babylm
+    from pipeline.evaluation.babylm_scores import evaluate_babylm, read_data
     from pipeline.runtime.run_directory import word_checkpoints
 
     chosen = build(BabylmConfig, values)
-    check_data(folder, chosen["rules"])
+    data = read_data(folder, chosen.pop("rules"))  # bad data is refused before a model is loaded
     at_words = {
         num_words: partial(open_scorer, path, {**values, "checkpoint": which})
         for num_words, (path, which) in word_checkpoints(model).items()
     }
     with open_scorer(model, values) as opened:
-        show(evaluate_babylm(opened, folder, at_words=at_words, **chosen))
+        show(evaluate_babylm(opened, data, at_words=at_words, **chosen))
 
 
 @evaluate.command()
@@ -652,12 +645,7 @@ def syntaxgym(model: Path, suites: tuple[Path, ...], values: Values) -> None:
 @evaluate.command()
 @model_argument
 @click.argument("text", type=PATH)
-@click.option(
-    "--out",
-    type=OutPath(outputs.SURPRISALS),
-    required=True,
-    help="The table to write: tab-separated, with a header, no quotes.",
-)
+@out_option(outputs.SURPRISALS, "The table to write: tab-separated, with a header, no quotes.")
 @json_option
 @configured_by(SurprisalConfig, ModelConfig, BeamConfig)
 def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
@@ -811,7 +799,9 @@ def verify(path: Place, values: Values) -> None:
     Example: python cli.py verify dump
     Example: python cli.py verify dump --recompute 3 --teacher runs/teacher --data dataset
     """
+    from pipeline.dumping.dump_source import verify_run
     from pipeline.report.inspection import verify_path
+    from teacher.teacher_commands import beam_of_dump
 
     config = options.build(RecomputeConfig, values)
     if not config.recompute:
@@ -819,8 +809,9 @@ def verify(path: Place, values: Values) -> None:
         return
     if not config.teacher or config.data is None:
         raise click.UsageError("--recompute needs --teacher and --data.")
-    chosen = {"num_shards": config.recompute, "seed": config.seed, "device": config.device}
-    show(dump_entry_points(config.teacher[0]).verify_recomputing(path, config.data, config.teacher, **chosen))
+    sources = [dump_source(run, beam_of_dump(path)) for run in config.teacher]
+    num_shards, seed, device = config.recompute, config.seed, config.device
+    show(verify_run(path, config.data, sources, num_shards=num_shards, seed=seed, device=device))
 
 
 @main.command()

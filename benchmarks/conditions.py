@@ -30,7 +30,7 @@ from pipeline.corpus.dataset.oracle import actions_to_tree
 from pipeline.corpus.trees.bracket_scores import score_parses
 from pipeline.dumping.next_token import LOGIT_ROWS, append_eos
 from pipeline.runtime.progress import Progress
-from teacher.beam import BeamSearch, BeamTeacher
+from teacher.beam import BeamTeacher
 from teacher.levels import TreeBatch
 from teacher.rnng import Rnng
 from teacher.teacher_config import BeamConfig
@@ -67,7 +67,7 @@ def measure(model: Rnng, split: Split, rows: np.ndarray, given: argparse.Namespa
 
 def compare(model: Rnng, split: Split, rows: np.ndarray, config: BeamConfig) -> dict[str, float]:
     """Return the figures of one pair of beams."""
-    search, teacher = BeamSearch(model, config), BeamTeacher(model, config)
+    teacher = BeamTeacher(model, config)
     sums = dict.fromkeys(("tree", "mixture", "sum", "parse", "joint", "kl_tree", "kl_mixture", "effective"), 0.0)
     gold_trees, parses, seconds, incomplete, positions = [], [], 0.0, 0, 0
     with Progress(f"beam {config.beam}, {config.word_beam}", total=len(rows), unit="sentences") as progress:
@@ -75,7 +75,7 @@ def compare(model: Rnng, split: Split, rows: np.ndarray, config: BeamConfig) -> 
             block = rows[first : first + BLOCK_SENTENCES]
             tokens, actions = split.tokens.take(block), split.actions.take(block)
             start = time.perf_counter()
-            found = search.search(tokens, with_states=True)
+            found = teacher.search.search(tokens, with_states=True)
             seconds += time.perf_counter() - start
             schedule = model.prepare(tokens, actions)
             states, gold = model.states(schedule), torch.from_numpy(append_eos(tokens, model.eos_id).values)

@@ -53,9 +53,7 @@ def measure(folder: Path, given: argparse.Namespace, *, rounds: int) -> dict[str
         dataset, (model, _) = load_dataset(given.data), load_teacher(given.teacher, CPU)
     else:
         dataset = sample_dataset(folder, num_sentences=600 if given.quick else 3000)
-        config = TeacherConfig(dropout=0.0)
-        sizes = {"vocab_size": dataset.tokenizer.vocab_size, "num_labels": len(dataset.labels)}
-        model = Rnng(config, **sizes, eos_id=dataset.tokenizer.eos_id).eval()
+        model = untrained_teacher(dataset, TeacherConfig(dropout=0.0))
     config = DumpConfig(shard_positions=4096 if given.quick else 16_384, device="cpu")
     job = DumpJob(models=[model], dataset=dataset, config=config, teachers=["0" * 64], device=CPU)
     num_positions = job.schema.num_positions
@@ -105,6 +103,13 @@ def stages(job: DumpJob) -> dict[str, float]:
         "copying": converted - computed,
     }
     return {f"stage_{name}_share": value / sum(times.values()) for name, value in times.items()}
+
+
+def untrained_teacher(dataset: Dataset, config: TeacherConfig) -> Rnng:
+    """Return a teacher with random weights for the tokens and labels of a dataset, in evaluation mode."""
+    tokenizer = dataset.tokenizer
+    sizes = {"vocab_size": tokenizer.vocab_size, "num_labels": len(dataset.labels), "eos_id": tokenizer.eos_id}
+    return Rnng(config, **sizes).eval()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ under the grammar of this corpus is above 0. So this is the share of sentences t
 """
 
 import json
-import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,6 @@ import numpy as np
 from benchmarks.common import ROOT, parser, report, run_python
 from pipeline.corpus.sample.grammar import english_grammar
 from pipeline.corpus.sample.inside import Inside
-
-_TERMINAL = re.compile(r"'s\b|[^\s,.?!']+|\S")
 
 
 def main() -> None:
@@ -49,11 +46,9 @@ def main() -> None:
 
 def are_grammatical(texts: Sequence[str]) -> np.ndarray:
     """Return bool ``[n]``: whether the grammar of the built-in corpus gives a text a probability above 0."""
-    sentences = [_TERMINAL.findall(text) for text in texts]
-    # The text begins with a capital, and a terminal does so only if it is a name or "I".
-    lowered = [[word[:1].lower() + word[1:] if not i else word for i, word in enumerate(words)] for words in sentences]
-    inside = Inside(english_grammar())
-    return np.maximum(inside.log_probs(sentences), inside.log_probs(lowered)) > -np.inf
+    grammar = english_grammar()
+    sentences = [grammar.words_of_text(text) for text in texts]
+    return Inside(grammar).log_probs(sentences) > -np.inf
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.common import interleaved, parser, ratio, report, run_python, train
-from benchmarks.dump import sample_dataset
+from benchmarks.dump import sample_dataset, untrained_teacher
 from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_loop import DumpJob
@@ -47,9 +47,8 @@ from student.model import Student
 from student.rows import Rows, StudentInputs
 from student.stream import StudentBatch, student_batches
 from student.student_config import StudentConfig, StudentTrainConfig
-from student.targets import DumpTargets, SoftTargets
+from student.targets import DumpTargets, SoftTargets, TargetOptions
 from student.train_student import DistillationObjective
-from teacher.rnng import Rnng
 from teacher.teacher_config import TeacherConfig
 
 CPU = torch.device("cpu")
@@ -80,12 +79,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
         dataset, path = load_dataset(given.data), given.dump
     else:
         dataset, path = sample_dataset(folder, num_sentences=1500 if given.quick else 6000), folder / "dump"
-        teacher = Rnng(
-            TeacherConfig(embed_dim=64, hidden_dim=64),
-            vocab_size=dataset.tokenizer.vocab_size,
-            num_labels=len(dataset.labels),
-            eos_id=dataset.tokenizer.eos_id,
-        ).eval()
+        teacher = untrained_teacher(dataset, TeacherConfig(embed_dim=64, hidden_dim=64))
         config = DumpConfig(temperatures=(1.0, 2.0), device="cpu")
         job = DumpJob(models=[teacher], dataset=dataset, config=config, teachers=["0" * 64], device=CPU)
         write_dump(job, path, World())
@@ -128,9 +122,8 @@ def _batches(dataset: Dataset, reader: DumpReader | None, temperature: float) ->
     split, tokenizer = dataset.split("train"), dataset.tokenizer
     targets = None
     if reader is not None:
-        targets = DumpTargets(
-            reader, split, tokenizer_sha256=tokenizer.sha256, eos_id=tokenizer.eos_id, temperature=temperature
-        )
+        options = TargetOptions(tokenizer_sha256=tokenizer.sha256, eos_id=tokenizer.eos_id, temperature=temperature)
+        targets = DumpTargets(reader, split, options)
     rows = Rows(split, context="sentence", max_length=StudentConfig(vocab_size=VOCAB_SIZE).max_length, truncate=True)
     slices = BatchPlan(rows.lengths, StudentTrainConfig(), World()).slices(0)
     some = [next(slices) for _ in range(NUM_BATCHES)]

@@ -101,7 +101,7 @@ def _open_folder(path: Path, device: torch.device, which: Which) -> OpenedStuden
             f"{path}: no {' and no '.join(missing)} next to config.json, expected a whole folder as 'export' writes "
             "it; export the run again, fetch the files, or load model and tokenizer with transformers and save both"
         )
-    described = _described(path / "config.json")
+    described = read_json(path / "config.json", dict[str, Any], remedy="export again, or fetch the file")
     config = _config(path / "config.json", described)
     bos, eos = (_special(path / "config.json", described, role) for role in ("bos_token", "eos_token"))
     tokenizer = adopted_tokenizer(path / "tokenizer.json", bos=bos, eos=eos)
@@ -137,10 +137,6 @@ def _training_of(described: Mapping[str, Any]) -> tuple[Context | None, int | No
     context: Context | None = next((name for name in get_args(Context) if name == recorded.get("context")), None)
     num_trained = recorded.get("num_trained_positions")
     return context, num_trained if type(num_trained) is int and num_trained >= 0 else None
-
-
-def _described(path: Path) -> Mapping[str, Any]:
-    return read_json(path, dict[str, Any], remedy="export again, or fetch the file")
 
 
 def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:

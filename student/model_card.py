@@ -21,8 +21,7 @@ from pipeline.runtime.run_history import read_history
 from pipeline.runtime.train_config import num_words_of
 from storage.dump.schema import cross_fitted, num_folds, teacher_names
 from storage.fingerprints import sha256_bytes, sha256_file
-from student.student_config import ExportConfig
-from student.student_run import student_config
+from student.student_config import ExportConfig, StudentConfig
 
 SETTINGS: Final = (
     "alpha", "temperature", "targets", "divergence", "tail", "context", "long_sentences", "num_epochs", "max_steps",
@@ -91,7 +90,7 @@ def model_card(
         which=which,
         about=config,
         distilled=distilled,
-        sizes=student_config(run),
+        sizes=run.options(StudentConfig),
         num_parameters=num_parameters,
         num_trained=num_trained,
         context=run.configuration.get("context", "sentence"),

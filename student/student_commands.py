@@ -1,9 +1,8 @@
 """Carry out the commands that use a trained student: score sentences, evaluate and dump.
 
-``teacher.teacher_commands`` has entry points with the same names and signatures: ``open_scorer``,
-``evaluate_perplexity``, ``score_split``, ``dump_source`` and ``verify_recomputing``. The command line calls one of the
-two modules, according to the kind of the run. A student makes no beam search, so this module refuses the options of a
-beam search.
+``teacher.teacher_commands`` has entry points with the same names and signatures: ``open_scorer`` and ``score_split``.
+The command line calls one of the two modules, according to the kind of the run. A student makes no beam search, so this
+module refuses the options of a beam search.
 
 Scoring takes a run or a folder in Hugging Face's format. A dump can be made only from a run.
 
@@ -12,7 +11,7 @@ come from a model without trees. So it is the control for a claim about grammars
 condition of a dump says what its distributions depend on besides the words before, so here it is ``none``.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,16 @@ import torch
 
 from pipeline.corpus.dataset.dataset_store import Dataset, Split, load_dataset
 from pipeline.dumping.dump_config import Condition
-from pipeline.dumping.dump_source import ModelAndSearch, run_fingerprint, verify_run
+from pipeline.dumping.dump_source import ModelAndSearch, run_fingerprint
 from pipeline.dumping.grouped_by_length import GroupedByLength
 from pipeline.dumping.next_token import append_eos, log_probs_of
 from pipeline.evaluation.perplexity import IN_DOCUMENT, UNCONDITIONAL
 from pipeline.evaluation.scorer import BlockScorer, NextTokenScorer, scoring_jobs, warn_beyond
-from pipeline.evaluation.sentence_models import ScoredSplit, SentenceModel, evaluate_split, spaced_sentences
+from pipeline.evaluation.sentence_models import ScoredSplit, SentenceModel, spaced_sentences
 from pipeline.evaluation.shared_blocks import shared_blocks
 from pipeline.evaluation.truth import Truth
 from pipeline.runtime.distributed import joined
+from pipeline.runtime.options import flag
 from pipeline.runtime.run_directory import Which, open_run
 from pipeline.training.batching import consecutive_batches
 from pipeline.training.model_files import ModelFiles, check_tokenizer
@@ -41,7 +41,7 @@ from student.hugging_face import OpenedStudent, open_student_or_folder
 from student.model import Student
 from student.rows import Rows, StudentInputs
 from student.student_config import Context, StudentConfig, StudentTrainConfig
-from student.student_run import load_student, student_config
+from student.student_run import load_student
 
 _READS_ONE = {
     "sentence": "trained with --context sentence, so it never saw text before a sentence",
@@ -87,47 +87,6 @@ def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[st
                 context_positions=_context_positions(opened),
                 reads_one=_READS_ONE.get(opened.trained_context, ""),
             )
-
-
-def evaluate_perplexity(
-    model: Path,
-    data: Place,
-    *,
-    split: str,
-    truth: Path | None,
-    device: str,
-    checkpoint: Which,
-    marginal: bool,
-    beam: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Compute the perplexity of a split; write the result next to the model.
-
-    If the student was trained on documents, each sentence is scored after the earlier sentences of its row: each
-    document is cut into rows that fit into the student's input, without overlap.
-
-    Args:
-        model: A run directory or a folder in Hugging Face's format.
-        data: The dataset.
-        split: Name of the split.
-        truth: The folder of sample-corpus, to add the perplexity of the true probabilities and the divergence from
-            them.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        checkpoint: The checkpoint of a run.
-        marginal: Whether to sum over the trees that a beam search finds. A student has no trees, so this must be False.
-        beam: Sizes of a beam search. A student makes no beam search, so this must be empty.
-
-    Returns:
-        The summary that the command prints.
-
-    Raises:
-        ConfigError: If ``marginal`` or ``beam`` is given.
-        InputError: If a sentence is longer than the student can read, or the student was trained on documents and the
-            dataset has none.
-    """
-    with score_split(
-        model, data, split=split, device=device, checkpoint=checkpoint, marginal=marginal, beam=beam, truth=truth
-    ) as scored:
-        return evaluate_split(scored)
 
 
 @contextmanager
@@ -195,29 +154,6 @@ def score_split(
         )
 
 
-def dump_source(run: Path, *, beam: Mapping[str, Any]) -> "StudentSource":
-    """Return the student of a run as the source of a dump.
-
-    Args:
-        run: The run directory.
-        beam: Sizes of a beam search. A student makes no beam search, so this must be empty.
-
-    Raises:
-        ConfigError: If ``beam`` is not empty.
-        RunError: If ``run`` is not a student's run.
-    """
-    _refuse_teacher_options(run, beam)
-    return StudentSource(run)
-
-
-def verify_recomputing(
-    dump: Place, data: Place, runs: Sequence[Path], *, num_shards: int, seed: int, device: str
-) -> dict[str, Any]:
-    """Check every byte of a student's dump, then recompute some shards; see ``verify_run``."""
-    sources = [StudentSource(run) for run in runs]
-    return verify_run(dump, data, sources, num_shards=num_shards, seed=seed, device=device)
-
-
 class StudentSource:
     """A student's run as a ``DumpSource``. Its distributions depend only on the words before the position."""
 
@@ -239,7 +175,7 @@ class StudentSource:
                 f"{self.run.path}: trained with --context document, expected sentence: a dump holds distributions of "
                 "single sentences, which this student rarely saw. Give a student trained with --context sentence"
             )
-        lengths, max_length = dataset.split(split).tokens.lengths + 1, student_config(self.run).max_length
+        lengths, max_length = dataset.split(split).tokens.lengths + 1, self.run.options(StudentConfig).max_length
         if len(lengths) and lengths.max() > max_length:
             sentence = int(lengths.argmax())
             raise InputError(
@@ -322,5 +258,5 @@ def _context_positions(opened: OpenedStudent) -> int:
 
 def _refuse_teacher_options(model: Path, given: Iterable[str]) -> None:
     """Refuse options that only a teacher has."""
-    if flags := ", ".join("--" + name.replace("_", "-") for name in given):
+    if flags := ", ".join(map(flag, given)):
         raise ConfigError(f"{model} is a student, but only a teacher takes {flags}; run the command without {flags}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from pipeline.runtime.options import refuse, too_small
 from pipeline.runtime.train_config import MOST, ResumeConfig, TrainConfig
 from storage.errors import ConfigError, InputError
 
@@ -37,24 +38,13 @@ class StudentConfig:
     """Dropout on embeddings, on attention weights and on the output of each layer."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name.replace('_', '-')} is {value}, expected at least {least}"
-            for name, least in (
-                ("vocab_size", 1),
-                ("embed_dim", 1),
-                ("num_blocks", 1),
-                ("num_heads", 1),
-                ("ff_dim", 0),
-                ("max_length", 1),
-            )
-            if (value := getattr(self, name)) < least
-        ]
+        problems = too_small(self, 1, "vocab_size", "embed_dim", "num_blocks", "num_heads", "max_length")
+        problems += too_small(self, 0, "ff_dim")
         if self.num_heads >= 1 and self.embed_dim % self.num_heads:
             problems.append(f"embed-dim is {self.embed_dim}, expected a multiple of num-heads ({self.num_heads})")
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout is {self.dropout}, expected 0 <= dropout < 1")
-        if problems:
-            raise ConfigError("student: " + "; ".join(problems))
+        refuse("student", problems)
 
     @property
     def inner_dim(self) -> int:
@@ -146,8 +136,7 @@ class StudentTrainConfig(TrainConfig):
             problems.append(f"temperature is {self.temperature}, expected more than 0")
         if not 0 <= self.peak_tflops <= MOST:
             problems.append(f"peak-tflops is {self.peak_tflops}, expected at least 0 and at most {MOST:g}")
-        if problems:
-            raise ConfigError("student training: " + "; ".join(problems))
+        refuse("student training", problems)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,5 +180,4 @@ class StudentCommandConfig(ResumeConfig):
         problems = [] if self.cache_gb > 0 else [f"cache-gb is {self.cache_gb}, expected above 0"]
         if any(not 0 < weight < math.inf for weight in self.dump_weights):
             problems.append(f"dump-weights are {', '.join(f'{w:g}' for w in self.dump_weights)}, expected all above 0")
-        if problems:
-            raise ConfigError("train-student: " + "; ".join(problems))
+        refuse("train-student", problems)

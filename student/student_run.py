@@ -1,4 +1,4 @@
-"""Read a student's run: its configuration, its weights and how many of its position embeddings were trained."""
+"""Read a student's run: its weights, and how many of its position embeddings were trained."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +23,6 @@ class _Model:
     bos_id: Count
 
 
-def student_config(run: RunInfo) -> StudentConfig:
-    """Return the sizes of a run's student.
-
-    Raises:
-        RunError: If a size is missing or impossible.
-    """
-    return run.options(StudentConfig)
-
-
 def load_student(path: Path, device: torch.device, which: Which = "best") -> tuple[Student, RunInfo]:
     """Return a trained student in evaluation mode, and the description of its run.
 
@@ -39,7 +30,7 @@ def load_student(path: Path, device: torch.device, which: Which = "best") -> tup
         RunError: If ``path`` is not a student's run, or has no such checkpoint, or the weights do not fit the sizes.
     """
     run = open_run(path, "student")
-    config, bos_id = student_config(run), run.model_as(_Model).bos_id
+    config, bos_id = run.options(StudentConfig), run.model_as(_Model).bos_id
     if bos_id >= config.vocab_size:
         raise RunError(f"{path}: bos_id is {bos_id}, expected less than vocab_size, {config.vocab_size}. Train again")
     check_size(run.checkpoint(which), config.num_weights)

@@ -23,7 +23,7 @@ from pipeline.corpus.text.word_budget import PARSER, from_json, renamed, to_json
 from pipeline.dumping.dump_description import trained_on_of_dump
 from pipeline.runtime import options
 from pipeline.runtime.distributed import World, check_fits, device_model, joined
-from pipeline.runtime.run_directory import RunDescription, load_weights, open_run
+from pipeline.runtime.run_directory import InitialWeights, RunDescription, load_weights, open_run
 from pipeline.runtime.run_start import Resume, training_run
 from pipeline.training.batching import BatchPlan
 from pipeline.training.model_files import ModelFiles, check_tokenizer
@@ -40,7 +40,7 @@ from student.model import Student
 from student.rows import Rows
 from student.stream import StudentBatch, student_batches
 from student.student_config import StudentConfig, StudentTrainConfig
-from student.student_run import TRAINED_POSITIONS, num_trained_positions, student_config
+from student.student_run import TRAINED_POSITIONS, num_trained_positions
 from student.targets import TargetOptions
 
 log = logging.getLogger(__name__)
@@ -280,20 +280,20 @@ def _prepared(
         trained_on = renamed((text for text in dataset.trained_on if text.of != PARSER), "student")
         trained_on += [text for reader in readers for text in trained_on_of_dump(reader.folder)]
         if readers:
-            options_of_targets: TargetOptions = {
-                "tokenizer_sha256": tokenizer.sha256,
-                "eos_id": tokenizer.eos_id,
-                "temperature": training.temperature,
-                "tail": training.tail,
-                "divergence": training.divergence,
-                "shuffle_seed": training.seed if training.targets == "shuffled" else None,
-            }
+            options_of_targets = TargetOptions(
+                tokenizer_sha256=tokenizer.sha256,
+                eos_id=tokenizer.eos_id,
+                temperature=training.temperature,
+                tail=training.tail,
+                divergence=training.divergence,
+                shuffle_seed=training.seed if training.targets == "shuffled" else None,
+            )
             targets = open_targets(readers, weights, dataset.split("train"), options_of_targets)
             fingerprints["manifest"] = _manifest_sha256(readers)
         check_fits(config.num_weights, device)
         model = Student(config, bos_id=tokenizer.bos_id, seed=training.seed)
         num_initial_positions: int | None = 0
-        about_init = None
+        about_init: InitialWeights | None = None
         if init is not None:
             sha256, num_initial_positions = load_initial_weights(model, init, dataset)
             fingerprints["initial weights"] = sha256
@@ -319,7 +319,8 @@ def _prepared(
                 name: {"num_sentences": each.num_truncated, "num_positions": each.num_lost}
                 for name, each in rows.items()
                 if each.num_truncated
-            },
+            }
+            or None,
         )
 
         def task_for(world: World) -> StudentTask:
@@ -372,14 +373,8 @@ def _warn_of_truncation(rows: Mapping[str, Rows], config: StudentConfig) -> None
             )
 
 
-_SIZES = {
-    "embed_dim": "embed_dim",
-    "num_blocks": "num_blocks",
-    "num_heads": "num_heads",
-    "ff_dim": "inner_dim",
-    "max_length": "max_length",
-}
-"""The options that decide the shapes of the weights, each with the attribute of ``StudentConfig`` for its value."""
+_SIZES = ("embed_dim", "num_blocks", "num_heads", "ff_dim", "max_length")
+"""The options that decide the shapes of the weights."""
 
 
 def load_initial_weights(model: Student, path: Path, dataset: Dataset) -> tuple[str, int | None]:
@@ -396,13 +391,13 @@ def load_initial_weights(model: Student, path: Path, dataset: Dataset) -> tuple[
     """
     run = open_run(path, "student")
     check_tokenizer(ModelFiles.of_run(run), dataset)
-    ours, theirs = model.config, student_config(run)
+    ours, theirs = model.config, run.options(StudentConfig)
+    if ours.ff_dim or theirs.ff_dim:  # otherwise it follows from --embed-dim in both runs
+        ours, theirs = (dataclasses.replace(each, ff_dim=each.inner_dim) for each in (ours, theirs))
     wrong = {
-        "--" + option.replace("_", "-"): (getattr(ours, size), getattr(theirs, size))
-        for option, size in _SIZES.items()
-        if getattr(ours, size) != getattr(theirs, size)
-        # If --ff-dim has its default in both runs, it follows from --embed-dim, so the message names only --embed-dim.
-        and not (option == "ff_dim" and ours.ff_dim == theirs.ff_dim == 0)
+        options.flag(option): (getattr(ours, option), getattr(theirs, option))
+        for option in _SIZES
+        if getattr(ours, option) != getattr(theirs, option)
     }
     if wrong:
         found = "; ".join(f"{option} is {our}, expected {their}" for option, (our, their) in wrong.items())

@@ -130,10 +130,15 @@ class BeamSearch:
 
 
 class BeamTeacher:
-    """A teacher that gets no trees: a ``pipeline.dumping.next_token.MixtureModel`` with the mixtures of a search."""
+    """A teacher that gets no trees: a ``pipeline.dumping.next_token.MixtureModel`` with the mixtures of a search.
+
+    Attributes:
+        search: The search.
+        vocab_size: V.
+    """
 
     def __init__(self, model: Rnng, config: BeamConfig) -> None:
-        self._search = BeamSearch(model, config)
+        self.search = BeamSearch(model, config)
         self.vocab_size = model.vocab_size
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> Ragged:  # noqa: ARG002  the protocol's; no tree is read
@@ -145,7 +150,7 @@ class BeamTeacher:
 
         A state is already a whole distribution, because the search needs the logits of all candidates anyway.
         """
-        states = self._search.search(inputs, with_states=True).states
+        states = self.search.search(inputs, with_states=True).states
         assert states is not None
         return states
 

@@ -1,9 +1,8 @@
 """Carry out the commands that use a trained teacher: score sentences, evaluate, parse and dump.
 
-``student.student_commands`` has entry points with the same names and signatures: ``open_scorer``,
-``evaluate_perplexity``, ``score_split``, ``dump_source`` and ``verify_recomputing``. The command line calls one of the
-two modules, according to the kind of the run. The argument ``beam`` holds only the sizes of the beam search that the
-user gave, so that an entry point can refuse sizes that it does not use.
+``student.student_commands`` has entry points with the same names and signatures: ``open_scorer`` and ``score_split``.
+The command line calls one of the two modules, according to the kind of the run. The argument ``beam`` holds only the
+sizes of the beam search that the user gave, so that an entry point can refuse sizes that it does not use.
 
 A teacher gives a text several probabilities, which must never be mistaken for each other:
 
@@ -32,12 +31,12 @@ from pipeline.corpus.trees.bracket_scores import score_parses
 from pipeline.corpus.trees.evalb import CUT_OFF, GoldAndPredicted, score_by_evalb
 from pipeline.corpus.trees.trees import TokenPhrase, format_tree
 from pipeline.dumping.dump_config import Condition
-from pipeline.dumping.dump_source import ModelAndSearch, run_fingerprint, verify_run
+from pipeline.dumping.dump_source import ModelAndSearch, run_fingerprint
 from pipeline.dumping.next_token import log_probs_of
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, MARGINAL, PREFIX
 from pipeline.evaluation.results import PARSES, record
-from pipeline.evaluation.scorer import BlockScorer, NextTokenScorer, Sentences, TokenScores, scoring_jobs
-from pipeline.evaluation.sentence_models import ScoredSplit, SentenceModel, evaluate_split, spaced_sentences
+from pipeline.evaluation.scorer import BlockScorer, NextTokenScorer, Sentences, scoring_jobs
+from pipeline.evaluation.sentence_models import ScoredSplit, SentenceModel, spaced_sentences
 from pipeline.evaluation.shared_blocks import Job, Rows, SharedBlocks, shared_blocks
 from pipeline.evaluation.truth import Truth
 from pipeline.runtime import options
@@ -52,7 +51,7 @@ from storage.files import beside, written_whole
 from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 from storage.locations import Location, Place, as_folder
 from storage.ragged import Ragged
-from teacher.beam import BATCH_SENTENCES, BeamSearch, BeamTeacher
+from teacher.beam import BATCH_SENTENCES, BeamTeacher
 from teacher.rnng import Rnng
 from teacher.teacher_config import BeamConfig, TeacherConfig, refuse_without_search
 from teacher.train_teacher import described_model, load_teacher
@@ -87,7 +86,8 @@ def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[st
     with joined(device, threads=SEARCH_THREADS) as (world, where):
         teacher, run = load_teacher(model, where, checkpoint)
         files, settings = ModelFiles.of_run(run, checkpoint), _settings(sizes, where)
-        jobs = scoring_jobs(BeamScorer(teacher, sizes), max_sentences=BATCH_SENTENCES, max_positions=BLOCK_POSITIONS)
+        scorer = BeamScorer(BeamTeacher(teacher, sizes), eos_id=teacher.eos_id, batch_tokens=MIXTURE_TOKENS)
+        jobs = scoring_jobs(scorer, max_sentences=BATCH_SENTENCES, max_positions=BLOCK_POSITIONS)
         with shared_blocks(jobs, world, files=files, settings=settings, device=where) as blocks:
             yield SentenceModel(
                 scorer=BlockScorer(blocks),
@@ -98,43 +98,6 @@ def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[st
                 num_processes=world.size,
                 reads_one="a teacher generates single sentences, so it reads no text before a sentence",
             )
-
-
-def evaluate_perplexity(
-    model: Path,
-    data: Place,
-    *,
-    split: str,
-    truth: Path | None,
-    device: str,
-    checkpoint: Which,
-    marginal: bool,
-    beam: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Compute the perplexities of a split given its trees and jointly with its trees; write the result.
-
-    Args:
-        model: The run directory.
-        data: The dataset.
-        split: Name of the split.
-        truth: The folder of sample-corpus, to add the perplexity of the true probabilities and the divergences from
-            them.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        checkpoint: The checkpoint.
-        marginal: Whether to add the perplexities of the text without its trees, by beam search.
-        beam: Sizes of that search, by field of ``BeamConfig``. A missing size has its default.
-
-    Returns:
-        The summary that the command prints.
-
-    Raises:
-        ConfigError: If ``beam`` has sizes and ``marginal`` is False.
-        FingerprintMismatchError: If the teacher was trained with another tokenizer or other labels.
-    """
-    with score_split(
-        model, data, split=split, device=device, checkpoint=checkpoint, marginal=marginal, beam=beam, truth=truth
-    ) as scored:
-        return evaluate_split(scored)
 
 
 @contextmanager
@@ -249,28 +212,6 @@ def evaluate_parses(
         return {"model": str(files.path), "trees": str(stem), **figures, "written": str(result)} | written
 
 
-def dump_source(run: Path, *, beam: Mapping[str, Any]) -> "TeacherSource":
-    """Return the teacher of a run as the source of a dump.
-
-    Args:
-        run: The run directory.
-        beam: Sizes of the search under the condition ``beam``, by field of ``BeamConfig``.
-
-    Raises:
-        RunError: If ``run`` is not a teacher's run.
-    """
-    return TeacherSource(run, options.build(BeamConfig, beam))
-
-
-def verify_recomputing(
-    dump: Place, data: Place, runs: Sequence[Path], *, num_shards: int, seed: int, device: str
-) -> dict[str, Any]:
-    """Check every byte of a teacher's dump, then recompute some shards; see ``verify_run``."""
-    beam = _beam_of_dump(dump)
-    sources = [TeacherSource(run, beam) for run in runs]
-    return verify_run(dump, data, sources, num_shards=num_shards, seed=seed, device=device)
-
-
 class TeacherSource:
     """A teacher's run as a ``DumpSource``. Its distributions depend on the tree or, by beam search, on words alone."""
 
@@ -298,7 +239,7 @@ class TeacherSource:
         return BeamTeacher(model, self._beam), asdict(self._beam)
 
 
-def _beam_of_dump(dump: Location) -> BeamConfig:
+def beam_of_dump(dump: Location) -> BeamConfig:
     """Return the sizes of the search that made a dump; the defaults if no search made it."""
     schema = Manifest.read(as_folder(dump)).schema
     if schema.condition != "beam":
@@ -330,23 +271,15 @@ def _check_reads(run: RunInfo, dataset: Dataset) -> None:
         )
 
 
-class BeamScorer:
-    """A ``pipeline.evaluation.scorer.DistributionScorer`` that scores tokens by the mixtures of a beam search."""
+class BeamScorer(NextTokenScorer):
+    """Scores tokens by the mixtures of a beam search. Log-probabilities alone need no mixture over the vocabulary."""
 
-    def __init__(self, model: Rnng, beam: BeamConfig) -> None:
-        self._search = BeamSearch(model, beam)
-        self._mixtures = NextTokenScorer(BeamTeacher(model, beam), eos_id=model.eos_id, batch_tokens=MIXTURE_TOKENS)
+    model: BeamTeacher
 
     def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
         """See ``Scorer.log_probs``."""
-        found = self._search.search(Ragged.from_lists(sentences, np.int64))
+        found = self.model.search.search(Ragged.from_lists(sentences, np.int64))
         return [row.astype(np.float32) for row in found.token_log_probs]
-
-    def distributions(
-        self, sentences: Sentences, before: Sentences, boundary_ids: NDArray[np.int64]
-    ) -> list[TokenScores]:
-        """See ``DistributionScorer.distributions``. A teacher reads single sentences, so ``before`` must be empty."""
-        return self._mixtures.distributions(sentences, before, boundary_ids)
 
 
 @torch.no_grad()
@@ -411,12 +344,12 @@ def _search_jobs(model: Rnng, beam: BeamConfig, truth: Truth | None = None) -> d
 
     A sentence has one value of ``parse_log_probs``. Its ``phrases`` are three numbers for each phrase of its parse.
     """
-    search, mixtures = BeamSearch(model, beam), BeamTeacher(model, beam)
+    mixtures = BeamTeacher(model, beam)
     per_position = ("token_log_probs", "prefix_log_probs", "num_effective")
 
     def compute(inputs: Rows, _: NDArray[np.int64]) -> Rows:
         tokens = inputs["tokens"]
-        result = search.search(tokens, with_states=truth is not None)
+        result = mixtures.search.search(tokens, with_states=truth is not None)
         found = {name: getattr(result, name) for name in per_position}
         found["parse_log_probs"] = Ragged.from_lengths(result.parse_log_probs, np.ones(len(tokens), np.int64))
         found["phrases"] = Ragged.from_lists([np.ravel(phrases) for phrases in result.phrases], np.int64)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.runtime.options import flag, refuse, too_small
 from pipeline.runtime.train_config import TrainConfig
 from storage.errors import ConfigError
 
@@ -34,11 +35,7 @@ class TeacherConfig:
     computed get no dropout."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {value}, expected at least 1"
-            for name in ("embed_dim", "hidden_dim", "num_layers")
-            if (value := getattr(self, name)) < 1
-        ]
+        problems = too_small(self, 1, "embed_dim", "hidden_dim", "num_layers")
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout is {self.dropout}, expected 0 <= dropout < 1")
         if self.composition == "treelstm" and self.strategy != "binary":
@@ -51,8 +48,7 @@ class TeacherConfig:
                 f"branching is {self.branching}, but strategy {self.strategy} pairs no children; give --strategy "
                 "binary, or leave --branching out"
             )
-        if problems:
-            raise ConfigError("teacher: " + "; ".join(problems))
+        refuse("teacher", problems)
 
     def least_weights(self, *, vocab_size: int, num_labels: int) -> int:
         """Return a lower bound on the number of weights, without biases.
@@ -94,13 +90,7 @@ class BeamConfig:
     in GUM."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name.replace('_', '-')} is {value}, expected at least {least}"
-            for name, least in (("beam", 1), ("word_beam", 1), ("max_actions", 0))
-            if (value := getattr(self, name)) < least
-        ]
-        if problems:
-            raise ConfigError("beam search: " + "; ".join(problems))
+        refuse("beam search", too_small(self, 1, "beam", "word_beam") + too_small(self, 0, "max_actions"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,16 +112,11 @@ class SampleConfig:
     """CPU threads per process; 0: divide the cores among the processes of this machine."""
 
     def __post_init__(self) -> None:
-        least = {"num_sentences": 1, "max_actions": 4, "seed": 0, "batch_sentences": 1, "threads": 0}
-        problems = [
-            f"{name.replace('_', '-')} is {value}, expected at least {number}"
-            for name, number in least.items()
-            if (value := getattr(self, name)) < number
-        ]
+        problems = too_small(self, 1, "num_sentences", "batch_sentences") + too_small(self, 0, "seed", "threads")
+        problems += too_small(self, 4, "max_actions")
         if not 0 < self.temperature < math.inf:
             problems.append(f"temperature is {self.temperature}, expected more than 0 and finite")
-        if problems:
-            raise ConfigError("sample: " + "; ".join(problems))
+        refuse("sample", problems)
 
 
 def refuse_without_search(sizes: Iterable[str], needed: str) -> None:
@@ -144,7 +129,7 @@ def refuse_without_search(sizes: Iterable[str], needed: str) -> None:
     Raises:
         ConfigError: If any size was given.
     """
-    if flags := ", ".join("--" + name.replace("_", "-") for name in sizes):
+    if flags := ", ".join(map(flag, sizes)):
         raise ConfigError(
             f"{flags}: sizes of a beam search, expected only with {needed}; give {needed}, or leave {flags} out"
         )

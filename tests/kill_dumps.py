@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_source import dump_run
-from teacher.teacher_commands import dump_source
+from teacher.teacher_commands import TeacherSource
+from teacher.teacher_config import BeamConfig
 from tests.killing import attempt
 from tests.processes import store_digest
 
@@ -30,7 +31,7 @@ def main() -> None:
     start = time.monotonic()
 
     def dump() -> None:
-        dump_run(world / "dataset", [dump_source(world / "teacher", beam={})], out, CONFIG)
+        dump_run(world / "dataset", [TeacherSource(world / "teacher", BeamConfig())], out, CONFIG)
 
     attempt(dump, 2, log=folder / "log", patience_s=None)
     whole_s = time.monotonic() - start

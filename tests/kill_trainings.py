@@ -27,8 +27,8 @@ from pipeline.runtime.run_directory import checkpoint_names
 from storage.locations import open_folder
 from student.student_config import StudentTrainConfig
 from student.train_student import train_student
-from teacher.teacher_commands import dump_source
-from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
+from teacher.teacher_commands import TeacherSource
+from teacher.teacher_config import BeamConfig, TeacherConfig, TeacherTrainConfig
 from teacher.train_teacher import train_teacher
 from tests.killing import attempt
 
@@ -46,7 +46,7 @@ def main() -> None:
     world, folder, num_kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     torch.optim.AdamW([torch.zeros(1)])  # the first optimiser imports for seconds; do it here once, not in each child
     config = DumpConfig(k=8, shard_positions=2048, device="cpu")
-    source = dump_source(world / "teacher", beam={})
+    source = TeacherSource(world / "teacher", BeamConfig())
     work = functools.partial(dump_run, world / "dataset", [source], folder / "dump", config)
     attempt(work, 1, log=folder / "log", patience_s=None)
     counts = {}

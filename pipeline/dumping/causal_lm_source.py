@@ -1,8 +1,6 @@
 """Dump any causal language model of transformers, from a folder in Hugging Face's format, as if it were a teacher.
 
-``grammar_source``, ``teacher.teacher_commands`` and ``student.student_commands`` have entry points with the same names
-and signatures: ``dump_source`` and ``verify_recomputing``. The folder takes the place of a run directory.
-
+The folder takes the place of a run directory.
 The model must read the dataset's token ids, so its tokenizer must be the dataset's (``adopt-tokenizer``). It reads the
 dataset's ``<bos>`` and the tokens of a sentence, and predicts the tokens and ``<eos>``. The output layer of many models
 has more rows than their tokenizer has entries, so that the number of rows is round. The surplus rows are left out: the
@@ -13,7 +11,6 @@ weights are converted to float32.
 """
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +24,11 @@ from pipeline.corpus.dataset.adopt_tokenizer import adopted_tokenizer
 from pipeline.corpus.dataset.dataset_store import Dataset
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.dumping.dump_config import Condition
-from pipeline.dumping.dump_source import ModelAndSearch, verify_run
+from pipeline.dumping.dump_source import ModelAndSearch
 from pipeline.dumping.grouped_by_length import GroupedByLength
-from storage.errors import ConfigError, FingerprintMismatchError, InputError
+from storage.errors import FingerprintMismatchError, InputError
 from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 from storage.json_files import names_code
-from storage.locations import Place
 from storage.ragged import Ragged
 
 _CODE = ("config.json", "tokenizer_config.json")
@@ -41,32 +37,12 @@ _TEXT_TO_IDS = ("normalizer", "pre_tokenizer", "model", "decoder")
 """The parts of a tokenizer.json that decide the ids of a text."""
 
 
-def dump_source(folder: Path, *, beam: Mapping[str, Any]) -> "CausalLmSource":
-    """Return a language model as the source of a dump.
-
-    Args:
-        folder: The folder in Hugging Face's format.
-        beam: Sizes of a beam search. No size may be given, because a language model makes no beam search.
+class CausalLmSource:
+    """A folder in Hugging Face's format as a ``DumpSource``. Its distributions are p(w | x_<t) of the model.
 
     Raises:
-        ConfigError: If ``beam`` is not empty.
         InputError: If a file is missing or damaged, or the model needs code or another model.
     """
-    if flags := ", ".join("--" + name.replace("_", "-") for name in beam):
-        raise ConfigError(f"{folder} is a language model, but {flags} are for an RNNG teacher; leave them out")
-    return CausalLmSource(folder)
-
-
-def verify_recomputing(
-    dump: Place, data: Place, folders: Sequence[Path], *, num_shards: int, seed: int, device: str
-) -> dict[str, Any]:
-    """Check every byte of a language model's dump, then recompute some shards; see ``verify_run``."""
-    sources = [CausalLmSource(folder) for folder in folders]
-    return verify_run(dump, data, sources, num_shards=num_shards, seed=seed, device=device)
-
-
-class CausalLmSource:
-    """A folder in Hugging Face's format as a ``DumpSource``. Its distributions are p(w | x_<t) of the model."""
 
     kind = "a folder in Hugging Face's format"
     run = None

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from pipeline.runtime.options import refuse, too_small
 from pipeline.runtime.plan_config import PlanConfig
-from storage.errors import ConfigError
 
 Condition: TypeAlias = Literal["tree", "beam", "none", "exact"]
 """What the distributions depend on besides the previous words; see ``condition`` in `storage.dump.schema`."""
@@ -50,18 +50,13 @@ class DumpConfig:
     """CPU threads per process. The number must stay the same on resume, because it can change the last bits."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name.replace('_', '-')} is {value}, expected at least 1"
-            for name in ("k", "shard_positions", "batch_tokens", "threads")
-            if (value := getattr(self, name)) < 1
-        ]
+        problems = too_small(self, 1, "k", "shard_positions", "batch_tokens", "threads")
         problems += self._draw_problems()
         if 1.0 not in self.temperatures:
             problems.append(f"temperatures are {self.temperatures}, expected 1 among them")
         if any(t <= 0 for t in self.temperatures):
             problems.append(f"temperatures are {self.temperatures}, expected all above 0")
-        if problems:
-            raise ConfigError("dump: " + "; ".join(problems))
+        refuse("dump", problems)
 
     def schema_fields(self) -> dict[str, Any]:
         """Return the fields that ``DumpSchema`` also has, as the dump records them, with defaults resolved."""
@@ -117,10 +112,4 @@ class RecomputeConfig:
     """With --recompute: where to compute. auto: on a GPU if there is one."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {getattr(self, name)}, expected at least 0"
-            for name in ("recompute", "seed")
-            if getattr(self, name) < 0
-        ]
-        if problems:
-            raise ConfigError("verify: " + "; ".join(problems))
+        refuse("verify", too_small(self, 0, "recompute", "seed"))

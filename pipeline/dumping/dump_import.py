@@ -30,7 +30,7 @@ from pipeline.dumping.exchange_config import ImportDumpConfig
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_directory import command_line
 from storage.dump.dump_statistics import DumpSummary
-from storage.dump.positions import Positions
+from storage.dump.positions import Positions, joined_positions
 from storage.dump.schema import DumpSchema
 from storage.dump.writer import DumpWriter
 from storage.errors import InputError
@@ -90,7 +90,7 @@ def import_dump(source: Path, data: Place, out: Location, config: ImportDumpConf
                 num_waiting += len(rows)
                 progress.update(len(rows))
                 while shard < schema.layout.num_shards and num_waiting >= (size := len(schema.layout.rows_of(shard))):
-                    together = _joined(waiting)
+                    together = joined_positions(waiting)
                     if shard in pending:
                         writer.write_shard(shard, together.slice(0, size))
                     waiting, num_waiting = [together.slice(size, num_waiting)], num_waiting - size
@@ -216,11 +216,6 @@ def _positions(row: dict[str, Any], gold: NDArray[np.int64], schema: DumpSchema,
         tail=tail.astype(np.float32),
         logz=np.zeros((len(gold), 1), np.float32),
     )
-
-
-def _joined(parts: list[Positions]) -> Positions:
-    arrays = [part.arrays() for part in parts]
-    return Positions(**{name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]})
 
 
 def _shown(ids: object) -> str:

@@ -21,7 +21,7 @@ from pipeline.runtime.background import ReadAhead, WriteBehind
 from pipeline.runtime.plan import MEASURE_S, peak_memory, spread, write_rate
 from pipeline.runtime.progress import Progress
 from storage.dump.dump_statistics import shard_figures
-from storage.dump.positions import Positions, check_positions
+from storage.dump.positions import Positions, check_positions, joined_positions
 from storage.dump.profiles import encoded
 from storage.dump.schema import DumpSchema
 from storage.dump.shards import index_bytes, shard_bytes
@@ -120,7 +120,7 @@ def _measure(job: DumpJob) -> tuple[dict[str, float], Positions | None]:
             if number >= LEAST_BATCHES and now - start > MEASURE_S:
                 break
         behind.wait()
-    rows = _joined(parts)
+    rows = joined_positions(parts)
     spent["encode"] *= timed / len(rows)
     return {stage: seconds / timed for stage, seconds in spent.items()}, rows
 
@@ -134,11 +134,6 @@ def _shard_memory(schema: DumpSchema) -> int:
     sizes = {spec.name: spec.row_bytes for spec in schema.position_arrays}
     rows = sum(sizes.values()) - sizes["ids"] + 4 * schema.k
     return (2 * rows + sizes["ids"] + max(sizes.values())) * min(schema.shard_positions, schema.num_positions)
-
-
-def _joined(parts: Sequence[Positions]) -> Positions:
-    arrays = [part.arrays() for part in parts]
-    return Positions(**{name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]})
 
 
 def _places(job: DumpJob) -> list[tuple[int, np.ndarray]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from storage.errors import ConfigError
+from pipeline.runtime.options import refuse, too_small
 
 ExportFormat: TypeAlias = Literal["datasets", "distillkit", "axolotl"]
 
@@ -32,5 +32,4 @@ class ImportDumpConfig:
     """Positions per shard of the dump."""
 
     def __post_init__(self) -> None:
-        if self.shard_positions < 1:
-            raise ConfigError(f"import-dump: shard-positions is {self.shard_positions}, expected at least 1")
+        refuse("import-dump", too_small(self, 1, "shard_positions"))

@@ -16,7 +16,7 @@ import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -33,7 +33,7 @@ from pipeline.evaluation.age_of_acquisition import (
     read_acquisition_task,
 )
 from pipeline.evaluation.babylm_tasks import LEFT_OUT, READING, TASKS, Choice, Rules, read_choices
-from pipeline.evaluation.intervals_and_p_values import wilson_interval
+from pipeline.evaluation.intervals_and_p_values import spearman, wilson_interval
 from pipeline.evaluation.reading_times import ReadingData, read_reading_data, reading_scores, word_surprisals
 from pipeline.evaluation.results import BABYLM, record
 from pipeline.evaluation.sentence_models import SentenceModel
@@ -85,20 +85,18 @@ class Outcome:
 
 def evaluate_babylm(
     model: SentenceModel,
-    folder: Path,
+    data: "BabylmData",
     *,
-    rules: Rules,
     out: Path | None,
     name: str,
     revision: str,
     at_words: Mapping[int, Callable[[], AbstractContextManager[SentenceModel]]] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Score every task in a folder of BabyLM's evaluation data. Record the scores and return them.
+    """Score every task of BabyLM's evaluation data. Record the scores and return them.
 
     Args:
         model: The model.
-        folder: ``full_eval`` or ``fast_eval``, with a folder for each task.
-        rules: Which year's pipeline defines the items and their scoring.
+        data: The tasks, and the year whose pipeline defines the items and their scoring.
         out: Where to write the files of predictions; None for nowhere.
         name: The model's name in the paths; empty: the name of its folder up to the last dot, as the pipeline has it.
         revision: The revision in the paths; empty: ``main``, or ``chck_1M`` and so on for a word checkpoint.
@@ -108,7 +106,7 @@ def evaluate_babylm(
     Raises:
         ConfigError: If the command was started in several processes. Word checkpoints are opened one after the other,
             which only one process can do.
-        InputError: If the folder has no task, or an item is malformed or too long for the model.
+        InputError: If an item is too long for the model.
         RunError: If a log-probability is not finite.
         StoreError: If a file below ``out`` would be replaced and does not hold predictions.
     """
@@ -116,8 +114,8 @@ def evaluate_babylm(
         raise ConfigError(
             f"evaluate babylm: started in {model.num_processes} processes, expected 1. Start it without torchrun"
         )
-    other = _other(rules)
-    data = _read(folder, model, rules, num_checkpoints=len(at_words))
+    rules, other = data.rules, _other(data.rules)
+    data = _checked(data, model, num_checkpoints=len(at_words))
     which = model.files.which
     place = (name or Path(model.files.path.resolve().name).stem, revision or _revision(which))
     if out is not None:
@@ -140,10 +138,10 @@ def evaluate_babylm(
     written, _ = record(
         model.files,
         BABYLM,
-        folder.resolve().name,
+        data.folder.resolve().name,
         {"tasks": scored.figures},
         settings={**model.settings, "rules": rules},
-        fingerprints={"data": sha256_bytes(canonical_json(data.digests))},
+        fingerprints={"data": sha256_bytes(canonical_json(data.digests()))},
         rows=scored.rows,
     )
     about: dict[str, Any] = {"model": str(model.files.path), "rules": rules}
@@ -154,9 +152,11 @@ def evaluate_babylm(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Data:
+class BabylmData:
     """The tasks of a folder."""
 
+    folder: Path
+    rules: Rules
     tasks: Mapping[str, Sequence[Choice]]
     by_other: Mapping[str, Sequence[Choice]]
     """The items by the rules of the other year, for the tasks in ``_DISPUTED``."""
@@ -164,33 +164,26 @@ class _Data:
     words: AcquisitionTask | None
     left_out: Mapping[str, str]
     """The folders that are not evaluated, with the reason."""
-    digests: Mapping[str, Any]
+
+    def digests(self) -> dict[str, Any]:
+        """Return what the fingerprint of the data is made of, by task."""
+        found: dict[str, Any] = {task: [[c.subset, *c.texts] for c in choices] for task, choices in self.tasks.items()}
+        if self.reading is not None:
+            found[READING] = sha256_file(self.folder / READING / "reading_data.csv")
+        if self.words is not None:
+            found[self.words.name] = [sha256_file(file) for file in self.words.files]
+        return found
 
 
-def check_data(folder: Path, rules: Rules) -> None:
-    """Read the data of all tasks, so that bad input is refused before a model is loaded.
+def read_data(folder: Path, rules: Rules) -> BabylmData:
+    """Return the data of all tasks in ``full_eval`` or ``fast_eval``, which has a folder for each task.
 
     Raises:
         InputError: If the folder has no task, or an item is malformed.
     """
-    _read_tasks(folder, rules)
-
-
-def _folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir())
-
-
-def _other(rules: Rules) -> Rules:
-    return "2025" if rules == "2026" else "2026"
-
-
-def _read_tasks(
-    folder: Path, rules: Rules
-) -> tuple[dict[str, list[Choice]], dict[str, list[Choice]], ReadingData | None, AcquisitionTask | None]:
-    """Return the fields ``tasks``, ``by_other``, ``reading`` and ``words`` of ``_Data``."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give BabyLM's full_eval or fast_eval")
-    found = _folders(folder)
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir())
     tasks = {task: read_choices(folder / task, rules) for task in found if task in TASKS}
     by_other = {task: read_choices(folder / task, _other(rules)) for task in tasks if task.startswith(_DISPUTED)}
     file, words = folder / READING / "reading_data.csv", read_acquisition_task(folder)
@@ -200,35 +193,29 @@ def _read_tasks(
             f"{folder}: no folder of a task ({', '.join(found) or 'no folder at all'}), expected some of "
             f"{', '.join(TASKS)}, {READING}, {', '.join(FOLDERS)}; give BabyLM's full_eval or fast_eval"
         )
-    return tasks, by_other, reading, words
-
-
-def _read(folder: Path, model: SentenceModel, rules: Rules, *, num_checkpoints: int) -> _Data:
-    """Read and check the data of all tasks, before hours of scoring."""
-    tasks, by_other, reading, words = _read_tasks(folder, rules)
-    found = _folders(folder)
-    digests: dict[str, Any] = {task: [[c.subset, *c.texts] for c in choices] for task, choices in tasks.items()}
-    if reading is not None:
-        digests[READING] = sha256_file(folder / READING / "reading_data.csv")
-    reasons = {**LEFT_OUT, **dict.fromkeys(FOLDERS, "has no cdi_childes.json; fetch the evaluation data again")}
-    if words is not None and (reason := _no_acquisition(model.files.which, num_checkpoints)):
-        reasons, words = reasons | dict.fromkeys(FOLDERS, reason), None
-    evaluated = {*tasks, *([READING] if reading is not None else [])}
-    if words is not None:
-        digests[words.name] = [sha256_file(file) for file in words.files]
-        evaluated |= {*FOLDERS}
-        if words.children is not None:
-            importlib.import_module("scipy")  # an extra: if it is not installed, stop before scoring
-    for choices in (*tasks.values(), *by_other.values(), words.choices if words else ()):
-        _check_lengths(model, choices)
-    return _Data(
-        tasks=tasks,
-        by_other=by_other,
-        reading=reading,
-        words=words,
-        left_out={name: reasons.get(name, "not a task that is known here") for name in found if name not in evaluated},
-        digests=digests,
+    reasons = {**LEFT_OUT, **dict.fromkeys(FOLDERS, "no cdi_childes.json in it; fetch the evaluation data again")}
+    evaluated = {*tasks, *[READING] * (reading is not None), *FOLDERS * (words is not None)}
+    left_out = {name: reasons.get(name, "not a task that is known here") for name in found if name not in evaluated}
+    return BabylmData(
+        folder=folder, rules=rules, tasks=tasks, by_other=by_other, reading=reading, words=words, left_out=left_out
     )
+
+
+def _other(rules: Rules) -> Rules:
+    return "2025" if rules == "2026" else "2026"
+
+
+def _checked(data: BabylmData, model: SentenceModel, *, num_checkpoints: int) -> BabylmData:
+    """Return the tasks that the model can do, and check that it can read their texts, before hours of scoring."""
+    words = data.words
+    if words is not None and (reason := _no_acquisition(model.files.which, num_checkpoints)):
+        here = {name: reason for name in FOLDERS if (data.folder / name).is_dir()}
+        data, words = replace(data, words=None, left_out=dict(sorted({**data.left_out, **here}.items()))), None
+    if words is not None and words.children is not None:
+        importlib.import_module("scipy")  # an extra: without it, stop now
+    for choices in (*data.tasks.values(), *data.by_other.values(), words.choices if words else ()):
+        _check_lengths(model, choices)
+    return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,24 +366,6 @@ def _mean(accuracies: Mapping[str, float]) -> float:
         kind = next((kind for kind in _KINDS if name.startswith(kind) and name.endswith("_ops")), name)
         by_kind.setdefault(kind, []).append(accuracy)
     return float(np.mean([np.mean(values) for values in by_kind.values()]))
-
-
-def spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:
-    """Return the rank correlation of two arrays ``[N]``, with mean ranks for ties; None if an array is constant.
-
-    Spearman (1904), The proof and measurement of association between two things.
-    """
-    ranks = [_mean_ranks(values) for values in (one, other)]
-    first, second = (rank - rank.mean() for rank in ranks)
-    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
-    return float((first * second).sum()) / scale if scale else None
-
-
-def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    ranks: NDArray[np.float64] = (ends - (counts - 1) / 2)[inverse]
-    return ranks
 
 
 def _predictions(outcomes: Sequence[Outcome], rules: Rules) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.runtime import outputs
-from storage.errors import ConfigError
+from pipeline.runtime.options import refuse, too_small
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,8 +48,8 @@ class MixtureConfig:
     given the trees: this takes seconds, but a gain proves nothing, because trees can reveal later words."""
 
     def __post_init__(self) -> None:
-        if self.max_sentences is not None and self.max_sentences < 4:
-            raise ConfigError(f"mixture: max-sentences is {self.max_sentences}, expected at least 4")
+        if self.max_sentences is not None:
+            refuse("mixture", too_small(self, 4, "max_sentences"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +117,7 @@ class SurprisalConfig:
     """At a malformed line: stop and name the line, or leave the line out and count it."""
 
     def __post_init__(self) -> None:
-        problems = []
+        problems = too_small(self, 0, "context_sentences")
         if self.frequencies is not None and self.by == "token":
             problems.append(
                 "--frequencies is for a table of words, but --by token writes a table of tokens: leave one out"
@@ -128,12 +128,9 @@ class SurprisalConfig:
             problems.append("--region without --item: name the columns that identify a sentence")
         if self.region and self.spans is not None:
             problems.append("--region and --spans both say what a word is: leave one out")
-        if self.context_sentences < 0:
-            problems.append(f"context-sentences is {self.context_sentences}, expected at least 0")
         if self.context_sentences and self.context is not None:
             problems.append("--context and --context-sentences both give the text before: leave one out")
-        if problems:
-            raise ConfigError("surprisal: " + "; ".join(problems))
+        refuse("surprisal", problems)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

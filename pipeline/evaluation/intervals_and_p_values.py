@@ -1,4 +1,4 @@
-"""Compute intervals and tests for accuracies and for differences between models. Functions cite their papers.
+"""Compute intervals, tests and correlations for accuracies and other figures of models. Functions cite their papers.
 
 Two models are compared item by item. A paired test finds differences that two separate intervals hide, because some
 items are hard for all models and others are easy for all. The functions over items treat the items as independent
@@ -9,9 +9,9 @@ items tends to be too narrow. This is why ``significance`` draws whole paradigms
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from storage.json_files import Number
 
 LEVEL: Final = 0.95
-"""Level of confidence."""
+"""Level of confidence of every interval."""
 _BLOCK_DRAWS: Final = 1 << 22
 """Largest number of random numbers in memory at a time."""
 _NORMAL_FROM: Final = 5000
@@ -35,7 +35,7 @@ class Interval(NamedTuple):
     high: Number
 
 
-def wilson_interval(num_right: int, num_items: int, *, level: float = LEVEL) -> Interval | None:
+def wilson_interval(num_right: int, num_items: int) -> Interval | None:
     """Return Wilson's score interval of a proportion; None if there is no item.
 
     With k right of n items, p = k/n and z the normal quantile, the interval is ``(p + z^2/2n +- z sqrt(p(1-p)/n +
@@ -52,7 +52,7 @@ def wilson_interval(num_right: int, num_items: int, *, level: float = LEVEL) -> 
         raise ValueError(f"{num_right} of {num_items} items")
     if num_items == 0:
         return None
-    z = NormalDist().inv_cdf((1 + level) / 2)
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     p, n = num_right / num_items, num_items
     middle = p + z * z / (2 * n)
     reach = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -61,9 +61,7 @@ def wilson_interval(num_right: int, num_items: int, *, level: float = LEVEL) -> 
     return Interval(low, 1.0 if num_right == num_items else (middle + reach) / scale)
 
 
-def bootstrap_mean(
-    values: NDArray[np.float64], *, seed: int, num_samples: int = 2000, level: float = LEVEL
-) -> Interval:
+def bootstrap_mean(values: NDArray[np.float64], *, seed: int, num_samples: int = 2000) -> Interval:
     """Return the percentile bootstrap interval of a mean. Items are drawn with replacement, ``num_samples`` times.
 
     If the values are paired differences, this is the paired bootstrap.
@@ -75,7 +73,6 @@ def bootstrap_mean(
         values: ``[N]``, N at least 1.
         seed: The same seed gives the same interval.
         num_samples: Number of means drawn.
-        level: Level of confidence.
     """
     draw = np.random.default_rng(seed)
     values, counts = np.unique(values, return_counts=True)
@@ -86,7 +83,7 @@ def bootstrap_mean(
         every, rows = np.repeat(values, counts), max(1, _BLOCK_DRAWS // n)
         sizes = [min(rows, num_samples - first) for first in range(0, num_samples, rows)]
         means = np.concatenate([every[draw.integers(0, n, (size, n))].mean(axis=1) for size in sizes])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
 
 
@@ -153,7 +150,7 @@ class SeedMean:
     """Interval of the mean; None for one seed, which cannot show how seeds vary."""
 
 
-def mean_over_seeds(values: Sequence[float], *, level: float = LEVEL) -> SeedMean:
+def mean_over_seeds(values: Sequence[float]) -> SeedMean:
     """Return the mean of a value over seeds and the t interval of the mean, ``mean +- t_{n-1} s / sqrt(n)``.
 
     Student (1908), The probable error of a mean, Biometrika 6, 1-25.
@@ -167,7 +164,7 @@ def mean_over_seeds(values: Sequence[float], *, level: float = LEVEL) -> SeedMea
     if n == 1:
         return SeedMean(num_seeds=1, mean=mean, standard_deviation=0.0, interval=None)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    reach = t_quantile((1 + level) / 2, n - 1) * deviation / math.sqrt(n)
+    reach = t_quantile((1 + LEVEL) / 2, n - 1) * deviation / math.sqrt(n)
     return SeedMean(num_seeds=n, mean=mean, standard_deviation=deviation, interval=Interval(mean - reach, mean + reach))
 
 
@@ -183,15 +180,8 @@ class SeedDifference:
     """Whether both sets have the same seeds. If so, the interval comes from the differences for each seed, else it is
     Welch's."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object."""
-        interval = None if self.interval is None else [self.interval.low, self.interval.high]
-        return asdict(self) | {"interval": interval}
 
-
-def difference_over_seeds(
-    first: Mapping[int, float], second: Mapping[int, float], *, level: float = LEVEL
-) -> SeedDifference:
+def difference_over_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> SeedDifference:
     """Return the difference of two means over seeds and the t interval of the difference.
 
     If both sets have the same seeds, a difference is taken for each seed, and the interval is the t interval of the
@@ -207,19 +197,18 @@ def difference_over_seeds(
     Args:
         first: The value of each training by seed, at least one.
         second: The same for the second set.
-        level: Level of confidence.
     """
     one, two = mean_over_seeds(list(first.values())), mean_over_seeds(list(second.values()))
     difference, is_paired = one.mean - two.mean, first.keys() == second.keys()
     if is_paired:
-        interval = mean_over_seeds([first[seed] - second[seed] for seed in first], level=level).interval
+        interval = mean_over_seeds([first[seed] - second[seed] for seed in first]).interval
     elif min(one.num_seeds, two.num_seeds) == 1:
         interval = None
     else:
         squares = [mean.standard_deviation**2 / mean.num_seeds for mean in (one, two)]
         below = sum(square**2 / (mean.num_seeds - 1) for square, mean in zip(squares, (one, two), strict=True))
         degrees = int(sum(squares) ** 2 / below * (1 + 1e-12)) if below else one.num_seeds + two.num_seeds - 2
-        reach = t_quantile((1 + level) / 2, max(1, degrees)) * math.sqrt(sum(squares))
+        reach = t_quantile((1 + LEVEL) / 2, max(1, degrees)) * math.sqrt(sum(squares))
         interval = Interval(difference - reach, difference + reach)
     return SeedDifference(difference=difference, interval=interval, is_paired=is_paired)
 
@@ -298,3 +287,25 @@ def _t_probability(t: float, degrees: int) -> float:
         total += term
         term *= squared * (k + 1) / (k + 2)
     return 0.5 + sine * total / 2
+
+
+def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
+    """Return the rank correlation of two arrays ``[N]``, with mean ranks for ties; None if an array is constant.
+
+    Spearman (1904), The proof and measurement of association between two things.
+    """
+    return correlation(_mean_ranks(first), _mean_ranks(second))
+
+
+def correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
+    """Return Pearson's correlation of two arrays ``[N]``; None if an array is constant."""
+    first, second = first - first.mean(), second - second.mean()
+    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    return float((first * second).sum()) / scale if scale else None
+
+
+def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks: NDArray[np.float64] = (ends - (counts - 1) / 2)[inverse]
+    return ranks

@@ -31,7 +31,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -47,7 +47,7 @@ from pipeline.evaluation.scorer import Scorer
 from storage.errors import InputError, RunError
 from storage.files import list_files
 from storage.fingerprints import canonical_json, sha256_bytes
-from storage.json_files import Count, Number, convert, read_json_lines
+from storage.json_files import Count, Number, read_json_lines
 
 Prefix = Literal["none", "space"]
 _PREFIXES: Final[Mapping[Prefix, str]] = {"none": "", "space": " "}
@@ -125,8 +125,15 @@ class PairCounts:
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts, the accuracy, and its Wilson interval."""
-        interval = None if self.interval is None else [self.interval.low, self.interval.high]
-        return asdict(self) | {"accuracy": self.accuracy, "interval": interval}
+        return asdict(self) | {"accuracy": self.accuracy, "interval": self.interval}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParadigmCounts(PairCounts):
+    """The counts of a paradigm, and its place in BLiMP."""
+
+    linguistics_term: str
+    field: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,14 +142,10 @@ class MinimalPairFigures:
 
     overall: PairCounts
     """Counts over all pairs, with the same weight for each pair. The accuracy of these counts is the micro average."""
-    by_paradigm: Mapping[str, PairCounts]
+    by_paradigm: Mapping[str, ParadigmCounts]
     by_term: Mapping[str, PairCounts]
     by_field: Mapping[str, PairCounts]
-    terms: Mapping[str, str]
-    """The linguistic term of each paradigm."""
-    fields: Mapping[str, str]
-    """The field of each paradigm."""
-    num_identical: int
+    num_identical: Count
     """Pairs that were left out because their sentences are the same after normalisation."""
     per_token: "MinimalPairFigures | None" = None
     """The same pairs scored by the mean log-probability per token, with differences in nats per token. None in results
@@ -164,56 +167,9 @@ class MinimalPairFigures:
             "overall": self.overall.to_json(),
             "by_field": {name: counts.to_json() for name, counts in sorted(self.by_field.items())},
             "by_term": {name: counts.to_json() for name, counts in sorted(self.by_term.items())},
-            "by_paradigm": {
-                name: {"linguistics_term": self.terms[name], "field": self.fields[name]} | counts.to_json()
-                for name, counts in sorted(self.by_paradigm.items())
-            },
+            "by_paradigm": {name: counts.to_json() for name, counts in sorted(self.by_paradigm.items())},
             **per_token,
         }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], *, where: str) -> "MinimalPairFigures":
-        """Return the object whose ``to_json`` gave ``value``. Averages are computed again from the counts.
-
-        Raises:
-            InputError: If something is missing or has the wrong type.
-        """
-        return _figures_of(convert(value, _FiguresFile, where=where, remedy="run evaluate minimal-pairs again"))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Paradigm(PairCounts):
-    linguistics_term: str
-    field: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _FiguresFile:
-    """The layout of ``MinimalPairFigures.to_json``."""
-
-    overall: PairCounts
-    by_paradigm: dict[str, _Paradigm]
-    by_term: dict[str, PairCounts]
-    by_field: dict[str, PairCounts]
-    num_identical: Count
-    per_token: "_FiguresFile | None" = None
-
-
-def _figures_of(file: _FiguresFile) -> MinimalPairFigures:
-    counts = [field.name for field in fields(PairCounts)]
-    return MinimalPairFigures(
-        overall=file.overall,
-        by_paradigm={
-            name: PairCounts(**{count: getattr(found, count) for count in counts})
-            for name, found in file.by_paradigm.items()
-        },
-        by_term=file.by_term,
-        by_field=file.by_field,
-        terms={name: found.linguistics_term for name, found in file.by_paradigm.items()},
-        fields={name: found.field for name, found in file.by_paradigm.items()},
-        num_identical=file.num_identical,
-        per_token=None if file.per_token is None else _figures_of(file.per_token),
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -354,13 +310,16 @@ def evaluate_minimal_pairs(
 def _figures(
     pairs: Sequence[MinimalPair], kept: Sequence[MinimalPair], differences: NDArray[np.float64]
 ) -> MinimalPairFigures:
+    first = {pair.paradigm: pair for pair in reversed(pairs)}  # it decides the term and the field of the paradigm
+    by_paradigm = _counts_by(pairs, kept, differences, lambda pair: pair.paradigm)
     return MinimalPairFigures(
         overall=_counts(differences),
-        by_paradigm=_counts_by(pairs, kept, differences, lambda pair: pair.paradigm),
+        by_paradigm={
+            name: ParadigmCounts(**asdict(counts), linguistics_term=first[name].term, field=first[name].field)
+            for name, counts in by_paradigm.items()
+        },
         by_term=_counts_by(pairs, kept, differences, lambda pair: pair.term),
         by_field=_counts_by(pairs, kept, differences, lambda pair: pair.field),
-        terms={pair.paradigm: pair.term for pair in reversed(pairs)},  # the first pair of each paradigm decides
-        fields={pair.paradigm: pair.field for pair in reversed(pairs)},
         num_identical=len(pairs) - len(kept),
     )
 

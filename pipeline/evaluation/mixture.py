@@ -13,7 +13,7 @@ by beam search, a sum over trees that were found from the words so far, has no l
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final, Literal
 
@@ -25,7 +25,7 @@ from pipeline.corpus.dataset.dataset_store import Split
 from pipeline.evaluation.intervals_and_p_values import Interval, bootstrap_mean
 from pipeline.evaluation.perplexity import GIVEN_TREE, IN_DOCUMENT, MARGINAL, UNCONDITIONAL
 from storage.errors import InputError
-from storage.json_files import Count, Number, convert
+from storage.json_files import Count, Number
 from storage.ragged import Ragged
 
 NEXT_TOKEN: Final = (MARGINAL, UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE)
@@ -38,7 +38,6 @@ _LEAST_SHARE: Final = 0.25
 """Whole documents make the halves if each half then gets at least this share of the sentences."""
 _SEED: Final = 1
 _BISECTIONS: Final = 60
-_REMEDY: Final = "run evaluate mixture again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,23 +101,6 @@ class MixtureFigure:
             )
         return f"{given} mixture gains {size}: the teacher knows something the student does not."
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields as a JSON object."""
-        return asdict(self) | {"interval": [self.interval.low, self.interval.high]}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], *, where: str) -> "MixtureFigure":
-        """Return the object whose ``to_json`` gave ``value``.
-
-        Args:
-            value: A parsed JSON object.
-            where: The file, for error messages.
-
-        Raises:
-            InputError: If a value is missing or impossible.
-        """
-        return convert(value, cls, where=where, remedy=_REMEDY)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixtureFigures:
@@ -128,38 +110,17 @@ class MixtureFigures:
     """The path of the teacher."""
     halves: Halves
     """What the halves are made of: whole documents, or sentences in turn."""
-    by_distribution: Mapping[str, MixtureFigure]
-    """At least one, in the order of ``NEXT_TOKEN``."""
+    by_distribution: Annotated[Sequence[MixtureFigure], msgspec.Meta(min_length=1)]
+    """A figure for each distribution, in the order of ``NEXT_TOKEN``."""
 
     @property
     def first(self) -> MixtureFigure:
         """The mixture to draw conclusions from: one without a leak if there is one, else the one given the tree."""
-        return next(iter(self.by_distribution.values()))
+        return self.by_distribution[0]
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
-        figures = [figure.to_json() for figure in self.by_distribution.values()]
-        return {"teacher": self.teacher, "halves": self.halves, "by_distribution": figures}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], *, where: str) -> "MixtureFigures":
-        """Return the object whose ``to_json`` gave ``value``.
-
-        Raises:
-            InputError: If a value is missing or impossible.
-        """
-        found = convert(value, _MixtureFile, where=where, remedy=_REMEDY)
-        by_distribution = {figure.distribution: figure for figure in found.by_distribution}
-        return cls(teacher=found.teacher, halves=found.halves, by_distribution=by_distribution)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _MixtureFile:
-    """The layout of ``MixtureFigures.to_json``."""
-
-    teacher: str
-    halves: Halves
-    by_distribution: Annotated[list[MixtureFigure], msgspec.Meta(min_length=1)]
+        return asdict(self)
 
 
 def halves_of(split: Split) -> tuple[NDArray[np.bool_], Halves]:

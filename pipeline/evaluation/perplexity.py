@@ -18,7 +18,6 @@ from the grammar.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.dataset_store import Split
 from storage.errors import InputError, RunError
-from storage.json_files import Number, convert
+from storage.json_files import Number
 from storage.ragged import Ragged
 
 UNCONDITIONAL: Final = "unconditional"
@@ -173,19 +172,6 @@ class PerplexityFigure:
             value = getattr(self, name)
             derived[name] = {"value": value if value is not None and math.isfinite(value) else None, "is": normaliser}
         return asdict(self) | derived
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], *, where: str) -> "PerplexityFigure":
-        """Return the object whose ``to_json`` gave ``value``. Derived values are computed again from the sums.
-
-        Args:
-            value: A parsed JSON object.
-            where: The file, for error messages.
-
-        Raises:
-            InputError: If a sum is missing or has the wrong type.
-        """
-        return convert(value, cls, where=where, remedy="run evaluate perplexity again")
 
 
 def perplexity_figure(

@@ -398,25 +398,30 @@ class _SentenceRow:
 
 def _load(loaded: RunResults, path: Path, result: Result) -> None:
     """Check a result of a known kind and add it."""
-    where, figures = str(path), result.figures
-    common: dict[str, Any] = {name: getattr(result, name) for name in ("kind", "subject", "fingerprints", "command")}
-    common |= {"path": path, "convention": _convention(path, result)}
+    name, result_class, figures_class = _KINDS[result.kind]
+    remedy = f"evaluate again: {result.command}"
+    figures = convert(result.figures, figures_class, where=str(path), remedy=remedy)
     if result.kind == PERPLEXITY:
-        loaded.perplexities.append(PerplexityResult(**common, figures=_perplexities(figures, where)))
-    elif not isinstance(figures, dict):
-        raise InputError(f"{where}: figures are not an object; evaluate again: {result.command}")
-    elif result.kind == MINIMAL_PAIRS:
-        loaded.pairs.append(PairResult(**common, figures=MinimalPairFigures.from_json(figures, where=where)))
-    elif result.kind == SYNTAXGYM:
-        loaded.suites.append(SuiteResult(**common, figures=SyntaxGymFigures.from_json(figures, where=where)))
-    elif result.kind == SURPRISAL:
-        loaded.surprisals.append(LoadedResult(**common, figures=SurprisalFigure.from_json(figures, where=where)))
-    elif result.kind == MIXTURE:
-        loaded.mixtures.append(LoadedResult(**common, figures=MixtureFigures.from_json(figures, where=where)))
-    elif result.kind == BABYLM:
-        loaded.babylm.append(LoadedResult(**common, figures=figures))
-    else:
-        loaded.parses.append(LoadedResult(**common, figures=figures))
+        by_distribution = {figure.distribution: figure for figure in figures}
+        if len(by_distribution) != len(figures):
+            raise InputError(f"{path}: two figures of one distribution, expected one; {remedy}")
+        figures = by_distribution
+    common = {name: getattr(result, name) for name in ("kind", "subject", "fingerprints", "command")}
+    getattr(loaded, name).append(
+        result_class(**common, path=path, figures=figures, convention=_convention(path, result))
+    )
+
+
+_KINDS: Final[Mapping[str, tuple[str, type[LoadedResult[Any]], Any]]] = {
+    PERPLEXITY: ("perplexities", PerplexityResult, list[PerplexityFigure]),
+    MINIMAL_PAIRS: ("pairs", PairResult, MinimalPairFigures),
+    SYNTAXGYM: ("suites", SuiteResult, SyntaxGymFigures),
+    SURPRISAL: ("surprisals", LoadedResult, SurprisalFigure),
+    PARSES: ("parses", LoadedResult, dict[str, Any]),
+    MIXTURE: ("mixtures", LoadedResult, MixtureFigures),
+    BABYLM: ("babylm", LoadedResult, dict[str, Any]),
+}
+"""Kind of evaluation → field of ``RunResults``, class of the result, and type of the figures in the file."""
 
 
 def _convention(path: Path, result: Result) -> str:
@@ -444,17 +449,6 @@ def _convention(path: Path, result: Result) -> str:
     if {"beam", "word_beam"} & result.settings.keys():
         scored_by += [f"beam {setting('beam', int)}", f"word beam {setting('word_beam', int)}"]
     return "; ".join([*parts, ", ".join(scored_by)] if scored_by else parts)
-
-
-def _perplexities(figures: Any, where: str) -> dict[str, PerplexityFigure]:  # noqa: ANN401 - parsed JSON
-    remedy = "run evaluate perplexity again"
-    if not isinstance(figures, list) or not all(isinstance(figure, dict) for figure in figures):
-        raise InputError(f"{where}: figures are not a list of objects; {remedy}")
-    found = [PerplexityFigure.from_json(figure, where=where) for figure in figures]
-    by_distribution = {figure.distribution: figure for figure in found}
-    if len(by_distribution) != len(found):
-        raise InputError(f"{where}: two figures of one distribution, expected one; {remedy}")
-    return by_distribution
 
 
 def _best_weights_sha256(run: Path) -> str | None:

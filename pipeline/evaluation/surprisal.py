@@ -44,7 +44,7 @@ from pipeline.evaluation.stimuli import Stimulus, read_stimuli
 from pipeline.evaluation.words import Frequencies, begins_word, read_frequencies
 from storage.errors import ConfigError, InputError, RunError
 from storage.files import written_whole
-from storage.json_files import Count, Number, convert
+from storage.json_files import Count, Number
 
 By = Literal["word", "token"]
 COLUMNS: Final[Mapping[By, tuple[str, ...]]] = {
@@ -120,15 +120,6 @@ class SurprisalFigure:
         """Return the sums, and the mean with its definition."""
         mean = {"value": self.bits_per_word, "is": f"(bits - bits_eos) / num_words: {_WORD_UNITS[self.word_unit]}"}
         return asdict(self) | {"bits_per_word": mean}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], *, where: str) -> "SurprisalFigure":
-        """Return the object whose ``to_json`` gave ``value``. The mean is computed again from the sums.
-
-        Raises:
-            InputError: If a sum is missing or impossible.
-        """
-        return convert(value, cls, where=where, remedy="run evaluate surprisal again")
 
 
 def corrected_bits(stimulus: Stimulus, scores: TokenScores, begins: NDArray[np.bool_]) -> NDArray[np.float64]:

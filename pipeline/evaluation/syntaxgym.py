@@ -34,7 +34,7 @@ from pipeline.evaluation.intervals_and_p_values import Interval, wilson_interval
 from pipeline.evaluation.scorer import Scorer
 from pipeline.evaluation.syntaxgym_suites import METRICS, Condition, Item, Joining, Suite
 from storage.errors import InputError, RunError
-from storage.json_files import Count, convert
+from storage.json_files import Count
 
 _NAMES: Final = {Truth.TRUE: "right", Truth.FALSE: "wrong", Truth.TIE: "tie"}
 
@@ -71,13 +71,7 @@ class ItemCounts:
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts, the accuracy, and its Wilson interval."""
-        interval = None if self.interval is None else [self.interval.low, self.interval.high]
-        return asdict(self) | {"accuracy": self.accuracy, "interval": interval}
-
-    @classmethod
-    def of(cls, outcomes: Sequence[Truth]) -> "ItemCounts":
-        """Return how many outcomes there are, how many are true, and how many are ties."""
-        return cls(num_items=len(outcomes), num_right=outcomes.count(Truth.TRUE), num_ties=outcomes.count(Truth.TIE))
+        return asdict(self) | {"accuracy": self.accuracy, "interval": self.interval}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,47 +105,44 @@ class ItemOutcome:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SuiteFigures:
-    """Accuracies on one suite."""
+class PredictionCounts(ItemCounts):
+    """For how many items of a suite a prediction is true."""
+
+    formula: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SuiteFigures(ItemCounts):
+    """How many items of a suite are right."""
 
     circuit: str
     metric: str
     sha256: str
-    items: ItemCounts
-    predictions: tuple[tuple[str, ItemCounts], ...]
-    """Each formula, and for how many items it is true."""
-    num_tokens: int
-    num_tokens_over_two_regions: int
+    by_prediction: tuple[PredictionCounts, ...]
+    num_tokens: Count
+    num_tokens_over_two_regions: Count
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object."""
-        return {
-            "circuit": self.circuit,
-            "metric": self.metric,
-            "sha256": self.sha256,
-            **self.items.to_json(),
-            "num_tokens": self.num_tokens,
-            "num_tokens_over_two_regions": self.num_tokens_over_two_regions,
-            "by_prediction": [{"formula": formula} | counts.to_json() for formula, counts in self.predictions],
-        }
+        return ItemCounts.to_json(self) | {"by_prediction": [counts.to_json() for counts in self.by_prediction]}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntaxGymFigures:
     """Accuracies on several suites."""
 
-    by_suite: Mapping[str, SuiteFigures]
+    by_suite: Annotated[Mapping[str, SuiteFigures], msgspec.Meta(min_length=1)]
 
     @property
     def mean_of_suites(self) -> float:
         """Mean of the suites' accuracies, as Hu et al. (2020) report it."""
-        return sum(suite.items.accuracy for suite in self.by_suite.values()) / len(self.by_suite)
+        return sum(suite.accuracy for suite in self.by_suite.values()) / len(self.by_suite)
 
     @property
     def overall(self) -> ItemCounts:
         """Counts of the items of all suites together."""
-        counts = [suite.items for suite in self.by_suite.values()]
-        return ItemCounts(**{name: sum(getattr(each, name) for each in counts) for name in ItemCounts.__slots__})
+        suites = self.by_suite.values()
+        return ItemCounts(**{name: sum(getattr(each, name) for each in suites) for name in ItemCounts.__slots__})
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object, with the accuracies of each circuit and of all suites together."""
@@ -165,56 +156,6 @@ class SyntaxGymFigures:
             },
             "by_suite": {name: figures.to_json() for name, figures in sorted(self.by_suite.items())},
         }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], *, where: str) -> "SyntaxGymFigures":
-        """Return the object whose ``to_json`` gave ``value``. Averages are computed again from the counts.
-
-        Raises:
-            InputError: If something is missing or has the wrong type.
-        """
-        file = convert(value, _FiguresFile, where=where, remedy="run evaluate syntaxgym again")
-        return cls(by_suite={name: _suite_of(suite) for name, suite in file.by_suite.items()})
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Prediction(ItemCounts):
-    formula: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Suite(ItemCounts):
-    """The layout of ``SuiteFigures.to_json``."""
-
-    circuit: str
-    metric: str
-    sha256: str
-    by_prediction: list[_Prediction]
-    num_tokens: Count
-    num_tokens_over_two_regions: Count
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _FiguresFile:
-    """The layout of ``SyntaxGymFigures.to_json``."""
-
-    by_suite: Annotated[dict[str, _Suite], msgspec.Meta(min_length=1)]
-
-
-def _suite_of(file: _Suite) -> SuiteFigures:
-    return SuiteFigures(
-        circuit=file.circuit,
-        metric=file.metric,
-        sha256=file.sha256,
-        items=_counts_of(file),
-        predictions=tuple((found.formula, _counts_of(found)) for found in file.by_prediction),
-        num_tokens=file.num_tokens,
-        num_tokens_over_two_regions=file.num_tokens_over_two_regions,
-    )
-
-
-def _counts_of(found: ItemCounts) -> ItemCounts:
-    return ItemCounts(num_items=found.num_items, num_right=found.num_right, num_ties=found.num_ties)
 
 
 def evaluate_suites(
@@ -272,15 +213,21 @@ def evaluate_suites(
             circuit=suite.circuit,
             metric=suite.metric,
             sha256=suite.sha256,
-            items=ItemCounts.of([item.outcome for item in of_suite]),
-            predictions=tuple(
-                (formula.text.strip(), ItemCounts.of([item.predictions[i] for item in of_suite]))
+            **_counts([item.outcome for item in of_suite]),
+            by_prediction=tuple(
+                PredictionCounts(formula=formula.text.strip(), **_counts([item.predictions[i] for item in of_suite]))
                 for i, formula in enumerate(suite.formulas)
             ),
             num_tokens=num_tokens,
             num_tokens_over_two_regions=num_over_two,
         )
     return SyntaxGymFigures(by_suite=by_suite), outcomes
+
+
+def _counts(outcomes: Sequence[Truth]) -> dict[str, int]:
+    """Return the fields of ``ItemCounts``."""
+    rights, ties = outcomes.count(Truth.TRUE), outcomes.count(Truth.TIE)
+    return {"num_items": len(outcomes), "num_right": rights, "num_ties": ties}
 
 
 def regions_of_tokens(

@@ -1,10 +1,10 @@
 """Define the options of ``parse`` and ``train-parser``. Imports no torch, so that ``--help`` stays quick."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from pipeline.corpus.text.text_files import OnError
-from storage.errors import ConfigError
+from pipeline.runtime.options import refuse, too_small
 
 OnFailure = Literal["flat", "skip", "stop"]
 """What to do with a sentence without a parse: write a flat tree, leave the sentence out, or end the command."""
@@ -51,13 +51,12 @@ class ParseConfig:
     """Sentences per text shard. An interrupted command keeps the shards that are complete."""
 
     def __post_init__(self) -> None:
-        problems = _too_small(self)
+        problems = too_small(self, 1, "workers", "max_words", "doc_sentences", "shard_sentences")
         if self.flat == bool(self.model):
             problems.append("give one of --model and --flat")
         if self.on_failure not in get_args(OnFailure):
             problems.append(f"on_failure is {self.on_failure!r}, expected one of {', '.join(get_args(OnFailure))}")
-        if problems:
-            raise ConfigError("parse: " + "; ".join(problems))
+        refuse("parse", problems)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +95,10 @@ class ParserConfig:
     """Seed of the initial weights, dropout and the order of sentences."""
 
     def __post_init__(self) -> None:
-        problems = _too_small(self, warmup_steps=0, seed=0)
+        sizes = ("embed_dim", "num_layers", "num_heads", "ff_dim", "char_embed_dim", "max_words", "min_label_count")
+        problems = too_small(self, 1, *sizes, "num_epochs", "batch_sentences") + too_small(
+            self, 0, "warmup_steps", "seed"
+        )
         if self.num_heads > 0 and self.embed_dim % (2 * self.num_heads):
             problems.append(
                 f"embed_dim is {self.embed_dim}, expected a multiple of {2 * self.num_heads}, twice num_heads"
@@ -113,14 +115,4 @@ class ParserConfig:
             problems.append(f"lr is {self.lr}, expected above 0 and below 1")
         if self.clip_norm <= 0:
             problems.append(f"clip_norm is {self.clip_norm}, expected above 0")
-        if problems:
-            raise ConfigError("train-parser: " + "; ".join(problems))
-
-
-def _too_small(config: ParseConfig | ParserConfig, **least: int) -> list[str]:
-    """Return a problem for each integer option below its minimum: the value in ``least``, or 1 for the others."""
-    return [
-        f"{field.name} is {value}, expected at least {least.get(field.name, 1)}"
-        for field in fields(config)
-        if field.type is int and (value := getattr(config, field.name)) < least.get(field.name, 1)
-    ]
+        refuse("train-parser", problems)

@@ -9,6 +9,7 @@ STEM.dropped.tsv      examples of what cleaning left out, if the text was raw
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,7 @@ from pipeline.corpus.text.text_files import OnError, read_texts
 from pipeline.corpus.trees.readers import looks_like_trees
 from pipeline.corpus.trees.trees import shortened
 from pipeline.parsing.parse_config import ParseConfig
+from pipeline.runtime import options
 from pipeline.runtime.progress import Progress
 from storage.errors import InputError
 from storage.files import beside, list_files, written_whole
@@ -72,14 +74,7 @@ def gather(
 
         if not config.source:
             return gather_sentences(texts, stem, on_error=config.on_error, progress=read)
-        cleaning = CleanConfig(
-            source=config.source,
-            column=config.column,
-            wrapped=config.wrapped,
-            licence=config.licence,
-            on_error=config.on_error,
-        )
-        return clean_texts(texts, stem, cleaning, read)
+        return clean_texts(texts, stem, options.build(CleanConfig, asdict(config)), read)
 
 
 def gather_sentences(

@@ -35,7 +35,7 @@ def mixtures_section(reported: ReportedRuns) -> Section | None:
     rows: dict[tuple[str, ...], Cells] = {}
     for run, result in found:
         teacher = f"{result.figures.teacher.rstrip('/').rpartition('/')[2]} ({result.sha256_of('teacher')[:8]})"
-        for figure in result.figures.by_distribution.values():
+        for figure in result.figures.by_distribution:
             cells = [run.name, teacher, result.subject, *map(str, _cells(figure, result.convention))]
             rows.setdefault(tuple(cells), [reported.label(run), *cells[1:]])
     header = ["student", "teacher", "split", *_FIGURES]
@@ -60,7 +60,7 @@ def mixtures_section(reported: ReportedRuns) -> Section | None:
 
 def mixture_as_text(found: TeacherAndStudent) -> str:
     """Return the result of ``evaluate mixture`` for a terminal."""
-    figures, first = found.figures.by_distribution.values(), found.figures.first
+    figures, first = found.figures.by_distribution, found.figures.first
     halves = "whole documents" if found.figures.halves == "documents" else "every second sentence"
     explanation = (
         f"\u03bb is the weight of the teacher, fitted on {first.num_fitted:,} sentences of {found.split}. All other "

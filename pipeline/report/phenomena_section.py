@@ -102,7 +102,8 @@ def _pair_plots(
                 by_level[level].setdefault(label, []).append(_score(reported, run, counts))
         by_paradigm = {name: _score(reported, run, counts) for name, counts in figures.by_paradigm.items()}
         for paradigm, score in by_paradigm.items():
-            by_term.setdefault(figures.terms[paradigm], {}).setdefault(paradigm, []).append(score)
+            term = figures.by_paradigm[paradigm].linguistics_term
+            by_term.setdefault(term, {}).setdefault(paradigm, []).append(score)
         overall.append(_score(reported, run, figures.overall))
         means.append(_mean_score(reported, run, figures.macro_accuracy or 0.0, by_paradigm.values()))
         ties = f" ({plural(figures.overall.num_ties, 'tie')})" if figures.overall.num_ties else ""
@@ -148,7 +149,7 @@ def _suite_plot(
     overall, means, key = [], [], []
     for run, suites in scored:
         figures = suites.figures
-        by_suite = {name: _score(reported, run, suite.items) for name, suite in figures.by_suite.items()}
+        by_suite = {name: _score(reported, run, suite) for name, suite in figures.by_suite.items()}
         for name, score in by_suite.items():
             by_circuit.setdefault(figures.by_suite[name].circuit, {}).setdefault(name, []).append(score)
         overall.append(_score(reported, run, figures.overall))

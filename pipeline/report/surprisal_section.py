@@ -23,6 +23,7 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from pipeline.evaluation.compare.run_records import RunRecord
+from pipeline.evaluation.intervals_and_p_values import correlation, spearman
 from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL, OF_STUDENTS
 from pipeline.evaluation.results import read_sentence_rows
 from pipeline.report.page_blocks import Block, Commands, Details, Paragraph, Plot, Section
@@ -131,8 +132,7 @@ def agreement(teacher: NDArray[np.float64], student: NDArray[np.float64]) -> tup
         The mean of student minus teacher, Pearson's correlation, and Spearman's, in which equal values share their mean
         rank. A correlation is None if one of the models has the same surprisal for all tokens.
     """
-    correlations = _correlation(teacher, student), _correlation(_ranks(teacher), _ranks(student))
-    return float(student.mean() - teacher.mean()), *correlations
+    return float(student.mean() - teacher.mean()), correlation(teacher, student), spearman(teacher, student)
 
 
 def _plot(
@@ -166,7 +166,7 @@ def _plot(
                     Number(len(bits), ","),
                     *(Number(mean, ".3f") for mean in means),
                     Number(difference, "+.3f"),
-                    *(Number(correlation, ".3f") for correlation in correlations),
+                    *(Number(each, ".3f") for each in correlations),
                 ]
             )
             if reported.series(run) not in drawn:
@@ -194,20 +194,6 @@ def _plot(
 
 def _counts(found: TokenSurprisals) -> str:
     return f"{plural(len(found.lengths), 'sentence')} with {plural(int(found.lengths.sum()), 'token')} in all"
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ranks ``[N]`` from 0. Equal values share their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts) - 1
-    ranks: NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
-    return ranks
-
-
-def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
-    x, y = x - x.mean(), y - y.mean()
-    spread = math.sqrt(float(x @ x) * float(y @ y))
-    return float(x @ y) / spread if spread else None
 
 
 def density_panel(name: str, title: str, across: NDArray[np.float64], up: NDArray[np.float64]) -> Markup:

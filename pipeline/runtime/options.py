@@ -23,7 +23,7 @@ import functools
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -150,6 +150,26 @@ def build(cls: type[Config], values: Mapping[str, Any], **fixed: object) -> Conf
     """Return an instance of ``cls``, filled from ``fixed`` and from the entries of ``values`` that name its fields."""
     names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     return cls(**{name: value for name, value in values.items() if name in names}, **fixed)
+
+
+def too_small(config: object, least: int, *names: str) -> list[str]:
+    """Return a problem for each of these fields of a configuration that is below ``least``."""
+    found = {name: getattr(config, name) for name in names}
+    return [
+        f"{name.replace('_', '-')} is {value}, expected at least {least}"
+        for name, value in found.items()
+        if value < least
+    ]
+
+
+def refuse(what: str, problems: Iterable[str]) -> None:
+    """Refuse a configuration if it has problems.
+
+    Raises:
+        ConfigError: Naming what is configured, and all problems.
+    """
+    if named := "; ".join(problems):
+        raise ConfigError(f"{what}: {named}")
 
 
 def rebuild(cls: type[Config], values: Mapping[str, Any], *, where: str, remedy: str) -> Config:

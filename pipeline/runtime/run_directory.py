@@ -23,7 +23,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -96,11 +96,11 @@ class Description:
     """What is needed besides options to rebuild the model: vocabulary size, labels, special tokens."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     """sha256 of the dataset, the tokenizer and, if used, the dump's manifest and the initial weights."""
-    dump: dict[str, Any] | None = None
-    """Summary of the dump from which a student learned, or of several dumps; see ``dump_summaries``."""
-    trained_on: list[dict[str, Any]] | None = None
+    trained_on: list[Any] | None = None
     """The training texts of the model and of everything that it was made from, as ``word_budget`` records them; None
     for a run of an older version."""
+    dump: dict[str, Any] | None = None
+    """Summary of the dump from which a student learned, or of several dumps; see ``dump_summaries``."""
     init: InitialWeights | None = None
     """The run from whose weights a student started."""
     truncated: dict[str, Truncated] | None = None
@@ -110,6 +110,21 @@ class Description:
     """The command line that started the run."""
     git: GitState | None = None
 
+    @property
+    def identity(self) -> str:
+        """The sha256 of all that decides what is trained. The same command in another folder has the same identity."""
+        described: dict[str, Any] = {name: getattr(self, name) for name in ("kind", "model", "fingerprints")}
+        described["configuration"] = {name: value for name, value in self.configuration.items() if name not in FREE}
+        return sha256_bytes(canonical_json(json.loads(json.dumps(described, default=dict))))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunDescription(Description):
+    """A run before its directory exists. `describe_run` writes it, with versions, command and git state of now."""
+
+    tokenizer: Path
+    """The tokenizer file to copy into the run."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunInfo(Description):
@@ -118,11 +133,6 @@ class RunInfo(Description):
     path: Path
     weights_sha256: str | None = None
     """The sha256 of the weight file that was loaded with this description; None if none was loaded."""
-
-    @property
-    def identity(self) -> str:
-        """The sha256 of all that decides what is trained. The same command in another folder has the same identity."""
-        return identity_of(self)
 
     @property
     def tokenizer_path(self) -> Path:
@@ -166,43 +176,11 @@ def dump_summaries(dump: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     return [each for each in mixture if isinstance(each, dict)] if isinstance(mixture, list) else [dump]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunDescription:
-    """A run before its directory exists: what `describe_run` writes into ``run.json``."""
-
-    kind: Kind
-    configuration: Mapping[str, Any]
-    model: Mapping[str, Any]
-    fingerprints: Mapping[str, str]
-    tokenizer: Path
-    """The tokenizer file to copy into the run."""
-    trained_on: Sequence[Any] | None = None
-    """The training texts of the model and of everything that it was made from."""
-    dump: Mapping[str, Any] | None = None
-    init: Mapping[str, Any] | None = None
-    truncated: Mapping[str, Any] | None = None
-    """Number of truncated sentences and of lost positions by split, if there are any."""
-
-
-def identity_of(run: RunInfo | RunDescription) -> str:
-    """Return the identity of a run: the sha256 of all that decides what is trained."""
-    options = {name: value for name, value in run.configuration.items() if name not in FREE}
-    described = {"kind": run.kind, "configuration": options, "model": run.model, "fingerprints": run.fingerprints}
-    return sha256_bytes(canonical_json(json.loads(json.dumps(described, default=dict))))
-
-
 def describe_run(path: Path, run: RunDescription) -> None:
     """Write ``run.json`` and the tokenizer into an existing folder."""
     described = {
         "format_version": RUN_FORMAT_VERSION,
-        "kind": run.kind,
-        "configuration": run.configuration,
-        "model": run.model,
-        "fingerprints": run.fingerprints,
-        "trained_on": run.trained_on,
-        "dump": run.dump,
-        "init": run.init,
-        "truncated": run.truncated or None,
+        **{each.name: getattr(run, each.name) for each in dataclasses.fields(Description)},
         "versions": versions(),
         "command": command_line(),
         "git": git_state(),

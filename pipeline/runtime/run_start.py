@@ -20,8 +20,8 @@ from pipeline.runtime.distributed import World, device_model
 from pipeline.runtime.options import flag
 from pipeline.runtime.run_directory import (
     FREE,
+    Description,
     RunDescription,
-    RunInfo,
     command_line,
     describe_run,
     git_state,
@@ -152,7 +152,7 @@ def _refuse_other_ranks(run: RunDescription, world: World) -> None:
         )
 
 
-def _comparable(run: RunDescription | RunInfo) -> dict[str, Any]:
+def _comparable(run: Description) -> dict[str, Any]:
     """Return what must be equal on all ranks, and equal in an existing run. Keys are the names that messages show."""
     described: dict[str, Any] = {"kind": run.kind}
     described |= {flag(name): value for name, value in run.configuration.items() if name not in FREE}

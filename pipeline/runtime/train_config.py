@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from pipeline.runtime.options import refuse, too_small
 from pipeline.runtime.plan_config import PlanConfig
 from storage.errors import ConfigError
 
@@ -88,14 +89,9 @@ class TrainConfig:
     """On a GPU, use only deterministic algorithms, which are slower. On CPUs all algorithms are deterministic."""
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("num_epochs", "batch_tokens", "accumulate_batches", "log_every"), 1)
-        least |= dict.fromkeys(("max_steps", "batch_sentences", "shuffle_window", "warmup_steps", "eval_every"), 0)
-        least |= dict.fromkeys(("patience", "checkpoint_every", "seed", "threads"), 0)
-        problems = [
-            f"{name.replace('_', '-')} is {value}, expected at least {number}"
-            for name, number in least.items()
-            if (value := getattr(self, name)) < number
-        ]
+        problems = too_small(self, 1, "num_epochs", "batch_tokens", "accumulate_batches", "log_every")
+        problems += too_small(self, 0, "max_steps", "batch_sentences", "shuffle_window", "warmup_steps", "eval_every")
+        problems += too_small(self, 0, "patience", "checkpoint_every", "seed", "threads")
         problems += [
             f"{name.replace('_', '-')} is {value}, expected more than 0 and at most {MOST:g}"
             for name in ("lr", "clip_norm")
@@ -114,8 +110,7 @@ class TrainConfig:
             word_thresholds(self.word_checkpoints)
         except ConfigError as error:
             problems.append(str(error))
-        if problems:
-            raise ConfigError("training: " + "; ".join(problems))
+        refuse("training", problems)
 
 
 def lr_factor(

@@ -7,6 +7,7 @@ Legend: n positions, k columns (the largest number of ids that a position can ke
 that the schema lists.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,12 @@ class Positions:
     def slice(self, start: int, stop: int) -> "Positions":
         """Return views of positions ``start`` to ``stop``."""
         return Positions(**{name: array[start:stop] for name, array in self.arrays().items()})
+
+
+def joined_positions(parts: Sequence[Positions]) -> Positions:
+    """Return copies of all positions of one part after the other."""
+    arrays = [part.arrays() for part in parts]
+    return Positions(**{name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]})
 
 
 def check_positions(positions: Positions, schema: DumpSchema, *, num_positions: int, where: str) -> None:

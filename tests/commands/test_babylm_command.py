@@ -13,8 +13,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.evaluation.babylm_scores import check_replaced, evaluate_babylm, spearman
+from pipeline.evaluation.babylm_scores import check_replaced, evaluate_babylm, read_data
 from pipeline.evaluation.babylm_tasks import read_choices
+from pipeline.evaluation.intervals_and_p_values import spearman
 from pipeline.evaluation.minimal_pairs import read_minimal_pairs
 from pipeline.evaluation.reading_times import (
     CONTROLS,
@@ -321,7 +322,7 @@ def test_a_text_that_is_too_long_is_named_before_anything_is_scored(model: Path,
     with open_scorer(model, device="cpu", checkpoint="best", beam={}) as opened:
         blind = dataclasses.replace(opened, scorer=object())
         with pytest.raises(InputError, match=r"regular\.jsonl:2: a text of \d+ tokens, expected at most"):
-            evaluate_babylm(blind, tmp_path, rules="2026", out=None, name="", revision="")
+            evaluate_babylm(blind, read_data(tmp_path, "2026"), out=None, name="", revision="")
 
 
 def test_a_folder_without_tasks_is_refused_before_the_model_scores(model: Path, tmp_path: Path) -> None:
@@ -330,7 +331,7 @@ def test_a_folder_without_tasks_is_refused_before_the_model_scores(model: Path, 
         open_scorer(model, device="cpu", checkpoint="best", beam={}) as opened,
         pytest.raises(InputError, match=r"no folder of a task \(pictures\), expected some of blimp_filtered"),
     ):
-        evaluate_babylm(opened, tmp_path, rules="2026", out=None, name="", revision="")
+        evaluate_babylm(opened, read_data(tmp_path, "2026"), out=None, name="", revision="")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Test dumps of the marginal over trees: values of the search, repeatable bytes, no mixing with other conditions."""
 
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import zarr
 from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_description import describe_dump, dump_for_people
-from pipeline.dumping.dump_source import dump_run
+from pipeline.dumping.dump_source import dump_run, verify_run
 from pipeline.dumping.next_token import gold_log_probs
 from storage.dump.dump_statistics import summarise
 from storage.dump.manifest import Manifest
@@ -22,7 +22,7 @@ from storage.errors import CorruptStoreError, StoreError
 from storage.locations import open_folder
 from teacher.beam import BeamResult, BeamSearch, BeamTeacher
 from teacher.rnng import Rnng
-from teacher.teacher_commands import dump_source, verify_recomputing
+from teacher.teacher_commands import TeacherSource, beam_of_dump
 from teacher.teacher_config import BeamConfig
 from teacher.train_teacher import load_teacher
 from tests.processes import kill_when, start_cli, store_digest
@@ -37,12 +37,13 @@ SHOWN = "effective hypotheses, mean"
 
 
 def dumped(world: Path, out: Path, config: DumpConfig = CONFIG, beam: BeamConfig = BEAM) -> Path:
-    dump_run(world / "dataset", [dump_source(world / "teacher", beam=asdict(beam))], out, config)
+    dump_run(world / "dataset", [TeacherSource(world / "teacher", beam)], out, config)
     return out
 
 
 def recomputed(world: Path, dump: Path) -> dict[str, Any]:
-    found = verify_recomputing(dump, world / "dataset", [world / "teacher"], num_shards=2, seed=1, device="cpu")
+    source = TeacherSource(world / "teacher", beam_of_dump(dump))
+    found = verify_run(dump, world / "dataset", [source], num_shards=2, seed=1, device="cpu")
     figures: dict[str, Any] = found["recomputed"]
     return figures
 

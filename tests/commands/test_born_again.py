@@ -15,18 +15,18 @@ import cli
 from pipeline.corpus.dataset.dataset_store import load_dataset
 from pipeline.corpus.text.word_budget import budget, from_json
 from pipeline.dumping.dump_config import DumpConfig
-from pipeline.dumping.dump_source import dump_run, plan_run
+from pipeline.dumping.dump_source import dump_run, plan_run, verify_run
 from pipeline.dumping.grouped_by_length import MOST_PADDING, GroupedByLength, _groups
 from pipeline.runtime.run_directory import open_run
 from storage.dump.reader import DumpReader
 from storage.ragged import Ragged
 from student.model import Student
-from student.student_commands import StudentSource, verify_recomputing
+from student.student_commands import StudentSource
 from student.student_config import StudentConfig, StudentTrainConfig
 from student.student_run import load_student
 from student.train_student import train_student
-from teacher.teacher_commands import dump_source
-from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
+from teacher.teacher_commands import TeacherSource
+from teacher.teacher_config import BeamConfig, TeacherConfig, TeacherTrainConfig
 from teacher.train_teacher import train_teacher
 from tests.processes import edit_run, kill_when, metrics, start_cli, store_digest
 
@@ -106,7 +106,7 @@ def test_a_student_that_starts_as_its_teacher_has_nothing_to_learn(small_world, 
 
 
 def test_a_recomputed_students_dump_is_identical_and_its_planned_size_is_right(small_world, student, dump):
-    found = verify_recomputing(dump, small_world / "dataset", [student], num_shards=3, seed=1, device="cpu")
+    found = verify_run(dump, small_world / "dataset", [StudentSource(student)], num_shards=3, seed=1, device="cpu")
     assert found["recomputed"]["is_identical"]
     planned = plan_run(small_world / "dataset", [StudentSource(student)], None, CONFIG, (1,))
     assert planned["size_bytes"] == DumpReader(dump).summary.size_bytes
@@ -130,7 +130,7 @@ def invoked(*arguments: object) -> str:
             ["--condition", "none"],
             "--condition is none, expected tree or beam because this is a teacher's run",
         ),
-        ("student", ["--beam", 4], "is a student, but only a teacher takes --beam"),
+        ("student", ["--beam", 4], "--beam: sizes of a beam search, expected only with an RNNG teacher"),
     ],
 )
 def test_a_condition_that_the_run_cannot_have_is_refused(small_world, student, tmp_path, kind, options, expected):
@@ -200,7 +200,7 @@ def test_a_student_counts_the_words_of_its_dump_and_a_parser_only_if_its_teacher
     sizes, training = TeacherConfig(embed_dim=8, hidden_dim=8), TeacherTrainConfig(**SHORT, max_steps=1)
     train_teacher(data, tmp_path / "teacher", sizes, training)
     given_trees = dataclasses.replace(CONFIG, condition="tree")
-    dump_run(data, [dump_source(tmp_path / "teacher", beam={})], tmp_path / "dump", given_trees)
+    dump_run(data, [TeacherSource(tmp_path / "teacher", BeamConfig())], tmp_path / "dump", given_trees)
     train_student(data, tmp_path / "dump", tmp_path / "distilled", SIZES, once)
     train_student(small_world / "dataset", dump, tmp_path / "born-again", SIZES, once)
     num_words = load_dataset(data).split("train").num_words.sum()

@@ -255,7 +255,7 @@ def test_a_model_that_sees_later_words_and_the_options_of_an_rnng_are_refused(
     folder = folder_with(BertLMHeadModel(config), foreign, tmp_path / "bert")
     dumping = ["dump-teacher", "--data", adopted, "--out", tmp_path / "dump", *OPTIONS, "--teacher"]
     assert "depend on later words" in refused(*dumping, folder)
-    assert "--beam are for an RNNG teacher" in refused(*dumping, foreign, "--beam", 4)
+    assert "expected only with an RNNG teacher" in refused(*dumping, foreign, "--beam", 4)
     assert "expected none because this is a folder in Hugging Face's format" in refused(
         *dumping, foreign, "--condition", "tree"
     )

@@ -9,14 +9,14 @@ from pipeline.evaluation.compare.run_records import read_runs
 from pipeline.evaluation.evaluation_config import SurprisalConfig
 from pipeline.evaluation.minimal_pairs import read_minimal_pairs
 from pipeline.evaluation.results import read_results
-from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
+from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_split, evaluate_surprisal
 from storage.errors import RunError
 from storage.fingerprints import sha256_file
-from student.student_commands import evaluate_perplexity, open_scorer
+from student.student_commands import open_scorer, score_split
 from student.student_config import StudentTrainConfig
 from student.train_student import train_student
-from teacher.teacher_commands import evaluate_perplexity as evaluate_perplexity_of_teacher
 from teacher.teacher_commands import open_scorer as open_scorer_of_teacher
+from teacher.teacher_commands import score_split as score_split_of_teacher
 from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
 from teacher.train_teacher import train_teacher
 from tests.processes import metrics, refused
@@ -67,7 +67,8 @@ def test_each_checkpoint_of_a_student_has_its_own_results(small_world, student, 
     text.write_text("the dog sees the cat\n")
     for which in ("words_1k", "best", "words_2k"):
         options = {"device": "cpu", "checkpoint": which, "beam": {}}
-        evaluate_perplexity(student, data, split="dev", truth=None, marginal=False, **options)
+        with score_split(student, data, split="dev", marginal=False, **options) as scored:
+            evaluate_split(scored)
         with open_scorer(student, **options) as model:
             evaluate_minimal_pairs(model, read_minimal_pairs(pairs), "pairs", prefix="none", eos=False)
             evaluate_surprisal(model, text, tmp_path / which, SurprisalConfig())
@@ -95,7 +96,8 @@ def test_each_checkpoint_of_a_teacher_has_its_own_results(small_world, pairs, tm
     train_teacher(data, run, sizes, TeacherTrainConfig(**TRAINING | {"max_steps": 8, "word_checkpoints": ("1k",)}))
     for which in ("best", "words_1k"):
         options = {"device": "cpu", "checkpoint": which}
-        evaluate_perplexity_of_teacher(run, data, split="dev", truth=None, marginal=False, beam={}, **options)
+        with score_split_of_teacher(run, data, split="dev", marginal=False, beam={}, **options) as scored:
+            evaluate_split(scored)
         with open_scorer_of_teacher(run, beam={"beam": 3, "word_beam": 2}, **options) as model:
             evaluate_minimal_pairs(model, read_minimal_pairs(pairs), "pairs", prefix="none", eos=False)
     results = read_results(run)

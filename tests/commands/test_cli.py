@@ -89,7 +89,7 @@ def test_the_command_line_overrides_the_toml(tmp_path):
     options = tmp_path / "options.toml"
     options.write_text("embed-dim = 0\n")
     arguments = ["train-teacher", "--data", tmp_path / "nowhere", "--out", tmp_path / "out", "--config", options]
-    assert "embed_dim is 0" in refused(*arguments)
+    assert "embed-dim is 0" in refused(*arguments)
     assert "nowhere" in refused(*arguments, "--embed-dim", 8)
 
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pipeline.corpus.dataset.build import build_dataset
 from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
 from pipeline.dumping.dump_config import DumpConfig
-from pipeline.dumping.dump_source import dump_run, plan_run
+from pipeline.dumping.dump_source import dump_run, plan_run, verify_run
 from pipeline.dumping.next_token import gold_log_probs
 from pipeline.evaluation.compare.run_records import read_runs
 from pipeline.report.dump_section import dumps_of, dumps_section
@@ -29,7 +29,7 @@ from student.export import export
 from student.student_config import StudentTrainConfig
 from student.train_student import train_student
 from teacher.beam import BeamTeacher
-from teacher.teacher_commands import dump_source, verify_recomputing
+from teacher.teacher_commands import TeacherSource, beam_of_dump
 from teacher.teacher_config import BeamConfig, TeacherConfig, TeacherTrainConfig
 from teacher.train_teacher import TeacherTask, load_teacher, train_teacher
 from tests.processes import edit_run, kill_when, start_cli, store_digest
@@ -53,8 +53,8 @@ def folder(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sources(folder: Path, folds: Sequence[int] = (1, 2, 3), **beam: int) -> list[Any]:
-    return [dump_source(folder / f"fold{fold}", beam=beam) for fold in folds]
+def sources(folder: Path, folds: Sequence[int] = (1, 2, 3), beam: BeamConfig = BEAM) -> list[TeacherSource]:
+    return [TeacherSource(folder / f"fold{fold}", beam) for fold in folds]
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +89,9 @@ def test_the_rows_of_a_sentence_come_from_the_teacher_that_left_its_fold_out(
     if condition == "beam":
         dump = tmp_path / "dump"
         config = replace(CONFIG, condition="beam", batch_tokens=1000)
-        dump_run(folder / "dataset", sources(folder, **asdict(BEAM)), dump, config)
-        runs = [folder / f"fold{fold}" for fold in (1, 2, 3)]
-        checked = verify_recomputing(dump, folder / "dataset", runs, num_shards=1, seed=1, device="cpu")
+        dump_run(folder / "dataset", sources(folder), dump, config)
+        again = sources(folder, beam=beam_of_dump(dump))
+        checked = verify_run(dump, folder / "dataset", again, num_shards=1, seed=1, device="cpu")
         assert checked["recomputed"]["is_identical"]
     train, reader = dataset.split("train"), DumpReader(dump)
     assert reader.schema.layout.num_shards > 1
@@ -127,8 +127,8 @@ def test_recomputed_rows_are_identical_and_the_plan_knows_the_size(folder, dump,
     if options:
         dump = tmp_path / "dump"
         dump_run(folder / "dataset", sources(folder), dump, config)
-    runs = [folder / f"fold{fold}" for fold in (2, 3, 1)]
-    found = verify_recomputing(dump, folder / "dataset", runs, num_shards=9, seed=1, device="cpu")["recomputed"]
+    again = sources(folder, (2, 3, 1))
+    found = verify_run(dump, folder / "dataset", again, num_shards=9, seed=1, device="cpu")["recomputed"]
     assert found["is_identical"]
     assert found["num_positions"] == DumpReader(dump).schema.num_positions
     if not options:
@@ -138,7 +138,8 @@ def test_recomputed_rows_are_identical_and_the_plan_knows_the_size(folder, dump,
 
 def test_verify_refuses_runs_that_the_dump_was_not_made_from(folder, dump, tmp_path):
     def verify(dump: Path, *runs: Path) -> None:
-        verify_recomputing(dump, folder / "dataset", runs, num_shards=1, seed=1, device="cpu")
+        given = [TeacherSource(run, BEAM) for run in runs]
+        verify_run(dump, folder / "dataset", given, num_shards=1, seed=1, device="cpu")
 
     whole = tmp_path / "whole"
     dump_run(folder / "dataset", sources(folder, (0,)), whole, CONFIG)

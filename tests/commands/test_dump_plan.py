@@ -18,7 +18,8 @@ from pipeline.dumping.dump_plan import plan_dump
 from pipeline.dumping.dump_source import dump_run, plan_run
 from storage.dump.reader import DumpReader
 from storage.ragged import Ragged
-from teacher.teacher_commands import dump_source
+from teacher.teacher_commands import TeacherSource
+from teacher.teacher_config import BeamConfig
 from teacher.train_teacher import load_teacher
 from tests.processes import store_digest
 
@@ -32,11 +33,11 @@ EXACT: dict[str, dict[str, Any]] = {
 
 
 def planned(world: Path, config: DumpConfig, processes: tuple[int, ...] = (1, 2, 4, 8)) -> dict[str, Any]:
-    return plan_run(world / "dataset", [dump_source(world / "teacher", beam={})], None, config, processes)
+    return plan_run(world / "dataset", [TeacherSource(world / "teacher", BeamConfig())], None, config, processes)
 
 
 def dumped(world: Path, out: Path, config: DumpConfig) -> DumpReader:
-    dump_run(world / "dataset", [dump_source(world / "teacher", beam={})], out, config)
+    dump_run(world / "dataset", [TeacherSource(world / "teacher", BeamConfig())], out, config)
     return DumpReader(out)
 
 
@@ -80,7 +81,8 @@ def test_the_process_with_the_most_shards_determines_the_hours(small_world):
 def test_a_slow_disk_makes_the_planned_hours_longer(small_world, tmp_path, monkeypatch):
     import pipeline.dumping.dump_plan as module
 
-    config, sources = DumpConfig(device="cpu", shard_positions=1024), [dump_source(small_world / "teacher", beam={})]
+    config = DumpConfig(device="cpu", shard_positions=1024)
+    sources = [TeacherSource(small_world / "teacher", BeamConfig())]
     monkeypatch.setattr(module, "write_rate", lambda out: 1000.0 if out == tmp_path else 1e12)
     plan = plan_run(small_world / "dataset", sources, tmp_path, config, (1, 8))
     seconds = plan["size_bytes"] / 1000

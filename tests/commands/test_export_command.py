@@ -23,14 +23,14 @@ from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.evaluation.evaluation_config import SurprisalConfig
 from pipeline.evaluation.minimal_pairs import read_minimal_pairs
 from pipeline.evaluation.results import read_results
-from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_surprisal
+from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, evaluate_split, evaluate_surprisal
 from pipeline.runtime.run_directory import checkpoint_names, open_run
 from pipeline.runtime.run_history import add_end, hold
 from storage.errors import FingerprintMismatchError, RunError, StoreError
 from storage.fingerprints import sha256_file
 from student.export import export, tokenizer_files
 from student.model import Student
-from student.student_commands import evaluate_perplexity, open_scorer
+from student.student_commands import open_scorer, score_split
 from student.student_config import StudentTrainConfig
 from student.student_run import load_student, num_trained_positions
 from student.train_student import train_student
@@ -326,7 +326,8 @@ def test_the_model_card_shows_only_results_of_these_weights(small_world: Path, r
     truth = small_world / "corpus"
     for which in ("best", "words_1k"):
         options = {"truth": truth, "device": "cpu", "checkpoint": which, "marginal": False, "beam": {}}
-        evaluate_perplexity(copy, small_world / "dataset", split="dev", **options)
+        with score_split(copy, small_world / "dataset", split="dev", **options) as scored:
+            evaluate_split(scored)
     pairs = read_minimal_pairs(small_world / "corpus/minimal_pairs")
     with open_scorer(copy, device="cpu", checkpoint="best", beam={}) as model:
         evaluate_minimal_pairs(model, pairs, "minimal_pairs", prefix="none", eos=False)

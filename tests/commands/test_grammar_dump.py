@@ -90,7 +90,7 @@ def test_what_is_not_of_a_sample_corpus_is_refused_in_one_line(small_world, tmp_
     dumping = ["dump-teacher", "--out", tmp_path / "dump"]
     for more, expected in (
         (["--condition", "tree"], "corpus: --condition is tree, expected exact because this is a sample corpus"),
-        (["--beam", 3], "is a sample corpus, but --beam are for an RNNG teacher; leave them out"),
+        (["--beam", 3], "--beam: sizes of a beam search, expected only with an RNNG teacher; give an RNNG teacher, or"),
     ):
         assert expected in refused(*dumping, "--data", data, "--teacher", corpus, *more)
     texts = {"train": "The dog sleeps.\n", "dev": "The dog sleeps.\nThe dogs sleeps.\n"}

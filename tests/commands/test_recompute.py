@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import cli
 from pipeline.dumping.dump_config import DumpConfig
-from pipeline.dumping.dump_source import dump_run
+from pipeline.dumping.dump_source import dump_run, verify_run
 from storage.dump.dump_statistics import summarise
 from storage.dump.manifest import Manifest
 from storage.dump.positions import Positions
@@ -21,7 +21,8 @@ from storage.dump.reader import DumpReader, verify_dump
 from storage.dump.writer import DumpWriter
 from storage.errors import CorruptStoreError, FingerprintMismatchError, StoreError
 from storage.locations import open_folder
-from teacher.teacher_commands import dump_source, verify_recomputing
+from teacher.teacher_commands import TeacherSource
+from teacher.teacher_config import BeamConfig
 from tests.processes import start_cli
 
 OPTIONS: dict[str, Any] = {"k": 16, "temperatures": (1.0, 2.0), "shard_positions": 2048, "device": "cpu"}
@@ -37,13 +38,15 @@ OTHERS = {
 @pytest.fixture(scope="module")
 def dump(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("recompute") / "dump"
-    dump_run(small_world / "dataset", [dump_source(small_world / "teacher", beam={})], out, DumpConfig(**OPTIONS))
+    sources = [TeacherSource(small_world / "teacher", BeamConfig())]
+    dump_run(small_world / "dataset", sources, out, DumpConfig(**OPTIONS))
     return out
 
 
 def recomputed(world: Path, dump: Path, **changes: Any) -> dict[str, Any]:
-    options = {"data": world / "dataset", "runs": [world / "teacher"], "num_shards": 100, "seed": 1, "device": "cpu"}
-    summary = verify_recomputing(dump, **{**options, **changes})
+    sources = [TeacherSource(world / "teacher", BeamConfig())]
+    options = {"data": world / "dataset", "sources": sources, "num_shards": 100, "seed": 1, "device": "cpu"}
+    summary = verify_run(dump, **{**options, **changes})
     assert summary["verified"]
     found: dict[str, Any] = summary["recomputed"]
     return found
@@ -75,7 +78,7 @@ def moved(dump: Path, name: str, row: int, by: float) -> np.ndarray:
 def test_a_correct_dump_is_byte_identical_when_recomputed(small_world, tmp_path, options):
     out = tmp_path / "dump"
     config = DumpConfig(**OPTIONS | OTHERS[options])
-    dump_run(small_world / "dataset", [dump_source(small_world / "teacher", beam={})], out, config)
+    dump_run(small_world / "dataset", [TeacherSource(small_world / "teacher", BeamConfig())], out, config)
     schema = DumpReader(out).schema
     assert recomputed(small_world, out) == {
         "shards": list(range(schema.layout.num_shards)),
@@ -167,7 +170,7 @@ def test_another_teacher_or_dataset_is_refused_before_shards_are_read(small_worl
     with pytest.raises(
         FingerprintMismatchError, match=rf"teacher of the dump is {expected}, but [0-9a-f]{{12}} was given\."
     ):
-        recomputed(small_world, dump, runs=[tmp_path / "teacher"])
+        recomputed(small_world, dump, sources=[TeacherSource(tmp_path / "teacher", BeamConfig())])
     other = forged(dump, tmp_path / "other")
     manifest = Manifest.read(open_folder(other))
     wrong = replace(

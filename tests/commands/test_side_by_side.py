@@ -13,7 +13,8 @@ from pipeline.dumping.dump_source import dump_run
 from storage.dump.reader import verify_dump
 from student.student_config import StudentTrainConfig
 from student.train_student import train_student
-from teacher.teacher_commands import dump_source
+from teacher.teacher_commands import TeacherSource
+from teacher.teacher_config import BeamConfig
 from tests.processes import metrics, start_cli, wait_until
 
 pytestmark = pytest.mark.processes
@@ -30,7 +31,7 @@ OPTIONS = {
 def dump(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("side-by-side") / "dump"
     config = DumpConfig(k=16, shard_positions=2048, device="cpu")
-    dump_run(small_world / "dataset", [dump_source(small_world / "teacher", beam={})], out, config)
+    dump_run(small_world / "dataset", [TeacherSource(small_world / "teacher", BeamConfig())], out, config)
     return out
 
 

@@ -18,7 +18,8 @@ from pipeline.dumping.dump_source import dump_run
 from pipeline.runtime.checkpoint import state_path
 from student.student_config import StudentTrainConfig
 from student.train_student import train_student
-from teacher.teacher_commands import dump_source
+from teacher.teacher_commands import TeacherSource
+from teacher.teacher_config import BeamConfig
 from tests.processes import ROOT, metrics, store_digest
 
 pytestmark = [pytest.mark.processes, pytest.mark.faults]
@@ -52,7 +53,7 @@ def dump_arguments(world: Path, out: object) -> list[object]:
 
 def digest_of_one_process(world: Path, folder: Path) -> str:
     config = DumpConfig(k=16, temperatures=(1.0, 2.0), shard_positions=384, batch_tokens=512, device="cpu")
-    dump_run(world / "dataset", [dump_source(world / "teacher", beam={})], folder / "alone", config)
+    dump_run(world / "dataset", [TeacherSource(world / "teacher", BeamConfig())], folder / "alone", config)
     return store_digest(folder / "alone")
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.evaluation.minimal_pairs import MinimalPairFigures, PairCounts
+from pipeline.evaluation.minimal_pairs import MinimalPairFigures, PairCounts, ParadigmCounts
 from pipeline.evaluation.perplexity import FLOOR, GIVEN_TREE, JOINT, UNCONDITIONAL, PerplexityFigure
 from pipeline.evaluation.results import MINIMAL_PAIRS, PERPLEXITY, SYNTAXGYM, Result, write_result, write_rows
-from pipeline.evaluation.syntaxgym import ItemCounts, SuiteFigures, SyntaxGymFigures
+from pipeline.evaluation.syntaxgym import SuiteFigures, SyntaxGymFigures
 
 SIZES = {"dev": (1000, 11_803, 9_412, 52_113), "test": (1000, 11_790, 9_377, 51_984)}
 """Sentences, tokens, words and bytes of the made-up splits."""
@@ -146,8 +146,10 @@ def add_suites(run: Path, right: Mapping[str, tuple[str, int, int]]) -> None:
                 circuit=circuit,
                 metric="sum",
                 sha256="5" * 64,
-                items=ItemCounts(num_items=number, num_right=num_right, num_ties=1),
-                predictions=(),
+                num_items=number,
+                num_right=num_right,
+                num_ties=1,
+                by_prediction=(),
                 num_tokens=100,
                 num_tokens_over_two_regions=0,
             )
@@ -162,9 +164,11 @@ def add_suites(run: Path, right: Mapping[str, tuple[str, int, int]]) -> None:
 def add_pairs(run: Path, level: float, paradigms: Mapping[str, str] = PARADIGMS, **changes: Any) -> None:
     noise = np.random.default_rng(int(level * 1000))
 
-    def counts(num_pairs: int, share: float, ties: int) -> PairCounts:
+    def counts(term: str, num_pairs: int, share: float, ties: int) -> ParadigmCounts:
         right = min(num_pairs - ties, round(num_pairs * share))
-        return PairCounts(
+        return ParadigmCounts(
+            linguistics_term=term,
+            field="syntax",
             num_pairs=num_pairs,
             num_right=right,
             num_ties=ties,
@@ -173,8 +177,10 @@ def add_pairs(run: Path, level: float, paradigms: Mapping[str, str] = PARADIGMS,
         )
 
     by_paradigm = {
-        name: counts(500, float(np.clip(level + 0.12 * noise.standard_normal(), 0.2, 1)), 60 if "npi" in name else 0)
-        for name in paradigms
+        name: counts(
+            term, 500, float(np.clip(level + 0.12 * noise.standard_normal(), 0.2, 1)), 60 if "npi" in name else 0
+        )
+        for name, term in paradigms.items()
     }
     by_term: dict[str, PairCounts] = {}
     for term in set(paradigms.values()):
@@ -185,8 +191,6 @@ def add_pairs(run: Path, level: float, paradigms: Mapping[str, str] = PARADIGMS,
         by_paradigm=by_paradigm,
         by_term=by_term,
         by_field={"syntax": added(list(by_paradigm.values()))},
-        terms=paradigms,
-        fields=dict.fromkeys(paradigms, "syntax"),
         num_identical=3,
     )
     command = f"cli.py evaluate minimal-pairs {run.name} sample/minimal_pairs"
@@ -195,7 +199,7 @@ def add_pairs(run: Path, level: float, paradigms: Mapping[str, str] = PARADIGMS,
     write_result(run, "minimal_pairs-sample", result)
 
 
-def added(counts: list[PairCounts]) -> PairCounts:
+def added(counts: Sequence[PairCounts]) -> PairCounts:
     return PairCounts(
         num_pairs=sum(c.num_pairs for c in counts),
         num_right=sum(c.num_right for c in counts),

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args, get_type_hints
 
 from pipeline.corpus.text.text_files import OnError
-from pipeline.runtime.options import flag
-from storage.errors import ConfigError
+from pipeline.runtime.options import flag, refuse, too_small
 
 Trees: TypeAlias = Literal["given", "right", "shuffled"]
 UnseenLabels: TypeAlias = Literal["drop", "map", "refuse"]
@@ -65,9 +64,8 @@ class BuildConfig:
     """Number of worker processes. 0: one per core. The dataset is the same for any number."""
 
     def __post_init__(self) -> None:
-        problems = [*self._value_problems(), *self._split_problems()]
-        if problems:
-            raise ConfigError("build-dataset: " + "; ".join(problems))
+        problems = too_small(self, 0, "seed", "min_words", "max_words", "max_tokens", "workers")
+        refuse("build-dataset", [*problems, *self._value_problems(), *self._split_problems()])
 
     def _value_problems(self) -> Iterator[str]:
         hints = get_type_hints(type(self))
@@ -75,9 +73,6 @@ class BuildConfig:
             allowed = get_args(hints[name])
             if getattr(self, name) not in allowed:
                 yield f"{flag(name)} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}"
-        for name in ("seed", "min_words", "max_words", "max_tokens", "workers"):
-            if (value := getattr(self, name)) < 0:
-                yield f"{flag(name)} is {value}, expected at least 0"
         if self.folds != 0 and not 2 <= self.folds <= MAX_FOLDS:
             yield f"--folds is {self.folds}, expected 2 to {MAX_FOLDS}, or 0 for no folds"
         if self.max_words and self.min_words > self.max_words:

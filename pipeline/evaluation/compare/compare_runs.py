@@ -184,11 +184,6 @@ def _benchmark_as_json(found: BenchmarkComparison) -> dict[str, Any]:
     return {
         "kind": found.kind,
         "benchmark": asdict(found.benchmark),
-        "figures": {name: _mean_as_json(mean) for name, mean in found.figures.items()},
+        "figures": {name: asdict(mean) for name, mean in found.figures.items()},
         "pairs": [pair_as_json(pair) for pair in found.pairs],
     }
-
-
-def _mean_as_json(mean: SeedMean) -> dict[str, Any]:
-    interval = None if mean.interval is None else [mean.interval.low, mean.interval.high]
-    return asdict(mean) | {"interval": interval}

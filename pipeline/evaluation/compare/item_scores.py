@@ -188,12 +188,15 @@ def outcomes(result: PairResult | SuiteResult) -> ItemScores:
     categories: Mapping[str, Mapping[str, str]] = {}
     if isinstance(result, PairResult):
         items = [(row.paradigm, row.pair, row.good > row.bad) for row in result.pairs()]
-        expected = {name: (counts.num_pairs, counts.num_right) for name, counts in result.figures.by_paradigm.items()}
-        categories = {"term": result.figures.terms, "field": result.figures.fields}
+        paradigms = result.figures.by_paradigm
+        expected = {name: (counts.num_pairs, counts.num_right) for name, counts in paradigms.items()}
+        categories = {
+            "term": {name: counts.linguistics_term for name, counts in paradigms.items()},
+            "field": {name: counts.field for name, counts in paradigms.items()},
+        }
     else:
         items = list(result.items())
-        of_suites = {name: suite.items for name, suite in result.figures.by_suite.items()}
-        expected = {name: (counts.num_items, counts.num_right) for name, counts in of_suites.items()}
+        expected = {name: (suite.num_items, suite.num_right) for name, suite in result.figures.by_suite.items()}
     groups = tuple(sorted({group for group, _, _ in items}))
     index = {group: i for i, group in enumerate(groups)}
     group_of_item = np.array([index[group] for group, _, _ in items], np.int64)

@@ -7,7 +7,7 @@ what is missing, and the report shows the list.
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,11 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunRecord:
-    """A run directory."""
+class RunRecord(RunInfo):
+    """A run: the content of its ``run.json``, its metrics and its results."""
 
-    path: Path
     name: str
     """Name of the directory. If two runs share it, the names of all runs include the folders above."""
-    kind: str
-    """``student`` or ``teacher``."""
-    configuration: Mapping[str, Any]
-    fingerprints: Mapping[str, Any]
-    versions: Mapping[str, Any]
-    command: str
-    dump: Mapping[str, Any] | None
-    """Summary of the dump that a student learned from."""
     train: Sequence[Row]
     """Rows of ``metrics.jsonl`` for the training split, in order."""
     dev: Sequence[Row]
@@ -167,14 +158,8 @@ def _record(
         missing.append("no minimal pairs: run evaluate minimal-pairs")
     events = read_history(path) if (path / HISTORY).is_file() else []
     return RunRecord(
-        path=path,
+        **{each.name: getattr(described, each.name) for each in fields(described)},
         name=name,
-        kind=described.kind,
-        configuration=described.configuration,
-        fingerprints=described.fingerprints,
-        versions=described.versions,
-        command=described.command,
-        dump=described.dump,
         train=train,
         dev=dev,
         results=results,

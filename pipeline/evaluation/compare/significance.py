@@ -26,7 +26,7 @@ differences of a benchmark are one family of tests, and each table is another.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any, Final, Literal
 
@@ -88,11 +88,7 @@ class Difference:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object."""
-        return {name: getattr(self, name) for name in self.__slots__} | {
-            "difference": self.difference,
-            "interval": None if self.interval is None else [self.interval.low, self.interval.high],
-            "over_seeds": self.over_seeds.to_json(),
-        }
+        return asdict(self) | {"difference": self.difference}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -51,7 +51,7 @@ class ParadigmsOfBoth:
                     "teacher": each.first,
                     "student": each.second,
                     "difference": each.difference,
-                    "interval": None if each.interval is None else [each.interval.low, each.interval.high],
+                    "interval": each.interval,
                     "num_pairs": each.num_units,
                     "p_value": each.p_value,
                     "adjusted_p_value": each.adjusted_p_value,
@@ -115,18 +115,13 @@ def evaluate_mixture(
     is_fitted, halves = halves_of(split)
     ((student_distribution, of_student),) = student.log_probs.items()
     check_log_probs(of_student, split)
-    by_distribution = {}
+    by_distribution = []
     for distribution in NEXT_TOKEN:
         if distribution in teacher.log_probs:
             of_teacher = teacher.log_probs[distribution]
             check_log_probs(of_teacher, split)
-            by_distribution[distribution] = mixture_figure(
-                of_teacher,
-                of_student,
-                is_fitted,
-                distribution=distribution,
-                student_distribution=student_distribution,
-            )
+            names = {"distribution": distribution, "student_distribution": student_distribution}
+            by_distribution.append(mixture_figure(of_teacher, of_student, is_fitted, **names))
     figures = MixtureFigures(teacher=str(teacher.files.path), halves=halves, by_distribution=by_distribution)
     settings = {**teacher.settings, **{f"student_{name}": value for name, value in student.settings.items()}}
     fingerprints = {"split": split.sha256, "text": split.text_sha256, "teacher": teacher.files.weights_sha256}

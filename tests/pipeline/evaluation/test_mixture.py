@@ -1,7 +1,7 @@
 """Tests of mixtures: the weight is the most probable one, the gain is measured elsewhere, and its interval covers."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from pipeline.evaluation.mixture import (
 )
 from pipeline.evaluation.perplexity import GIVEN_TREE, MARGINAL, UNCONDITIONAL
 from storage.errors import InputError
+from storage.json_files import convert
 from storage.ragged import Ragged
 from tests.pipeline.evaluation.test_perplexity import make_split
 
@@ -161,9 +162,9 @@ def test_too_few_sentences_are_refused(num_sentences: int) -> None:
 
 
 def test_figures_survive_a_round_trip_and_their_sentence_has_three_digits() -> None:
-    by_distribution = {MARGINAL: FIGURE, GIVEN_TREE: replace(FIGURE, distribution=GIVEN_TREE)}
+    by_distribution = [FIGURE, replace(FIGURE, distribution=GIVEN_TREE)]
     figures = MixtureFigures(teacher="runs/teacher", halves="documents", by_distribution=by_distribution)
-    assert MixtureFigures.from_json(figures.to_json(), where="file") == figures
+    assert convert(figures.to_json(), MixtureFigures, where="file", remedy="") == figures
     expected = "The mixture gains 0.031 nats per position (0.022 to 0.040): the teacher knows something the student"
     assert figures.first.conclusion.startswith(expected)
 
@@ -180,4 +181,4 @@ def test_figures_survive_a_round_trip_and_their_sentence_has_three_digits() -> N
 )
 def test_damaged_figures_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=f"file: {message}"):
-        MixtureFigure.from_json(FIGURE.to_json() | changes, where="file")
+        convert(asdict(FIGURE) | changes, MixtureFigure, where="file", remedy="")

@@ -21,6 +21,7 @@ from pipeline.evaluation.perplexity import (
     perplexity_figure,
 )
 from storage.errors import InputError, RunError
+from storage.json_files import convert
 from storage.ragged import Ragged
 
 
@@ -105,7 +106,7 @@ def test_json_keeps_every_sum_and_names_every_normaliser(
     names = ("num_sentences", "num_tokens", "num_words", "num_bytes")
     written = figure(nats=nats, nats_eos=eos, **dict(zip(names, counts, strict=True)))
     text = json.dumps(written.to_json(), allow_nan=False)
-    assert PerplexityFigure.from_json(json.loads(text), where="file") == written
+    assert convert(json.loads(text), PerplexityFigure, where="file", remedy="") == written
     assert json.loads(text)["per_word"]["is"].startswith("exp(nats / (num_words + num_sentences))")
 
 
@@ -127,7 +128,7 @@ def test_missing_sums_in_a_file_are_named() -> None:
     value = figure().to_json()
     del value["num_bytes"]
     with pytest.raises(InputError, match=r"dev\.json: object missing required field num_bytes"):
-        PerplexityFigure.from_json(value, where="dev.json")
+        convert(value, PerplexityFigure, where="dev.json", remedy="")
 
 
 def test_divergences_from_the_truth_are_means_per_position_with_and_without_eos() -> None:
@@ -140,7 +141,7 @@ def test_divergences_from_the_truth_are_means_per_position_with_and_without_eos(
     assert found.kl_per_position_without_eos == 2.0 / 4
     value = found.to_json()
     assert value["kl_per_position"]["value"] == 2.125 / 6
-    assert PerplexityFigure.from_json(value, where="dev.json") == found
+    assert convert(value, PerplexityFigure, where="dev.json", remedy="") == found
     assert "kl_per_position" not in figure().to_json()
     divergences.values[4] = np.inf
     with pytest.raises(RunError, match="sentence 2: the model gives a divergence from the truth that is not finite"):

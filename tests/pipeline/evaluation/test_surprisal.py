@@ -23,6 +23,7 @@ from pipeline.evaluation.stimuli import Stimulus
 from pipeline.evaluation.surprisal import COLUMNS, SurprisalFigure, corrected_bits, rows_of_sentence, write_surprisals
 from pipeline.evaluation.words import begins_word, spaced_words, words_of_tokens
 from storage.errors import ConfigError, InputError, RunError
+from storage.json_files import convert
 from tests.pipeline.evaluation.test_scorer import Bigrams
 
 TOKENIZER = Tokenizer.train(["the cat sleeps.", 'a dog barks, "the dog" don\'t'] * 3, 300)
@@ -361,10 +362,10 @@ def test_a_certain_token_has_the_surprisal_zero_and_not_minus_zero(tmp_path: Pat
 
 def test_figures_are_read_back_and_damaged_ones_refused(tmp_path: Path) -> None:
     _, figure, _ = written(tmp_path, "the cat\n")
-    assert SurprisalFigure.from_json(json.loads(json.dumps(figure.to_json())), where="file") == figure
+    assert convert(json.loads(json.dumps(figure.to_json())), SurprisalFigure, where="file", remedy="") == figure
     with pytest.raises(InputError, match="file: bits: expected float, found null"):
-        SurprisalFigure.from_json(figure.to_json() | {"bits": None}, where="file")
+        convert(figure.to_json() | {"bits": None}, SurprisalFigure, where="file", remedy="")
     with pytest.raises(InputError, match="file: word_unit: invalid enum value 'line'"):
-        SurprisalFigure.from_json(figure.to_json() | {"word_unit": "line"}, where="file")
+        convert(figure.to_json() | {"word_unit": "line"}, SurprisalFigure, where="file", remedy="")
     with pytest.raises(InputError, match="num_words is 0, expected at least 1"):
-        SurprisalFigure.from_json(figure.to_json() | {"num_words": 0}, where="file")
+        convert(figure.to_json() | {"num_words": 0}, SurprisalFigure, where="file", remedy="")

@@ -16,6 +16,7 @@ from pipeline.evaluation.scorer import Sentences
 from pipeline.evaluation.syntaxgym import SyntaxGymFigures, evaluate_suites, regions_of_tokens
 from pipeline.evaluation.syntaxgym_suites import Condition, read_suite, read_suites, suites_sha256
 from storage.errors import InputError, RunError
+from storage.json_files import convert
 
 TOKENIZER = Tokenizer.train(
     ["The author next to the senators is good.", "The authors are good, as is the senator."] * 3, 320
@@ -123,16 +124,16 @@ def test_an_item_is_right_if_all_its_predictions_are_true_and_averages_are_over_
     one, other = figures.by_suite["number_made_up"], figures.by_suite["zz-other"]
     is_right = outcomes[0].predictions[0] > outcomes[1].predictions[0]
     # the two items are each other's mirror: exactly one of them is right
-    assert (one.items.num_items, one.items.num_right, one.items.num_ties) == (2, 1, 0)
-    assert [counts.num_right for _, counts in one.predictions] == [1, 2, 2]
-    assert (other.items.num_items, other.items.num_right) == (1, int(is_right))
+    assert (one.num_items, one.num_right, one.num_ties) == (2, 1, 0)
+    assert [counts.num_right for counts in one.by_prediction] == [1, 2, 2]
+    assert (other.num_items, other.num_right) == (1, int(is_right))
     found = figures.to_json()
     assert found["overall"]["mean_of_suites"] == pytest.approx((0.5 + is_right) / 2)
     interval = wilson_interval(1 + is_right, 3)
     assert interval is not None
-    assert found["overall"]["interval"] == [interval.low, interval.high]
+    assert found["overall"]["interval"] == interval
     assert set(found["by_circuit"]) == {"Agreement", "not known"}
-    assert SyntaxGymFigures.from_json(json.loads(json.dumps(found)), where="file") == figures
+    assert convert(json.loads(json.dumps(found)), SyntaxGymFigures, where="file", remedy="") == figures
     assert suites_sha256(suites) != suites_sha256(suites[:1])
 
 
@@ -208,8 +209,8 @@ def test_a_uniform_model_is_right_only_where_numbers_of_tokens_differ(shared_dat
     for name, one in figures.by_suite.items():
         assert one.num_tokens_over_two_regions == 0, name
     # the region compared is the same word in all conditions: always a tie
-    assert figures.by_suite["npi_src_any"].items.num_ties == figures.by_suite["npi_src_any"].items.num_items
-    assert figures.by_suite["npi_src_any"].items.num_right == 0
+    assert figures.by_suite["npi_src_any"].num_ties == figures.by_suite["npi_src_any"].num_items
+    assert figures.by_suite["npi_src_any"].num_right == 0
     for suite, item in ((s, i) for s in suites for i in s.items):
         for name, one in item.conditions.items():
             outcome = next(o for o in outcomes if (o.suite, o.item) == (suite.name, item.number))

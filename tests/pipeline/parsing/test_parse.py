@@ -439,7 +439,7 @@ def test_blank_and_undecodable_lines_are_counted(tmp_path: Path) -> None:
 
 
 def test_bad_options_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="max_words is 0"):
+    with pytest.raises(ConfigError, match="max-words is 0"):
         ParseConfig(flat=True, max_words=0)
     for model, flat in (("", False), ("parser.pt", True)):
         with pytest.raises(ConfigError, match="parse: give one of --model and --flat"):

@@ -152,7 +152,7 @@ def test_a_missing_or_broken_file_is_one_line(tmp_path):
         (TrainConfig, {"num_epochs": 0, "lr": 0.0}, ["num-epochs is 0", "lr is 0.0"]),
         (StudentTrainConfig, {"alpha": 1.5, "temperature": 0.0}, ["alpha is 1.5", "temperature is 0.0"]),
         (StudentTrainConfig, {"batch_tokens": 0}, ["batch-tokens is 0"]),
-        (TeacherConfig, {"embed_dim": 0, "dropout": 1.0}, ["embed_dim is 0", "dropout is 1.0"]),
+        (TeacherConfig, {"embed_dim": 0, "dropout": 1.0}, ["embed-dim is 0", "dropout is 1.0"]),
         (DumpConfig, {"k": 0, "temperatures": (2.0,)}, ["k is 0", "expected 1 among them"]),
     ],
 )
