@@ -166,8 +166,8 @@ def _check_array(path: Path) -> None:
             f"{', '.join(sorted(_CODECS))}. {_REMEDY}"
         )
     if len(metadata.shape) != len(metadata.chunk_shape):
-        found = f"chunks have {len(metadata.chunk_shape)} dimensions, expected {len(metadata.shape)}"
-        raise _damaged(path, f"array {path.name}: {found}")
+        what = f"chunks have {len(metadata.chunk_shape)} dimensions, expected {len(metadata.shape)}"
+        raise _damaged(path, f"array {path.name}: {what}")
     num_chunks = math.prod(-(-size // chunk) for size, chunk in zip(metadata.shape, metadata.chunk_shape, strict=True))
     found = [name for name in list_files(path) if name != "zarr.json"]
     if len(found) != num_chunks:
