@@ -799,16 +799,17 @@ def verify(path: Place, values: Values) -> None:
     Example: python cli.py verify dump
     Example: python cli.py verify dump --recompute 3 --teacher runs/teacher --data dataset
     """
-    from pipeline.dumping.dump_source import verify_run
-    from pipeline.report.inspection import verify_path
-    from teacher.teacher_commands import beam_of_dump
-
     config = options.build(RecomputeConfig, values)
     if not config.recompute:
+        from pipeline.report.inspection import verify_path
+
         show(verify_path(path))
         return
     if not config.teacher or config.data is None:
         raise click.UsageError("--recompute needs --teacher and --data.")
+    from pipeline.dumping.dump_source import verify_run
+    from teacher.teacher_commands import beam_of_dump
+
     sources = [dump_source(run, beam_of_dump(path)) for run in config.teacher]
     num_shards, seed, device = config.recompute, config.seed, config.device
     show(verify_run(path, config.data, sources, num_shards=num_shards, seed=seed, device=device))
