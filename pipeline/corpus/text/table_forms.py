@@ -74,9 +74,12 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
     """
     for delimiter in "\t|":
         quoted = _head_rows(texts, delimiter, quoted=True, spaced=False)
+        plain = _head_rows(texts, delimiter, quoted=False, spaced=False)
+        if delimiter == "|" and plain and len(plain[0]) == 1:  # bars in the cells of a table with commas
+            continue
         if (columns := _columns(quoted, is_prose=False)) and _shows_quotes(texts, quoted, delimiter):
             return Table(columns, delimiter, quoted=True)
-        if columns := _columns(_head_rows(texts, delimiter, quoted=False, spaced=False), is_prose=False):
+        if columns := _columns(plain, is_prose=False):
             return Table(columns, delimiter, quoted=False)
     for delimiter in ",;":
         rows = _head_rows(texts, delimiter, quoted=True, spaced=False)
