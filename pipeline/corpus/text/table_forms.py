@@ -93,10 +93,10 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
     if suffix in (".csv", ".tsv"):
         delimiter = max(DELIMITERS, key=first.count)
         delimiter = delimiter if delimiter in first else {".csv": ",", ".tsv": "\t"}[suffix]
-        quoted = delimiter in ",;"
-        rows = _head_rows(texts, delimiter, quoted=quoted, spaced=quoted)
+        is_quoted = delimiter in ",;"
+        rows = _head_rows(texts, delimiter, quoted=is_quoted, spaced=is_quoted)
         cells = rows[0] if rows else first.split(delimiter)
-        return Table(tuple(cell.strip().strip('"') for cell in cells), delimiter, quoted=quoted)
+        return Table(tuple(cell.strip().strip('"') for cell in cells), delimiter, quoted=is_quoted)
     rows = _head_rows(texts, ",", quoted=True, spaced=False)
     if first.strip('"') in _COLUMNS_OF_TEXT and all(len(row) == 1 for row in rows) and _shows_quotes(texts, rows, ","):
         return Table((first.strip('"'),), ",", quoted=True)
