@@ -75,8 +75,8 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
     for delimiter in "\t|":
         quoted = _head_rows(texts, delimiter, quoted=True, spaced=False)
         plain = _head_rows(texts, delimiter, quoted=False, spaced=False)
-        if delimiter == "|" and plain and len(plain[0]) == 1:  # bars in the cells of a table with commas
-            continue
+        if delimiter == "|" and plain and len(plain[0]) == 1 and re.search("[,;]", plain[0][0]):
+            continue  # bars in the cells of a table with commas, not a title above a table with bars
         if (columns := _columns(quoted, is_prose=False)) and _shows_quotes(texts, quoted, delimiter):
             return Table(columns, delimiter, quoted=True)
         if columns := _columns(plain, is_prose=False):
