@@ -576,7 +576,9 @@ def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
 @json_option
 @configured_by(MinimalPairConfig, ModelConfig, BeamConfig)
 def minimal_pairs(model: Path, folder: Path, values: Values) -> None:
-    """Measure the accuracy on a folder of minimal pairs in BLiMP's format. Ties are reported and never count as right.
+    """Measure the accuracy on a file or folder of minimal pairs: BLiMP's format, or a table with any names of columns.
+
+    Ties are reported and never count as right.
 
     Accuracies are reported by paradigm, phenomenon and field, with 95 % intervals.
 
@@ -586,9 +588,10 @@ def minimal_pairs(model: Path, folder: Path, values: Values) -> None:
     from pipeline.evaluation.minimal_pairs import pairs_name, read_minimal_pairs
     from pipeline.evaluation.sentence_models import evaluate_minimal_pairs, pairs_as_text
 
-    pairs = read_minimal_pairs(folder)
+    chosen = build(MinimalPairConfig, values)
+    pairs = read_minimal_pairs(folder, chosen.pop("columns"))
     with open_scorer(model, values) as opened:
-        found = evaluate_minimal_pairs(opened, pairs, pairs_name(folder), **build(MinimalPairConfig, values))
+        found = evaluate_minimal_pairs(opened, pairs, pairs_name(folder), **chosen)
     show(found, pairs_as_text(found))
 
 

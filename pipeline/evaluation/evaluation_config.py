@@ -62,6 +62,17 @@ class MinimalPairConfig:
     adopted tokenizers, the space is a token of its own."""
     eos: bool = False
     """Count <eos> as a token of the sentence. Other programs do not count <eos>."""
+    columns: tuple[str, ...] = ("sentence_good", "sentence_bad")
+    """Columns of a table (CSV, TSV), or fields of JSON lines, with the grammatical and the ungrammatical sentence, and
+    if you like a third one with the paradigm: GOOD,BAD or GOOD,BAD,PARADIGM. If a table has no header, give the numbers
+    of the columns, from 1."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.columns) <= 3 or len({*self.columns}) < len(self.columns):
+            found = ",".join(self.columns)
+            raise ConfigError(
+                f"minimal pairs: columns is {found}, expected two or three different names, such as GOOD,BAD,PARADIGM"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,10 +19,11 @@ A second accuracy, ``per_token``, compares means instead of sums: log p divided 
 sentence. But they depend on how the tokenizer divides words.
 
 Files have one JSON object per line, with ``sentence_good`` and ``sentence_bad``. BabyLM's filtered and supplement sets
-have the same format. ``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other keys and blank
-lines are ignored. Text is normalised as in a corpus, with one exception: line ends inside a sentence stay, as in
-BabyLM's pipeline. Some sentences of BabyLM's supplement have line ends. The other tasks of BabyLM's evaluation data
-compare endings or contexts, not sentences. This module refuses files of these tasks and names the task.
+have the same format. A file may also be a table (CSV or TSV), and the caller may give other names of the two columns.
+``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other keys and blank lines are ignored. Text is
+normalised as in a corpus, with one exception: line ends inside a sentence stay, as in BabyLM's pipeline. Some sentences
+of BabyLM's supplement have line ends. The other tasks of BabyLM's evaluation data compare endings or contexts, not
+sentences. This module refuses files of these tasks and names the task.
 
 Warstadt et al. (2020), BLiMP: The Benchmark of Linguistic Minimal Pairs, TACL 8.
 """
@@ -40,7 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
-from pipeline.corpus.text.file_forms import form_of, read_head
+from pipeline.corpus.text.file_forms import check_columns, form_of, read_head, read_records
 from pipeline.corpus.text.text_files import normalise_text, read_lines
 from pipeline.evaluation.intervals_and_p_values import Interval, wilson_interval
 from pipeline.evaluation.scorer import Scorer
@@ -67,7 +68,10 @@ OTHER_TASKS: Final[Mapping[str, frozenset[str]]] = {
 }
 """Task → keys that every line of this task has. The tasks are SyntaxGym, and those of BabyLM without minimal pairs."""
 _REMEDY: Final = "correct or remove the line, or fetch the file again"
-_FORMAT: Final = 'one JSON object per line, {"sentence_good": "...", "sentence_bad": "..."}'
+_FORMAT: Final = 'one JSON object per line, {"sentence_good": "...", "sentence_bad": "..."}, or a table'
+_COLUMNS: Final = "name the columns of your pairs with --columns GOOD,BAD"
+_LINES: Final = (".jsonl", ".jsonl.gz")
+_TABLES: Final = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _LINE_END: Final = re.compile(r"\r\n?|\n")
 
 
@@ -193,10 +197,16 @@ class ScoredPair:
         return asdict(self)
 
 
-def read_minimal_pairs(path: Path) -> list[MinimalPair]:
-    """Return the pairs of a file, or of all ``*.jsonl`` and ``*.jsonl.gz`` files below a folder, ordered by name.
+def read_minimal_pairs(path: Path, columns: Sequence[str] = SENTENCES) -> list[MinimalPair]:
+    """Return the pairs of a file, or of all files below a folder, ordered by name.
 
-    Hidden files and folders are not read.
+    The files of a folder are ``*.jsonl`` and ``*.jsonl.gz``. Only if there are none, they are the tables ``*.csv`` and
+    ``*.tsv``, plain or gzipped. Hidden files and folders are not read.
+
+    Args:
+        path: The file or folder.
+        columns: The fields of an object, or the columns of a table, that hold the grammatical and the ungrammatical
+            sentence. A third one names the paradigm. Numbers, from 1, are columns of a table without a header.
 
     Raises:
         InputError: If there is no such file or no pair, if a file exists both plain and gzipped or in two folders, if a
@@ -204,19 +214,20 @@ def read_minimal_pairs(path: Path) -> list[MinimalPair]:
     """
     files = [path]
     if path.is_dir():
-        below = (Path(name) for name in list_files(path) if name.endswith((".jsonl", ".jsonl.gz")))
-        files = [path / name for name in below if not any(part.startswith((".", "__")) for part in name.parts)]
+        below = [name for name in list_files(path) if not any(p.startswith((".", "__")) for p in Path(name).parts)]
+        of_kinds = ([path / name for name in below if name.endswith(suffixes)] for suffixes in (_LINES, _TABLES))
+        files = next(filter(None, of_kinds), [])
         if not files:
             raise InputError(
-                f"{path}: no .jsonl or .jsonl.gz file in this folder; give a folder with minimal pairs: {_FORMAT}"
+                f"{path}: no .jsonl, .csv or .tsv file in this folder; give a folder with minimal pairs: {_FORMAT}"
             )
-        _refuse_other_tasks(files)
+        _refuse_other_tasks(files, columns)
         _refuse_twice(path, files)
     seen: Counter[str] = Counter()
     pairs: list[MinimalPair] = []
     for file in files:
         num_before = len(pairs)
-        for pair in _pairs_of_file(file):
+        for pair in _pairs_of_file(file, columns):
             pairs.append(replace(pair, number=seen[pair.paradigm]))
             seen[pair.paradigm] += 1
         if len(pairs) == num_before and len(files) > 1:
@@ -325,7 +336,8 @@ def _figures(
 
 
 def _stem(file: Path) -> str:
-    return file.name.removesuffix(".gz").removesuffix(".jsonl")
+    name = file.name.removesuffix(".gz")
+    return next((name.removesuffix(suffix) for suffix in (*_LINES, *_TABLES) if name.endswith(suffix)), name)
 
 
 def _refuse_twice(folder: Path, files: Sequence[Path]) -> None:
@@ -334,19 +346,19 @@ def _refuse_twice(folder: Path, files: Sequence[Path]) -> None:
     for file in files:
         other = found.setdefault(_stem(file), file)
         if other != file and other.parent == file.parent:
-            raise InputError(f"{folder}: {_stem(file)} is there both plain and gzipped; keep one of the two")
+            raise InputError(f"{folder}: both {other.name} and {file.name}, expected one of them; remove one")
         if other != file:
             raise InputError(
                 f"{folder}: {_stem(file)} is in {other.parent} and in {file.parent}; give one of these folders"
             )
 
 
-def _refuse_other_tasks(files: Sequence[Path]) -> None:
+def _refuse_other_tasks(files: Sequence[Path], columns: Sequence[str]) -> None:
     """Refuse a folder if the first line of a file belongs to another task. The error names the folders of pairs."""
     others, folders = [], dict[Path, None]()
     for file in files:
-        for where, value in islice(_objects(file), 1):
-            if found := _other_task(value):
+        for where, value in islice(_objects(file, columns), 1):
+            if found := _other_task(value, columns):
                 others.append((where, *found))
             else:
                 folders[file.parent] = None
@@ -357,47 +369,56 @@ def _refuse_other_tasks(files: Sequence[Path]) -> None:
         raise InputError(f"{where}: {problem}; {alone}, or {remedy}")
 
 
-def _other_task(value: Mapping[str, Any]) -> tuple[str, str] | None:
+def _other_task(value: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, str] | None:
     """Return None for an object with a sentence of a pair. For any other object, return what is wrong, and a remedy."""
-    if any(name in value for name in SENTENCES):
+    if any(name in value for name in columns[:2]):
         return None
-    expected = f"expected the fields {' and '.join(SENTENCES)}"
+    expected = f"expected the fields {' and '.join(columns)}"
     for task, names in OTHER_TASKS.items():
         if names <= value.keys():
             problem = f"a line of {task}, which is another task than minimal pairs, {expected}"
             return problem, "score BabyLM's tasks with evaluate babylm"
-    return f"an object with the fields {', '.join(value) or 'none'}, {expected}", "rename the fields of your pairs"
+    return f"an object with the fields {', '.join(value) or 'none'}, {expected}", _COLUMNS
 
 
-def _pairs_of_file(file: Path) -> Iterator[MinimalPair]:
-    for where, value in _objects(file):
-        if found := _other_task(value):
+def _pairs_of_file(file: Path, columns: Sequence[str]) -> Iterator[MinimalPair]:
+    good, bad, paradigm = (*columns, "UID")[:3]
+    for where, value in _objects(file, columns):
+        if found := _other_task(value, columns):
             problem, remedy = found
             raise InputError(f"{where}: {problem}; give a file or folder with minimal pairs alone, or {remedy}")
         field = _text(value, "field", where, NOT_SPECIFIED)
         yield MinimalPair(
-            good=_text(value, "sentence_good", where),
-            bad=_text(value, "sentence_bad", where),
-            paradigm=_text(value, "UID", where, _stem(file)),
+            good=_text(value, good, where, is_sentence=True),
+            bad=_text(value, bad, where, is_sentence=True),
+            paradigm=_text(value, paradigm, where, None if len(columns) > 2 else _stem(file)),
             term=_text(value, "linguistics_term", where, NOT_SPECIFIED),
             field=_FIELDS.get(field, field),
             where=where,
         )
 
 
-def _objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _objects(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the place and the fields of each line of JSON or row of a table."""
     try:
         yield from read_json_lines(file, dict[str, Any], remedy=_REMEDY)
     except InputError as error:
         if not str(error).startswith(f"{file}:1: "):
             raise
         # The first line is no JSON object, so the whole file may have another form.
+        lines = read_lines(file)
         head = read_head(read_lines(file, "skip"))
-        form = form_of(head, Path())  # no name is given: the content decides, because the name .jsonl is wrong
+        form = form_of(head, file if file.name.endswith(_TABLES) else Path())  # the name .jsonl is wrong: the content decides
+        if form.kind == "table":
+            check_columns(form, columns, file, f"; {_COLUMNS}")
+            for record in read_records(form, lines, columns[0]):
+                if record.fault:
+                    raise InputError(f"{file}:{record.number}: {record.fault}; {_REMEDY}") from error
+                yield f"{file}:{record.number}", record.cells
+            return
         if form.kind == "JSON lines" or (form.kind == "text" and head[0].text.lstrip()[:1] in "{["):
             raise
-        tool = ", for example with pandas: to_json(PATH, orient='records', lines=True)" if form.kind == "table" else ""
-        remedy = form.remedy or f"convert the file{tool}"
+        remedy = form.remedy or "convert the file"
         if any('"predictions"' in line.text for line in head):
             remedy = "score SyntaxGym suites with evaluate syntaxgym"
         raise InputError(
@@ -405,14 +426,16 @@ def _objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ) from error
 
 
-def _text(value: Mapping[str, Any], name: str, where: str, default: str | None = None) -> str:
+def _text(
+    value: Mapping[str, Any], name: str, where: str, default: str | None = None, *, is_sentence: bool = False
+) -> str:
     found = value.get(name)
     if found is None:
         found = default  # null means the same as a missing key
     if not isinstance(found, str):
         raise InputError(f"{where}: {name} is {found!r:.60}, expected a string; {_REMEDY}")
     # A name is one line, and a sentence keeps its line ends.
-    lines = _LINE_END.split(found) if name in SENTENCES else [found]
+    lines = _LINE_END.split(found) if is_sentence else [found]
     if not (normalised := "\n".join(map(normalise_text, lines)).strip("\n")):
         raise InputError(f"{where}: {name} is empty, expected text; {_REMEDY}")
     return normalised

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.corpus.text.file_forms import (
     Record,
+    check_columns,
     form_of,
     not_a_text,
     read_head,
@@ -216,13 +217,7 @@ def _raws(path: Path, config: SurprisalConfig) -> Iterator[_Raw]:
             f"{path}: --context-sentences needs running text, but this is a table, which does not say where documents "
             "end; give --context FILE with the text before each sentence"
         )
-    named = [*config.item, config.region] if config.region else [*config.item]
-    numbers = range(1, len(form.columns) + 1) if form.kind == "table" else ()  # JSON objects have names only
-    known = {*form.columns, *map(str, numbers)}
-    if missing := [name for name in named if name not in known]:
-        raise InputError(f"{path}: no column {', '.join(missing)}, expected one of {', '.join(form.columns)}")
-    if twice := [name for name in (column, *named) if form.columns.count(name) > 1 and not name.isdecimal()]:
-        raise InputError(f"{path}: two columns {twice[0]}, expected one; rename one, or give the number of the column")
+    check_columns(form, [column, *config.item, *[config.region] * bool(config.region)], path)
     records = read_records(form, lines, column)
     yield from _of_regions(path, records, column, config) if config.region else _of_rows(path, records, column, config)
 

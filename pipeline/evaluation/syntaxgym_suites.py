@@ -18,7 +18,7 @@ Gauthier et al. (2020), SyntaxGym: An Online Platform for Targeted Evaluation of
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -27,7 +27,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.text.text_files import normalise_text
+from pipeline.corpus.text.file_forms import form_of, read_head
+from pipeline.corpus.text.text_files import normalise_text, read_lines
 from pipeline.evaluation.formulas import Formula, FormulaError, parse_formula
 from storage.errors import InputError
 from storage.fingerprints import canonical_json, sha256_bytes
@@ -149,6 +150,12 @@ def read_suite(path: Path) -> Suite:
             have.
     """
     data = read_bytes(path, remedy="give a SyntaxGym suite")
+    is_json = data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"["))
+    if not is_json and (form := form_of(read_head(read_lines(path)), Path())).kind == "table":
+        raise InputError(
+            f"{path}: looks like {form.found}, expected a SyntaxGym suite in JSON, because a table has no predictions; "
+            "give the suite's .json file, or measure its regions with evaluate surprisal --column --item --region"
+        )
     content = decode(data, _File, where=str(path), remedy="correct the suite, or leave it out")
     try:
         return _suite(content, path, sha256_bytes(data))
@@ -184,6 +191,8 @@ class _Prediction:
 class _About:
     name: str
     metric: str | list[str] = "sum"
+    string_predictions: list[str] = field(default_factory=list)
+    """The formulas of an early version of the format, in which ``predictions`` is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +200,7 @@ class _File:
     """The layout of a suite's file."""
 
     meta: _About
-    predictions: Annotated[list[_Prediction], msgspec.Meta(min_length=1)]
+    predictions: list[_Prediction]
     items: Annotated[list[_Item], msgspec.Meta(min_length=1)]
 
 
@@ -210,12 +219,15 @@ def _suite(file: _File, path: Path, sha256: str) -> Suite:
     items = [_item(item) for item in file.items]
     _refuse_twice([item.number for item in items], "items", "item_number")
     formulas = []
-    for i, prediction in enumerate(file.predictions):
+    texts = [prediction.formula for prediction in file.predictions] or file.meta.string_predictions
+    if not texts:
+        raise _MalformedError("predictions is empty, expected at least one formula")
+    for i, text in enumerate(texts):
         where = f"predictions[{i}]"
         try:
-            formulas.append(parse_formula(prediction.formula))
+            formulas.append(parse_formula(text))
         except FormulaError as error:
-            raise _MalformedError(f"{where}: formula {prediction.formula!r:.200}, {error}") from error
+            raise _MalformedError(f"{where}: formula {text!r:.200}, {error}") from error
         _check_names(formulas[-1], items, where)
     return Suite(name=name, metric=metric, formulas=tuple(formulas), items=tuple(items), path=path, sha256=sha256)
 

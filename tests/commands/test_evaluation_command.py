@@ -95,14 +95,16 @@ def test_sentence_rows_add_up_to_the_perplexity_under_every_distribution(small_w
 
 def test_pair_rows_agree_with_their_figures_and_file_names_show_the_convention(student: Path, tmp_path: Path) -> None:
     lines = [
-        {"sentence_good": "The dog sleeps.", "sentence_bad": "The dog sleep.", "UID": uid, "field": "syntax"}
+        {"right": "The dog sleeps.", "wrong": "The dog sleep.", "UID": uid, "field": "syntax"}
         for uid in ("one", "two", "one")
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     names = set()
     for prefix in ("none", "space"):
         for eos in ("--eos", "--no-eos"):
-            found = evaluated("minimal-pairs", student, tmp_path / "pairs.jsonl", "--prefix", prefix, eos)
+            found = evaluated(
+                "minimal-pairs", student, tmp_path / "pairs.jsonl", "--columns", "right,wrong", "--prefix", prefix, eos
+            )
             names.add(Path(found["pairs"]).stem.removeprefix("minimal-pairs-pairs-")[8:])
             rows = rows_of(found["pairs"])
             assert [(row["paradigm"], row["pair"]) for row in rows] == [("one", 0), ("two", 0), ("one", 1)]

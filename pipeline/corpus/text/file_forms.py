@@ -281,6 +281,20 @@ def text_column(form: Form, column: str, path: Path) -> str:
     raise _not_text(path, form, remedy)
 
 
+def check_columns(form: Form, names: Sequence[str], path: Path, remedy: str = "") -> None:
+    """Check that a table or JSON lines have these columns or fields, and each column once.
+
+    Raises:
+        InputError: If they do not. The error names the columns.
+    """
+    numbers = range(1, len(form.columns) + 1) if form.kind == "table" else ()  # JSON objects have names only
+    known = {*form.columns, *map(str, numbers)}
+    if missing := [name for name in names if name not in known]:
+        raise InputError(f"{path}: no column {', '.join(missing)}, expected one of {', '.join(form.columns)}{remedy}")
+    if twice := [name for name in names if form.columns.count(name) > 1 and not name.isdecimal()]:
+        raise InputError(f"{path}: two columns {twice[0]}, expected one; rename one, or give the number of the column")
+
+
 def read_records(form: Form, lines: Iterable[Line], column: str) -> Iterator[Record]:
     """Yield the records of JSON lines or of a table. Blank lines are left out.
 

@@ -74,9 +74,12 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
     """
     for delimiter in "\t|":
         quoted = _head_rows(texts, delimiter, quoted=True, spaced=False)
+        plain = _head_rows(texts, delimiter, quoted=False, spaced=False)
+        if delimiter == "|" and plain and len(plain[0]) == 1 and re.search("[,;]", plain[0][0]):
+            continue  # bars in the cells of a table with commas, not a title above a table with bars
         if (columns := _columns(quoted, is_prose=False)) and _shows_quotes(texts, quoted, delimiter):
             return Table(columns, delimiter, quoted=True)
-        if columns := _columns(_head_rows(texts, delimiter, quoted=False, spaced=False), is_prose=False):
+        if columns := _columns(plain, is_prose=False):
             return Table(columns, delimiter, quoted=False)
     for delimiter in ",;":
         rows = _head_rows(texts, delimiter, quoted=True, spaced=False)
@@ -90,8 +93,10 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
     if suffix in (".csv", ".tsv"):
         delimiter = max(DELIMITERS, key=first.count)
         delimiter = delimiter if delimiter in first else {".csv": ",", ".tsv": "\t"}[suffix]
-        columns = tuple(cell.strip().strip('"') for cell in first.split(delimiter))
-        return Table(columns, delimiter, quoted=delimiter in ",;")
+        is_quoted = delimiter in ",;"
+        rows = _head_rows(texts, delimiter, quoted=is_quoted, spaced=is_quoted)
+        cells = rows[0] if rows else first.split(delimiter)
+        return Table(tuple(cell.strip().strip('"') for cell in cells), delimiter, quoted=is_quoted)
     rows = _head_rows(texts, ",", quoted=True, spaced=False)
     if first.strip('"') in _COLUMNS_OF_TEXT and all(len(row) == 1 for row in rows) and _shows_quotes(texts, rows, ","):
         return Table((first.strip('"'),), ",", quoted=True)

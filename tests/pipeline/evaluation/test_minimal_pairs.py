@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
+from pipeline.evaluation.evaluation_config import MinimalPairConfig
 from pipeline.evaluation.minimal_pairs import (
     MinimalPair,
     MinimalPairFigures,
@@ -23,7 +24,7 @@ from pipeline.evaluation.minimal_pairs import (
     read_minimal_pairs,
 )
 from pipeline.evaluation.scorer import NextTokenScorer, Sentences
-from storage.errors import InputError, RunError
+from storage.errors import ConfigError, InputError, RunError
 from storage.json_files import convert
 from student.model import Student
 from student.student_config import StudentConfig
@@ -232,7 +233,7 @@ def test_empty_folders_missing_and_damaged_files_are_refused(tmp_path: Path) -> 
 def test_a_file_that_exists_both_plain_and_gzipped_is_refused(tmp_path: Path) -> None:
     write_lines(tmp_path / "x.jsonl", LINE)
     write_lines(tmp_path / "x.jsonl.gz", LINE)
-    with pytest.raises(InputError, match="x is there both plain and gzipped"):
+    with pytest.raises(InputError, match=r"both x\.jsonl and x\.jsonl\.gz, expected one"):
         read_minimal_pairs(tmp_path)
 
 
@@ -311,7 +312,7 @@ def test_another_task_is_named_with_the_folders_of_pairs(tmp_path: Path, line: o
     write_lines(tmp_path / "blimp/x.jsonl", LINE)
     path = write_lines(tmp_path / "other/y.jsonl", "", line)
     expected = "expected the fields sentence_good and sentence_bad; give a f"
-    other = "rename the fields" if "an object" in message else "score BabyLM's tasks"
+    other = "name the columns of your pairs with --columns" if "an object" in message else "score BabyLM's tasks"
     remedy = rf"{expected}older with minimal pairs alone: .*blimp, or {other}"
     with pytest.raises(InputError, match=rf"y\.jsonl:2: {message}.*{remedy}"):
         read_minimal_pairs(tmp_path)
@@ -331,10 +332,6 @@ def test_another_task_is_named_with_the_folders_of_pairs(tmp_path: Path, line: o
         ),
         (json.dumps([LINE, LINE]), r"found array; the file looks like JSON that .* with jq -c '\.\[\]'"),
         (json.dumps([LINE], indent=1), r"the file looks like JSON that is not one object per line"),
-        (
-            "sentence_good,sentence_bad\na fox,fox a\nan owl,owl an\n",
-            "the file looks like a table .*; convert the file, for example with pandas",
-        ),
         (json.dumps({"predictions": [], "items": []}, indent=1), "score SyntaxGym suites with evaluate syntaxgym"),
         ("{\n", r"not JSON \(Input data was truncated\)"),
     ],
@@ -343,6 +340,52 @@ def test_a_file_of_another_form_is_named(tmp_path: Path, content: str, message: 
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(InputError, match=rf"x\.json:1: .*{message}"):
         read_minimal_pairs(tmp_path / "x.json")
+
+
+GOOD, BAD = "the owl, and it sings .", 'owl the "sings" .'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "paradigm"),
+    [
+        ("x.csv", f'UID,sentence_good,sentence_bad\nsv,"{GOOD}","owl the ""sings"" ."\n', None, "sv"),
+        ("x.tsv", f"nr\tright\twrong\tkind\n1\t{GOOD}\t{BAD}\tsv\n", "right,wrong,kind", "sv"),
+        ("x.csv.gz", f'\ufeffnr;right;wrong\r\n1;{GOOD};"owl the ""sings"" ."\r\n', "right,wrong", "x"),
+        ("x.csv", f'7,"{GOOD}","owl the ""sings"" .",sv\n', "2,3,4", "sv"),
+        ("x.jsonl", json.dumps({"a b": GOOD, "wrong": BAD, "UID": "u", "kind": "sv"}), "a b,wrong,kind", "sv"),
+    ],
+)
+def test_columns_of_a_table_and_fields_with_other_names_are_read(
+    tmp_path: Path, name: str, content: str, columns: str | None, paradigm: str
+) -> None:
+    write_lines(tmp_path / name, content)
+    for path in (tmp_path, tmp_path / name):
+        (found,) = read_minimal_pairs(path, *[] if columns is None else [columns.split(",")])
+        assert (found.good, found.bad, found.paradigm) == (GOOD, BAD, paradigm)
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "message"),
+    [
+        ("good,bad\na b,b a\n", "sentence_good,sentence_bad", "no column .* good, bad; name .* --columns GOOD,BAD"),
+        ("good,bad,bad\na,b,c\n", "good,bad", "two columns bad, expected one"),
+        ("good,bad\na b\n", "good,bad", r"x\.csv:2: 1 cells, expected 2"),
+        ("good,bad\na b,\n", "good,bad", r"x\.csv:2: bad is empty"),
+        ('{"good": "a", "bad": "b"}\n', "good,bad,kind", r"x\.csv:1: kind is None"),
+    ],
+)
+def test_a_table_without_two_sentences_is_refused(tmp_path: Path, content: str, columns: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_minimal_pairs(write_lines(tmp_path / "x.csv", content), columns.split(","))
+
+
+def test_tables_next_to_json_lines_and_columns_of_one_name_are_not_taken_for_pairs(tmp_path: Path) -> None:
+    write_lines(tmp_path / "x.jsonl", LINE)
+    write_lines(tmp_path / "paradigms.tsv", "paradigm\tfield\nsv\tsyntax\n")
+    assert len(read_minimal_pairs(tmp_path)) == 1
+    for columns in (("good",), ("good", "good"), ("a", "b", "c", "d")):
+        with pytest.raises(ConfigError, match="expected two or three different names"):
+            MinimalPairConfig(columns=columns)
 
 
 def test_an_empty_file_among_others_is_refused(tmp_path: Path) -> None:

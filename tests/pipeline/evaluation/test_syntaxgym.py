@@ -150,6 +150,14 @@ def test_other_metrics_are_over_the_tokens_of_a_region_and_undefined_without_tok
         evaluate_suites(BY_ID, TOKENIZER, [read_suite(write(tmp_path / "s.json", bad))])
 
 
+def test_formulas_of_the_early_format_are_read_if_there_are_no_predictions(tmp_path: Path) -> None:
+    early = changed("predictions", to=[])
+    early["meta"]["string_predictions"] = ["(3;%match%) < (3;%mismatch%)", "1 < 2"]
+    suites = [read_suites([write(tmp_path / "s.json", suite)])[0] for suite in (SUITE, early)]
+    assert suites[0].formulas == suites[1].formulas[:1]
+    assert [len(suite.formulas) for suite in suites] == [1, 2]
+
+
 @pytest.mark.timeout(20)
 def test_a_suite_with_many_regions_is_read_in_a_moment(tmp_path: Path) -> None:
     long = condition("match", *["a"] * 100_000)
@@ -164,7 +172,8 @@ def test_a_suite_with_many_regions_is_read_in_a_moment(tmp_path: Path) -> None:
         ("[" * 100_000, "expected object, found array"),
         ([1], "expected object, found array"),
         (changed("meta", "metric", to="total"), "meta: metric is 'total', expected one of sum, mean"),
-        (changed("predictions", to=[]), "predictions: expected array of length >= 1"),
+        (changed("predictions", to=[]), "predictions is empty, expected at least one formula"),
+        ("item,region_number,content\n1,1,The\n1,2,owl\n", "a table .* has no predictions; .* --region"),
         (changed("predictions", 0, "type", to="R"), r"predictions\[0\].type: invalid enum value 'R'"),
         (changed("predictions", 0, "formula", to="(3;%match%) <"), r"predictions\[0\]: formula .*, column 14: found 'the end'"),  # noqa: E501 - a row of a table
         (changed("predictions", 0, "formula", to="1 < (9;%match%)"), r"column 5: item 1, condition 'match' has no region 9"),  # noqa: E501 - a row of a table

@@ -206,6 +206,8 @@ def test_real_text_is_text_wherever_it_begins(shared_data: Path) -> None:
         ('sentence\n"It ran, then."\nNo.\n', "sentence", [(2, "It ran, then."), (3, "No.")]),
         ("sep=;\nid;text\n1;It ran.\n2;No.\n", "text", [(3, "It ran."), (4, "No.")]),
         ("#\ttext\n1\tIt ran.\n2\tNo.\n", "text", [(2, "It ran."), (3, "No.")]),
+        ("Table 1\nn|text\n1|It ran.\n2|No.\n", "text", [(3, "It ran."), (4, "No.")]),
+        ("n,text,form\n1,It ran.,ran|s\n2,No.,no|s\n3,So.,so|s\n", "text", [(2, "It ran."), (3, "No.")]),
         ('\x1e{"text": "It ran."}\n\x1e{"text": "No."}\n', "", [(1, "It ran."), (2, "No.")]),
     ],
 )
@@ -218,6 +220,7 @@ def test_a_name_that_ends_in_csv_makes_one_column_a_table(tmp_path: Path) -> Non
         (2, "It ran, then."),
         (3, "No."),
     ]
+    assert texts(write(tmp_path, '"It ran, then.","No, no."\n', "a.csv"), column="2") == [(1, "No, no.")]
 
 
 def test_a_file_named_jsonl_is_not_text(tmp_path: Path) -> None:
