@@ -408,7 +408,7 @@ def _objects(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[
         # The first line is no JSON object, so the whole file may have another form.
         lines = read_lines(file)
         head = read_head(read_lines(file, "skip"))
-        form = form_of(head, file if file.name.endswith(_TABLES) else Path())  # the name .jsonl is wrong: the content decides
+        form = form_of(head, file if file.name.endswith(_TABLES) else Path())  # .jsonl is wrong
         if form.kind == "table":
             check_columns(form, columns, file, f"; {_COLUMNS}")
             for record in read_records(form, lines, columns[0]):
