@@ -128,10 +128,15 @@ def _report_thread(about: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(about)
 
 
-def _interrupted(number: int, frame: FrameType | None) -> None:
+def end_by_ctrl_c() -> None:
+    """End this process as Ctrl-C ends a program without a handler: a loop in a shell then ends, too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)
+
+
+def _interrupted(_: int, frame: FrameType | None) -> None:
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            end_by_ctrl_c()
         frame = frame.f_back
     raise KeyboardInterrupt

@@ -170,13 +170,18 @@ def test_ctrl_c_while_modules_are_imported_ends_a_command_silently(tmp_path: Pat
     assert not list(tmp_path.glob("out*"))
 
 
-def test_ctrl_c_at_work_is_one_line(monkeypatch):
+def test_ctrl_c_at_work_is_one_line_and_ends_the_loop_of_a_shell_too(monkeypatch, capfd):
+    """A shell ends its loop only if the signal itself has ended the command."""
+
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipeline.training.run_list.list_runs", interrupted)
-    result = CliRunner().invoke(cli.main, ["runs", "anywhere"])
-    assert (result.exit_code, result.stderr.strip()) == (1, "Aborted.")
+    if (child := os.fork()) == 0:
+        cli.main(["runs", "anywhere"])
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGINT
+    assert capfd.readouterr().err.strip() == "Aborted."
 
 
 def test_an_error_of_the_system_that_no_command_expects_is_one_line(monkeypatch):
