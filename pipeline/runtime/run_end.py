@@ -26,7 +26,7 @@ then sends the signal again to its workers."""
 
 
 class StoppedBySignal(SystemExit):
-    """A signal stopped the work where it can be resumed. The process ends with status 143, as after SIGTERM (128 + 15)."""
+    """A signal stopped the work where it can be resumed. The process ends with status 143 (128 + SIGTERM)."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)

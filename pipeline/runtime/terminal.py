@@ -57,13 +57,14 @@ def say(text: str) -> None:
 
 
 def say_json(value: Any) -> None:  # noqa: ANN401 - any JSON
-    """Print a value as JSON.
+    """Print a value as JSON. JSON has no infinity and no NaN, so these become null.
 
     Raises:
         StoreError: As ``say``.
     """
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
-    _print(visible_json(json.dumps(value, indent=2, ensure_ascii=encoding != "utf8")))
+    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    _print(visible_json(json.dumps(finite, indent=2, ensure_ascii=encoding != "utf8")))
 
 
 def _print(text: str) -> None:

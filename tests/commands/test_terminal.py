@@ -18,7 +18,7 @@ import cli
 from pipeline.corpus.text.documents import Document, documents_array, documents_of_array, write_document_table
 from pipeline.corpus.text.table_forms import as_cell, text_of_cell
 from pipeline.runtime.display import as_text, configure_logging, table
-from pipeline.runtime.terminal import visible, visible_json, visible_line
+from pipeline.runtime.terminal import say_json, visible, visible_json, visible_line
 from tests.processes import ROOT
 
 EVIL = "a\x1b[2J\x9b1m\u202eb\nError: all is well\t\r\x00\udce9\U000e0041c"
@@ -37,6 +37,12 @@ def test_json_keeps_its_content_and_holds_no_such_character(text: str):
     assert json.loads(shown) == {text: [text]}
     assert visible(shown) == shown
     shown.encode()
+
+
+def test_printed_json_has_no_infinity_and_no_nan(capsys):
+    say_json({"per word": [float("inf"), float("-inf"), float("nan"), 1.5], "é": None})
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found == {"per word": [None, None, None, 1.5], "é": None}
 
 
 def test_names_are_visible_in_summaries_tables_and_log_lines(capsys):

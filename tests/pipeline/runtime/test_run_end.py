@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 are requests during training. Before, after and the second time, they end the process as usual."""
+"""SIGTERM and SIGUSR1 are requests during training. At other times, and the second time, they end the process."""
 
 import os
 import signal
