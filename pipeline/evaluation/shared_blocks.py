@@ -266,7 +266,7 @@ class SharedBlocks:
             if world.tally(f"{key}/stop", 0):
                 if file is not None:
                     log.warning(
-                        "%s: stopped by SIGTERM after %d of %d blocks. Run the same command to continue",
+                        "%s: stopped by a signal after %d of %d blocks. Run the same command to continue",
                         file.path,
                         len(file.finished),
                         len(blocks),

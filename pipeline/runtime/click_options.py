@@ -13,7 +13,7 @@ import click
 from pipeline.runtime import options
 from pipeline.runtime.display import as_text
 from pipeline.runtime.outputs import Written, check_paths
-from pipeline.runtime.terminal import prepared, say, say_json, visible, visible_line
+from pipeline.runtime.terminal import end_by_ctrl_c, prepared, say, say_json, visible, visible_line
 from storage.errors import RnngDistillError
 from storage.files import cannot_be_used
 from storage.json_files import MAX_INT_BITS
@@ -160,7 +160,7 @@ class OneLineErrors(CheckedCommand, click.Group):
                 status = error.exit_code
             except click.Abort:
                 click.echo("Aborted.", err=True)
-                status = 1
+                end_by_ctrl_c()
             sys.exit(status if isinstance(status, int) else 0)
 
     def _main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  the signature is click's

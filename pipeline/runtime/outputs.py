@@ -246,7 +246,8 @@ def check_paths(inputs: Sequence[Path], outputs: Iterable[tuple[Path, Written]],
             ``--force``.
 
     Raises:
-        InputError: If a path cannot be used: its name is not UTF-8, or it is not readable, or not a file or folder.
+        InputError: If a path cannot be used: its name is not UTF-8, or it is not readable, or not a file or folder, or
+            it is ``-`` or begins with ``~/``.
         ConfigError: If an output is also an input.
         StoreError: If an output cannot be written, or would replace a file that no command of the same kind wrote.
     """
@@ -278,9 +279,19 @@ def _check_name(path: Path) -> None:
         problem = "its name is not UTF-8"
     else:
         if "\0" not in str(path):
+            _check_shell_name(path)
             return
         problem = "its name has a NUL character"
     raise InputError(f"{path}: {problem}, expected a name in UTF-8; rename it")
+
+
+def _check_shell_name(path: Path) -> None:
+    """Refuse ``-`` and ``~/...``, unless a file or folder has this name: they mean something else to other programs."""
+    first = path.parts[:1]
+    if first in {("-",), ("~",)} and not os.path.lexists(first[0]):
+        if first == ("~",):
+            raise InputError(f"{path}: the shell has not replaced ~ by your home folder; write the path in full")
+        raise InputError(f"{path}: expected a file; commands here neither read nor write standard streams; name a file")
 
 
 def _check_readable(path: Path) -> None:

@@ -1,7 +1,8 @@
-"""End a training: stop on SIGTERM at a point where it can be resumed, and record in the run's history how it ended.
+"""End a training: stop on a signal at a point where it can be resumed, and record in the run's history how it ended.
 
-Slurm, Kubernetes and torchrun send SIGTERM before they kill a process. The training loop then finishes its step and
-writes a checkpoint, and a long evaluation finishes its block. Other signals keep their usual effect.
+Slurm, Kubernetes and torchrun send SIGTERM before they kill a process. Many scripts for Slurm ask for SIGUSR1 instead.
+The training loop then finishes its step and writes a checkpoint, and a long evaluation finishes its block. Other
+signals keep their usual effect.
 """
 
 import contextlib
@@ -12,57 +13,60 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 from pipeline.runtime.distributed import World
 from pipeline.runtime.run_history import add_end
 from storage.errors import RnngDistillError, StoreError
 
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1)
 SAME_REQUEST_S = 2.0
 """Signals within this time count as one request. Slurm signals every process of a job, torchrun included, and torchrun
 then sends the signal again to its workers."""
 
 
 class StoppedBySignal(SystemExit):
-    """SIGTERM stopped the work where it can be resumed. The process ends with status 143 (128 + 15), as in a shell."""
+    """A signal stopped the work where it can be resumed. The process ends with status 143 (128 + SIGTERM)."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
 
 
 class StopRequest:
-    """Records whether this process got SIGTERM."""
+    """Records whether this process got one of ``STOP_SIGNALS``."""
 
     def __init__(self) -> None:
         self.requested = False
         """The training loop reads this after each step."""
         self._since = 0.0
 
-    def handle(self, _number: int, _frame: FrameType | None) -> None:
+    def handle(self, number: int, _frame: FrameType | None) -> None:
         """Record the request to stop. A second request ends the process at once, as if there were no handler."""
         if not self.requested:
             self.requested, self._since = True, time.monotonic()
         elif time.monotonic() - self._since > SAME_REQUEST_S:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGTERM)
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Catch SIGTERM inside the ``with`` block, and restore the previous handler at the end of the block.
+    """Catch ``STOP_SIGNALS`` inside the ``with`` block, and restore the previous handlers at the end of the block.
 
-    Python lets only the main thread of a process set handlers. In another thread, nothing is caught and SIGTERM ends
-    the process.
+    Python lets only the main thread of a process set handlers. In another thread, nothing is caught and the
+    signals end the process.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = signal.signal(signal.SIGTERM, stop.handle)
+    before = {number: signal.signal(number, stop.handle) for number in STOP_SIGNALS}
     try:
         yield stop
     finally:
-        # None: the previous handler was not installed from Python, so Python cannot restore it.
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+        for number, handler in before.items():
+            # None: the previous handler was not installed from Python, so Python cannot restore it.
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -88,7 +92,7 @@ def recorded_end(run: Path, world: World) -> Iterator[Ending]:
     try:
         yield end
     except StoppedBySignal:
-        world.on_main(lambda: add_end(run, "stopped", reason="SIGTERM", step=end.step))
+        world.on_main(lambda: add_end(run, "stopped", reason="a signal", step=end.step))
         raise
     except KeyboardInterrupt:
         if world.is_main:

@@ -57,13 +57,14 @@ def say(text: str) -> None:
 
 
 def say_json(value: Any) -> None:  # noqa: ANN401 - any JSON
-    """Print a value as JSON.
+    """Print a value as JSON. JSON has no infinity and no NaN, so these become null.
 
     Raises:
         StoreError: If standard output cannot be written.
     """
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
-    _print(visible_json(json.dumps(value, indent=2, ensure_ascii=encoding != "utf8")))
+    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    _print(visible_json(json.dumps(finite, indent=2, ensure_ascii=encoding != "utf8")))
 
 
 def _print(text: str) -> None:
@@ -128,10 +129,15 @@ def _report_thread(about: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(about)
 
 
-def _interrupted(number: int, frame: FrameType | None) -> None:
+def end_by_ctrl_c() -> None:
+    """End this process as Ctrl-C ends a program without a handler: a loop in a shell then ends, too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)
+
+
+def _interrupted(_: int, frame: FrameType | None) -> None:
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            end_by_ctrl_c()
         frame = frame.f_back
     raise KeyboardInterrupt

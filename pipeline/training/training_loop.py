@@ -137,7 +137,7 @@ class Training:
             def planned() -> None:
                 nonlocal progress
                 if stop.requested:
-                    log.warning("%s: stopped by SIGTERM before the first step. Run the same command again", self._run)
+                    log.warning("%s: stopped by a signal before the first step. Run the same command again", self._run)
                     raise StoppedBySignal
                 if progress is None and self._world.is_main and time.monotonic() - start > _SHOWN_AFTER_S:
                     progress = Progress("planning", total=self._config.num_epochs, unit="epochs")
@@ -190,7 +190,7 @@ class Training:
                 if stopping:
                     if world.is_main:
                         where = f"after step {self.step} of {self.plan.num_steps}"
-                        log.warning("%s: stopped by SIGTERM %s. Run the same command to continue", self._run, where)
+                        log.warning("%s: stopped by a signal %s. Run the same command to continue", self._run, where)
                     raise StoppedBySignal
 
     def backward(self, place: StepBatch) -> None:

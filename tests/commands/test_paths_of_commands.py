@@ -65,6 +65,8 @@ def bad_paths(tmp_path: Path) -> list[tuple[object, str]]:
         (tmp_path / "loop", "Too many levels"),
         (tmp_path / ("x" * 300), "name"),
         (os.fsdecode(b"caf\xe9"), r"caf\xe9: its name is not UTF-8"),
+        ("-", "-: expected a file; commands here neither read nor write standard streams"),
+        ("~/a/b", "~/a/b: the shell has not replaced ~"),
     ]
 
 

@@ -18,7 +18,7 @@ import cli
 from pipeline.corpus.text.documents import Document, documents_array, documents_of_array, write_document_table
 from pipeline.corpus.text.table_forms import as_cell, text_of_cell
 from pipeline.runtime.display import as_text, configure_logging, table
-from pipeline.runtime.terminal import visible, visible_json, visible_line
+from pipeline.runtime.terminal import say_json, visible, visible_json, visible_line
 from tests.processes import ROOT
 
 EVIL = "a\x1b[2J\x9b1m\u202eb\nError: all is well\t\r\x00\udce9\U000e0041c"
@@ -37,6 +37,12 @@ def test_json_keeps_its_content_and_holds_no_such_character(text: str):
     assert json.loads(shown) == {text: [text]}
     assert visible(shown) == shown
     shown.encode()
+
+
+def test_printed_json_has_no_infinity_and_no_nan(capsys):
+    say_json({"per word": [float("inf"), float("-inf"), float("nan"), 1.5], "é": None})
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found == {"per word": [None, None, None, 1.5], "é": None}
 
 
 def test_names_are_visible_in_summaries_tables_and_log_lines(capsys):
@@ -170,13 +176,18 @@ def test_ctrl_c_while_modules_are_imported_ends_a_command_silently(tmp_path: Pat
     assert not list(tmp_path.glob("out*"))
 
 
-def test_ctrl_c_at_work_is_one_line(monkeypatch):
+def test_ctrl_c_at_work_is_one_line_and_ends_the_loop_of_a_shell_too(monkeypatch, capfd):
+    """A shell ends its loop only if the signal itself has ended the command."""
+
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipeline.training.run_list.list_runs", interrupted)
-    result = CliRunner().invoke(cli.main, ["runs", "anywhere"])
-    assert (result.exit_code, result.stderr.strip()) == (1, "Aborted.")
+    if (child := os.fork()) == 0:
+        cli.main(["runs", "anywhere"])
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGINT
+    assert capfd.readouterr().err.strip() == "Aborted."
 
 
 def test_an_error_of_the_system_that_no_command_expects_is_one_line(monkeypatch):

@@ -1,4 +1,4 @@
-"""SIGTERM is a request during training. Before, after and the second time, it ends the process as usual."""
+"""SIGTERM and SIGUSR1 are requests during training. At other times, and the second time, they end the process."""
 
 import os
 import signal
@@ -20,39 +20,41 @@ def status_of(work: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def terminate() -> None:
-    signal.raise_signal(signal.SIGTERM)
+every_signal = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 
 
-def test_a_request_is_recorded_and_the_previous_handler_is_restored():
-    before = signal.getsignal(signal.SIGTERM)
-    others = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGUSR1)]
+@every_signal
+def test_a_request_is_recorded_and_the_previous_handlers_are_restored(number):
+    before = [signal.getsignal(each) for each in signal.valid_signals()]
+    others = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGUSR2)]
     with stop_request() as stop:
         assert not stop.requested
-        assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGUSR1)] == others
-        terminate()
+        assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGUSR2)] == others
+        signal.raise_signal(number)
         assert stop.requested
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert [signal.getsignal(each) for each in signal.valid_signals()] == before
 
 
-def test_a_second_request_ends_the_process_at_once_unless_it_comes_within_two_seconds(monkeypatch):
+@every_signal
+def test_a_second_request_ends_the_process_at_once_unless_it_comes_within_two_seconds(number, monkeypatch):
     def twice() -> None:
         with stop_request():
-            terminate()
-            terminate()
+            signal.raise_signal(number)
+            signal.raise_signal(number)
 
     assert status_of(twice) == 0
     monkeypatch.setattr(run_end, "SAME_REQUEST_S", 0.0)
-    assert status_of(twice) == -signal.SIGTERM
+    assert status_of(twice) == -number
 
 
-def test_after_training_a_signal_ends_the_process():
+@every_signal
+def test_after_training_a_signal_ends_the_process(number):
     def after() -> None:
         with stop_request():
             pass
-        terminate()
+        signal.raise_signal(number)
 
-    assert status_of(after) == -signal.SIGTERM
+    assert status_of(after) == -number
 
 
 def test_outside_the_main_thread_nothing_is_caught():

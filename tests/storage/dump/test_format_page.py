@@ -1,5 +1,6 @@
 """docs/format.md is enough to read a dump: its code, with zarr and numpy alone, gives the dumped distributions."""
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.corpus.dataset.tokenizer import special_template
 from storage.dump.compact import encode_rows
 from tests.storage.dump.compact_dumps import write_with_zarr_metadata
 from tests.storage.dumps import LENGTHS, full_distributions, make_positions, make_schema, write_dump
@@ -52,6 +54,23 @@ def test_the_page_gives_the_distribution_of_a_position(
     assert probabilities == pytest.approx(tempered[best], rel=2**-8)
     assert tail == pytest.approx(1 - tempered[best].sum(), rel=1e-6)
     assert probabilities.sum() + tail == pytest.approx(1, abs=2**-8)
+
+
+def test_the_page_gives_the_sentences_of_a_training_loop(page: Any, tmp_path: Path) -> None:
+    write_dump(tmp_path / "dump", make_schema(LENGTHS), LENGTHS)
+    (tmp_path / "dump/tokenizer.json").write_text(json.dumps({"post_processor": None}))
+    sentences = page.Sentences(tmp_path / "dump", 2.0)
+    assert len(sentences) == len(LENGTHS)
+    sentence, first = sentences[1], int(sentences.offsets[1])
+    assert sentence["input_ids"].tolist() == [0, *sentence["gold"][:-1]]
+    for i in range(len(sentence["gold"])):
+        ids, probabilities, tail = page.distribution(tmp_path / "dump", first + i, 2.0)
+        assert sentence["ids"][i].tolist() == ids.tolist()
+        assert np.exp(sentence["log_probs"][i]) == pytest.approx(probabilities, rel=1e-5)
+        assert np.exp(sentence["log_tail"][i]) == pytest.approx(tail, rel=1e-5)
+    adopted = special_template({"<s>": 7, "</s>": 2}, bos="<s>", eos="</s>")
+    (tmp_path / "dump/tokenizer.json").write_text(json.dumps({"post_processor": adopted}))
+    assert page.bos_id(tmp_path / "dump") == 7
 
 
 @pytest.mark.parametrize("changes", [{"selection": "sampled"}, {"selection": "stratified", "num_top": 2}])
