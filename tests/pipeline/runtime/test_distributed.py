@@ -124,8 +124,8 @@ TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"WORLD_SIZE": "4"}, "WORLD_SIZE is 4, but RANK, LOCAL_RANK"),
-        ({"RANK": "1"}, "RANK is 1, but WORLD_SIZE, LOCAL_RANK"),
+        ({"WORLD_SIZE": "4"}, "WORLD_SIZE is 4, but these are not set: RANK, LOCAL_RANK"),
+        ({"RANK": "1"}, "RANK is 1, but these are not set: WORLD_SIZE, LOCAL_RANK"),
         ({**TORCHRUN, "MASTER_PORT": "here"}, "MASTER_PORT is 'here', expected a number"),
         ({**TORCHRUN, "WORLD_SIZE": "-2"}, "WORLD_SIZE is '-2', expected a number"),
         ({**TORCHRUN, "RANK": "2"}, "RANK is 2 of WORLD_SIZE 2"),
