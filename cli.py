@@ -812,8 +812,8 @@ def verify(path: Place, values: Values) -> None:
     if not config.teacher or config.data is None:
         raise click.UsageError("--recompute needs --teacher and --data.")
     sources = [dump_source(run, beam_of_dump(path)) for run in config.teacher]
-    chosen = {"num_shards": config.recompute, "seed": config.seed, "device": config.device}
-    show(verify_run(path, config.data, sources, **chosen))
+    num_shards, seed, device = config.recompute, config.seed, config.device
+    show(verify_run(path, config.data, sources, num_shards=num_shards, seed=seed, device=device))
 
 
 @main.command()

@@ -23,7 +23,7 @@ from pipeline.corpus.text.word_budget import PARSER, from_json, renamed, to_json
 from pipeline.dumping.dump_description import trained_on_of_dump
 from pipeline.runtime import options
 from pipeline.runtime.distributed import World, check_fits, device_model, joined
-from pipeline.runtime.run_directory import RunDescription, load_weights, open_run
+from pipeline.runtime.run_directory import InitialWeights, RunDescription, load_weights, open_run
 from pipeline.runtime.run_start import Resume, training_run
 from pipeline.training.batching import BatchPlan
 from pipeline.training.model_files import ModelFiles, check_tokenizer
@@ -293,7 +293,7 @@ def _prepared(
         check_fits(config.num_weights, device)
         model = Student(config, bos_id=tokenizer.bos_id, seed=training.seed)
         num_initial_positions: int | None = 0
-        about_init = None
+        about_init: InitialWeights | None = None
         if init is not None:
             sha256, num_initial_positions = load_initial_weights(model, init, dataset)
             fingerprints["initial weights"] = sha256
