@@ -19,8 +19,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -114,11 +113,9 @@ def beam_of(values: Values) -> Values:
     return {option.name: values[option.name] for option in options.options_of(BeamConfig) if option.name in values}
 
 
-@contextmanager
-def open_scorer(model: Path, values: Values) -> Iterator[Any]:
+def open_scorer(model: Path, values: Values) -> Any:  # noqa: ANN401 - a context manager of an untyped module
     """Open a model that scores sentences: a student, an exported folder, or a teacher by beam search."""
-    with entry_points(model).open_scorer(model, **build(ModelConfig, values), beam=beam_of(values)) as opened:
-        yield opened
+    return entry_points(model).open_scorer(model, **build(ModelConfig, values), beam=beam_of(values))
 
 
 def out_option(writes: outputs.Written, help_text: str) -> Callable[[Any], Any]:

@@ -373,14 +373,8 @@ def _warn_of_truncation(rows: Mapping[str, Rows], config: StudentConfig) -> None
             )
 
 
-_SIZES = {
-    "embed_dim": "embed_dim",
-    "num_blocks": "num_blocks",
-    "num_heads": "num_heads",
-    "ff_dim": "inner_dim",
-    "max_length": "max_length",
-}
-"""The options that decide the shapes of the weights, each with the attribute of ``StudentConfig`` for its value."""
+_SIZES = ("embed_dim", "num_blocks", "num_heads", "ff_dim", "max_length")
+"""The options that decide the shapes of the weights."""
 
 
 def load_initial_weights(model: Student, path: Path, dataset: Dataset) -> tuple[str, int | None]:
@@ -398,12 +392,12 @@ def load_initial_weights(model: Student, path: Path, dataset: Dataset) -> tuple[
     run = open_run(path, "student")
     check_tokenizer(ModelFiles.of_run(run), dataset)
     ours, theirs = model.config, run.options(StudentConfig)
+    if ours.ff_dim or theirs.ff_dim:  # otherwise it follows from --embed-dim in both runs
+        ours, theirs = (dataclasses.replace(each, ff_dim=each.inner_dim) for each in (ours, theirs))
     wrong = {
-        options.flag(option): (getattr(ours, size), getattr(theirs, size))
-        for option, size in _SIZES.items()
-        if getattr(ours, size) != getattr(theirs, size)
-        # If --ff-dim has its default in both runs, it follows from --embed-dim.
-        and not (option == "ff_dim" and ours.ff_dim == theirs.ff_dim == 0)
+        options.flag(option): (getattr(ours, option), getattr(theirs, option))
+        for option in _SIZES
+        if getattr(ours, option) != getattr(theirs, option)
     }
     if wrong:
         found = "; ".join(f"{option} is {our}, expected {their}" for option, (our, their) in wrong.items())
