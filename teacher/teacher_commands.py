@@ -35,7 +35,7 @@ from pipeline.dumping.dump_source import ModelAndSearch, run_fingerprint
 from pipeline.dumping.next_token import log_probs_of
 from pipeline.evaluation.perplexity import GIVEN_TREE, JOINT, MARGINAL, PREFIX
 from pipeline.evaluation.results import PARSES, record
-from pipeline.evaluation.scorer import BlockScorer, NextTokenScorer, Sentences, TokenScores, scoring_jobs
+from pipeline.evaluation.scorer import BlockScorer, NextTokenScorer, Sentences, scoring_jobs
 from pipeline.evaluation.sentence_models import ScoredSplit, SentenceModel, spaced_sentences
 from pipeline.evaluation.shared_blocks import Job, Rows, SharedBlocks, shared_blocks
 from pipeline.evaluation.truth import Truth
@@ -86,7 +86,8 @@ def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[st
     with joined(device, threads=SEARCH_THREADS) as (world, where):
         teacher, run = load_teacher(model, where, checkpoint)
         files, settings = ModelFiles.of_run(run, checkpoint), _settings(sizes, where)
-        jobs = scoring_jobs(BeamScorer(teacher, sizes), max_sentences=BATCH_SENTENCES, max_positions=BLOCK_POSITIONS)
+        scorer = BeamScorer(BeamTeacher(teacher, sizes), eos_id=teacher.eos_id, batch_tokens=MIXTURE_TOKENS)
+        jobs = scoring_jobs(scorer, max_sentences=BATCH_SENTENCES, max_positions=BLOCK_POSITIONS)
         with shared_blocks(jobs, world, files=files, settings=settings, device=where) as blocks:
             yield SentenceModel(
                 scorer=BlockScorer(blocks),
@@ -270,24 +271,15 @@ def _check_reads(run: RunInfo, dataset: Dataset) -> None:
         )
 
 
-class BeamScorer:
-    """A ``pipeline.evaluation.scorer.DistributionScorer`` that scores tokens by the mixtures of a beam search."""
+class BeamScorer(NextTokenScorer):
+    """Scores tokens by the mixtures of a beam search. Log-probabilities alone need no mixture over the vocabulary."""
 
-    def __init__(self, model: Rnng, beam: BeamConfig) -> None:
-        teacher = BeamTeacher(model, beam)
-        self._search = teacher.search
-        self._mixtures = NextTokenScorer(teacher, eos_id=model.eos_id, batch_tokens=MIXTURE_TOKENS)
+    model: BeamTeacher
 
     def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
         """See ``Scorer.log_probs``."""
-        found = self._search.search(Ragged.from_lists(sentences, np.int64))
+        found = self.model.search.search(Ragged.from_lists(sentences, np.int64))
         return [row.astype(np.float32) for row in found.token_log_probs]
-
-    def distributions(
-        self, sentences: Sentences, before: Sentences, boundary_ids: NDArray[np.int64]
-    ) -> list[TokenScores]:
-        """See ``DistributionScorer.distributions``. A teacher reads single sentences, so ``before`` must be empty."""
-        return self._mixtures.distributions(sentences, before, boundary_ids)
 
 
 @torch.no_grad()
