@@ -47,7 +47,7 @@ from student.model import Student
 from student.rows import Rows, StudentInputs
 from student.stream import StudentBatch, student_batches
 from student.student_config import StudentConfig, StudentTrainConfig
-from student.targets import DumpTargets, SoftTargets
+from student.targets import DumpTargets, SoftTargets, TargetOptions
 from student.train_student import DistillationObjective
 from teacher.teacher_config import TeacherConfig
 
@@ -122,9 +122,8 @@ def _batches(dataset: Dataset, reader: DumpReader | None, temperature: float) ->
     split, tokenizer = dataset.split("train"), dataset.tokenizer
     targets = None
     if reader is not None:
-        targets = DumpTargets(
-            reader, split, tokenizer_sha256=tokenizer.sha256, eos_id=tokenizer.eos_id, temperature=temperature
-        )
+        options = TargetOptions(tokenizer_sha256=tokenizer.sha256, eos_id=tokenizer.eos_id, temperature=temperature)
+        targets = DumpTargets(reader, split, options)
     rows = Rows(split, context="sentence", max_length=StudentConfig(vocab_size=VOCAB_SIZE).max_length, truncate=True)
     slices = BatchPlan(rows.lengths, StudentTrainConfig(), World()).slices(0)
     some = [next(slices) for _ in range(NUM_BATCHES)]

@@ -68,9 +68,9 @@ class MixedTargets:
     def __init__(
         self, dumps: Sequence["DumpReader"], weights: Sequence[float], split: "Split", options: TargetOptions
     ) -> None:
-        self._parts = [DumpTargets(dump, split, **options) for dump in dumps]
+        self._parts = [DumpTargets(dump, split, options) for dump in dumps]
         self._weights = weights
-        self._temperature = options["temperature"]
+        self._temperature = options.temperature
         self._vocab_size = dumps[0].schema.vocab_size
         for dump, part in zip(dumps, self._parts, strict=True):
             if part.have_draws != self.have_draws:
@@ -107,7 +107,7 @@ def open_targets(
     dumps: Sequence["DumpReader"], weights: Sequence[float], split: "Split", options: TargetOptions
 ) -> AnyTargets:
     """Return the targets of one dump, or of a mixture of several. The errors are those of ``MixedTargets``."""
-    return DumpTargets(dumps[0], split, **options) if len(dumps) == 1 else MixedTargets(dumps, weights, split, options)
+    return DumpTargets(dumps[0], split, options) if len(dumps) == 1 else MixedTargets(dumps, weights, split, options)
 
 
 def mixture_weights(given: Sequence[float], num_dumps: int) -> list[float]:

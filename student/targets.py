@@ -18,7 +18,7 @@ Shape letters: R rows, k tokens kept or columns of draws.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NotRequired, Self, TypedDict
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -136,15 +136,24 @@ def estimated_probabilities(
 Targets = SoftTargets | DrawnTargets
 
 
-class TargetOptions(TypedDict):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetOptions:
     """The options of ``DumpTargets``."""
 
     tokenizer_sha256: str
+    """Fingerprint of the dataset's tokenizer."""
     eos_id: int
+    """Id of ``<eos>``, the gold token of the last position of a sentence."""
     temperature: float
-    tail: NotRequired[Tail]
-    divergence: NotRequired[Divergence]
-    shuffle_seed: NotRequired[int | None]
+    """T. The dump must have been made for it."""
+    tail: Tail = "bucket"
+    """Treatment of the mass outside the top k. With draws it must be the default."""
+    divergence: Divergence = "kl"
+    """The divergence from the soft targets. With draws it must be the default."""
+    shuffle_seed: int | None = None
+    """If it is given, one random permutation of the whole split gives each position the targets of another position.
+    This is a control: the distributions are the teacher's, but at the wrong positions. A batch then reads from the
+    whole dump, so the dump should fit into memory."""
 
 
 class DumpTargets:
@@ -153,46 +162,31 @@ class DumpTargets:
     Args:
         dump: The dump.
         split: The sentences that the student reads.
-        tokenizer_sha256: Fingerprint of the dataset's tokenizer.
-        eos_id: Id of ``<eos>``, the gold token of the last position of a sentence.
-        temperature: T. The dump must have been made for it.
-        tail: Treatment of the mass outside the top k. With draws it must be the default.
-        divergence: The divergence from the soft targets. With draws it must be the default.
-        shuffle_seed: If it is given, one random permutation of the whole split gives each position the targets of
-            another position. This is a control: the distributions are the teacher's, but at the wrong positions. A
-            batch then reads from the whole dump, so the dump should fit into memory.
+        options: What the targets are.
 
     Raises:
         FingerprintMismatchError: If the dump was made from another split or tokenizer, or has other sentences.
         StoreError: If the dump was not made for this temperature, tail or divergence.
     """
 
-    def __init__(
-        self,
-        dump: "DumpReader",
-        split: "Split",
-        *,
-        tokenizer_sha256: str,
-        eos_id: int,
-        temperature: float,
-        tail: Tail = "bucket",
-        divergence: Divergence = "kl",
-        shuffle_seed: int | None = None,
-    ) -> None:
-        fingerprints = dump.schema.fingerprints
+    def __init__(self, dump: "DumpReader", split: "Split", options: TargetOptions) -> None:
+        found = dump.schema.fingerprints
         remedy = "Give a dump of this dataset, or run dump-teacher on the dataset"
         check_fingerprint(
-            f"{dump.folder}: tokenizer", found=fingerprints["tokenizer"], expected=tokenizer_sha256, remedy=remedy
+            f"{dump.folder}: tokenizer",
+            found=found["tokenizer"],
+            expected=options.tokenizer_sha256,
+            remedy=remedy,
         )
         check_fingerprint(
-            f"{dump.folder}: split {split.name}", found=fingerprints["split"], expected=split.sha256, remedy=remedy
+            f"{dump.folder}: split {split.name}", found=found["split"], expected=split.sha256, remedy=remedy
         )
         if not np.array_equal(dump.offsets, split.position_offsets):
             raise FingerprintMismatchError(
                 f"{dump.folder}: the boundaries of its {len(dump)} sentences differ from those of the "
                 f"{len(split.tokens)} sentences of split {split.name}. {remedy}"
             )
-        for option, value, default in (("--tail", tail, "bucket"), ("--divergence", divergence, "kl")):
+        for option, value, default in (("--tail", options.tail, "bucket"), ("--divergence", options.divergence, "kl")):
             if dump.schema.num_draws and value != default:
                 raise StoreError(
                     f"{dump.folder}: selection is {dump.schema.selection}, expected topk for {option} {value}: "
@@ -200,12 +194,12 @@ class DumpTargets:
                 )
         self._dump = dump
         self._split = split
-        self._eos_id = eos_id
-        self._temperature_index = dump.temperature_index(temperature)
+        self._eos_id = options.eos_id
+        self._temperature_index = dump.temperature_index(options.temperature)
         self._source = None
-        if shuffle_seed is not None:
+        if options.shuffle_seed is not None:
             # The batches of an epoch use other random streams of this seed.
-            generator = np.random.default_rng([shuffle_seed, 0, 1])
+            generator = np.random.default_rng([options.shuffle_seed, 0, 1])
             dtype = np.uint32 if split.num_positions < 2**32 else np.int64
             self._source = generator.permutation(np.arange(split.num_positions, dtype=dtype))
 

@@ -280,14 +280,14 @@ def _prepared(
         trained_on = renamed((text for text in dataset.trained_on if text.of != PARSER), "student")
         trained_on += [text for reader in readers for text in trained_on_of_dump(reader.folder)]
         if readers:
-            options_of_targets: TargetOptions = {
-                "tokenizer_sha256": tokenizer.sha256,
-                "eos_id": tokenizer.eos_id,
-                "temperature": training.temperature,
-                "tail": training.tail,
-                "divergence": training.divergence,
-                "shuffle_seed": training.seed if training.targets == "shuffled" else None,
-            }
+            options_of_targets = TargetOptions(
+                tokenizer_sha256=tokenizer.sha256,
+                eos_id=tokenizer.eos_id,
+                temperature=training.temperature,
+                tail=training.tail,
+                divergence=training.divergence,
+                shuffle_seed=training.seed if training.targets == "shuffled" else None,
+            )
             targets = open_targets(readers, weights, dataset.split("train"), options_of_targets)
             fingerprints["manifest"] = _manifest_sha256(readers)
         check_fits(config.num_weights, device)

@@ -40,7 +40,7 @@ from storage.dump.reader import DumpReader
 from student.model import Student
 from student.rows import Rows
 from student.student_config import StudentConfig, StudentTrainConfig
-from student.targets import DumpTargets
+from student.targets import DumpTargets, TargetOptions
 from student.train_student import StudentTask
 from teacher.beam import BeamSearch
 from teacher.rnng import Rnng
@@ -191,7 +191,7 @@ class Cases:
         if targets != "none":
             chosen = {name: getattr(config, name) for name in ("temperature", "tail", "divergence")}
             ids = {"tokenizer_sha256": tokenizer.sha256, "eos_id": tokenizer.eos_id}
-            soft = DumpTargets(DumpReader(self._world / targets), splits["train"], **ids, **chosen)
+            soft = DumpTargets(DumpReader(self._world / targets), splits["train"], TargetOptions(**ids, **chosen))
         task = StudentTask(model, self._dataset, rows, soft, config, World(), num_initial_positions=0)
         move(model)
         training_step(task, config, self._world / "none")

@@ -14,7 +14,7 @@ from storage.dump.reader import DumpReader
 from storage.errors import ConfigError, FingerprintMismatchError, StoreError
 from student.loss import DistillationRows
 from student.mixed_targets import MixedTargets, mix, mixture_weights, open_targets
-from student.targets import DumpTargets, SoftTargets
+from student.targets import DumpTargets, SoftTargets, TargetOptions
 from tests.student.reference import draw, drawn_targets, estimate, soft_targets, tempered
 from tests.student.test_stream import EOS, FINGERPRINTS, VOCAB_SIZE, K, batches_of, make_split, plan_of, write_dump
 
@@ -174,7 +174,7 @@ def dumps(tmp_path_factory: pytest.TempPathFactory, split) -> list[DumpReader]:
 
 
 def options(temperature: float = 1.0, **changes):
-    return {"tokenizer_sha256": FINGERPRINTS["tokenizer"], "eos_id": EOS, "temperature": temperature} | changes
+    return TargetOptions(tokenizer_sha256=FINGERPRINTS["tokenizer"], eos_id=EOS, temperature=temperature, **changes)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -203,7 +203,7 @@ def test_the_ranks_batches_together_hold_the_mixture_of_each_position(split, dum
 
 def test_shuffled_targets_of_all_dumps_come_from_the_same_position(split, dumps) -> None:
     mixture = MixedTargets(dumps, [0.5, 0.5], split, options(shuffle_seed=1))
-    parts = [DumpTargets(dump, split, **options(shuffle_seed=1)) for dump in dumps]
+    parts = [DumpTargets(dump, split, options(shuffle_seed=1)) for dump in dumps]
     where = (np.arange(6), split.tokens.lengths[:6] + 1, torch.device("cpu"))
     expected = mix([part.read(*where) for part in parts], [0.5, 0.5], temperature=1.0, vocab_size=VOCAB_SIZE)
     assert mixture.read(*where).ids.tolist() == expected.ids.tolist()

@@ -23,7 +23,7 @@ from storage.errors import CorruptStoreError, FingerprintMismatchError, StoreErr
 from storage.ragged import Ragged
 from student.rows import Rows
 from student.stream import StudentBatch, student_batches
-from student.targets import DumpTargets
+from student.targets import DumpTargets, TargetOptions
 
 BOS, EOS, VOCAB_SIZE, K = 0, 1, 50, 4
 FINGERPRINTS = {name: name[0] * 64 for name in ("dataset", "split", "tokenizer", "teacher")}
@@ -96,9 +96,8 @@ def dump(tmp_path_factory: pytest.TempPathFactory, split: Split) -> DumpReader:
 
 
 def targets_of(dump: Any, split: Split, **changes: Any) -> DumpTargets:
-    return DumpTargets(
-        dump, split, **({"tokenizer_sha256": FINGERPRINTS["tokenizer"], "eos_id": EOS, "temperature": 1.0} | changes)
-    )
+    options = {"tokenizer_sha256": FINGERPRINTS["tokenizer"], "eos_id": EOS, "temperature": 1.0} | changes
+    return DumpTargets(dump, split, TargetOptions(**options))
 
 
 def plan_of(split: Split, world: World | None = None) -> list[tuple[np.ndarray, int]]:
