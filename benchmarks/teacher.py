@@ -31,6 +31,7 @@ from benchmarks.common import interleaved, parser, report, train
 from benchmarks.dump import sample_dataset
 from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
 from pipeline.dumping.next_token import LOGIT_ROWS
+from pipeline.runtime.train_config import TrainConfig
 from pipeline.training.batching import plan_epoch
 from teacher.levels import Schedule, TreeBatch
 from teacher.rnng import Rnng
@@ -105,7 +106,7 @@ def _median_batch(model: Rnng, dataset: Dataset, num_sentences: int) -> Schedule
     """Return the schedule of the batch whose number of positions is the median of an epoch."""
     split = dataset.split("train")
     lengths = np.diff(split.position_offsets)
-    plan = plan_epoch(lengths, seed=0, epoch=0, batch_tokens=10**9, batch_sentences=num_sentences)
+    plan = plan_epoch(lengths, TrainConfig(seed=0, batch_tokens=10**9, batch_sentences=num_sentences), 0)
     rows = sorted(plan, key=lambda batch: int(lengths[batch].sum()))[len(plan) // 2]
     return model.prepare(split.tokens.take(rows), split.actions.take(rows))
 

@@ -31,52 +31,48 @@ BLOCK_POSITIONS = 4096
 """Positions in a block of neighbouring sentences, which stay together in a shuffle window."""
 
 
-def plan_epoch(
-    lengths: np.ndarray, *, seed: int, epoch: int, batch_tokens: int, batch_sentences: int, shuffle_window: int = 0
-) -> list[np.ndarray]:
+def plan_epoch(lengths: np.ndarray, config: TrainConfig, epoch: int) -> list[np.ndarray]:
     """Return the batches of an epoch in the order in which they are visited. Each sentence is in exactly one batch.
+
+    A sentence with more than ``config.batch_tokens`` positions is a batch of its own.
 
     Args:
         lengths: int64 ``[M]``, positions of each sentence (its tokens and ``<eos>``).
-        seed: Seed of the run.
+        config: The seed, the budgets of a batch and the shuffle window.
         epoch: Counted from 0. Each epoch has its own permutation.
-        batch_tokens: Maximum number of positions per batch. A longer sentence is a batch of its own.
-        batch_sentences: Maximum number of sentences per batch; 0: no limit.
-        shuffle_window: About this number of positions are shuffled together; 0: all.
 
     Returns:
         One int64 array of sentence indices per batch, longest sentence first.
     """
-    generator = np.random.default_rng([seed, epoch])
+    generator = np.random.default_rng([config.seed, epoch])
     if not len(lengths):
         return []
-    budget = {"batch_tokens": batch_tokens, "batch_sentences": batch_sentences}
-    if not shuffle_window:
-        return _shuffled_batches(generator.permutation(len(lengths)), lengths, generator, **budget)
+    if not config.shuffle_window:
+        return _shuffled_batches(generator.permutation(len(lengths)), lengths, generator, config)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    edges = sentence_blocks(offsets, min(BLOCK_POSITIONS, shuffle_window))
+    edges = sentence_blocks(offsets, min(BLOCK_POSITIONS, config.shuffle_window))
     blocks = generator.permutation(len(edges) - 1)
-    per_window = max(1, shuffle_window // BLOCK_POSITIONS)
+    per_window = max(1, config.shuffle_window // BLOCK_POSITIONS)
     batches = []
     for first in range(0, len(blocks), per_window):
         chosen = blocks[first : first + per_window]
         window = concatenated_ranges(edges[chosen], edges[chosen + 1] - edges[chosen])
-        batches += _shuffled_batches(generator.permutation(window), lengths, generator, **budget)
+        batches += _shuffled_batches(generator.permutation(window), lengths, generator, config)
     return batches
 
 
 def _shuffled_batches(
-    order: np.ndarray, lengths: np.ndarray, generator: np.random.Generator, *, batch_tokens: int, batch_sentences: int
+    order: np.ndarray, lengths: np.ndarray, generator: np.random.Generator, config: TrainConfig
 ) -> list[np.ndarray]:
     """Return batches of the sentences in ``order``, which is random. The batches are in random order too."""
     mean = float(lengths[order].mean())
-    per_batch = max(1, int(batch_tokens / mean))
-    if batch_sentences:
-        per_batch = min(per_batch, batch_sentences)
+    per_batch = max(1, int(config.batch_tokens / mean))
+    if config.batch_sentences:
+        per_batch = min(per_batch, config.batch_sentences)
     batches = []
     for pool in np.array_split(order, max(1, round(len(order) / (per_batch * POOL_BATCHES)))):
         by_length = pool[np.argsort(-lengths[pool], kind="stable")]
-        runs = consecutive_batches(lengths[by_length], batch_tokens, batch_sentences)
+        runs = consecutive_batches(lengths[by_length], config.batch_tokens, config.batch_sentences)
         batches += [by_length[first:stop] for first, stop in runs]
     return [batches[i] for i in generator.permutation(len(batches))]
 
@@ -158,14 +154,5 @@ class BatchPlan:
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Return the sentences of each batch of an epoch, over all ranks. The result of the latest epoch is cached."""
         if self._newest is None or self._newest[0] != epoch:
-            config = self._config
-            batches = plan_epoch(
-                self._lengths,
-                seed=config.seed,
-                epoch=epoch,
-                batch_tokens=config.batch_tokens,
-                batch_sentences=config.batch_sentences,
-                shuffle_window=config.shuffle_window,
-            )
-            self._newest = epoch, batches
+            self._newest = epoch, plan_epoch(self._lengths, self._config, epoch)
         return self._newest[1]

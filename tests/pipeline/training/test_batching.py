@@ -23,14 +23,16 @@ budgets = {"batch_tokens": st.integers(1, 200), "batch_sentences": st.integers(0
 def test_every_sentence_is_in_one_batch_within_the_budgets(
     lengths, seed, epoch, batch_tokens, batch_sentences, shuffle_window
 ):
-    budget = {"batch_tokens": batch_tokens, "batch_sentences": batch_sentences, "shuffle_window": shuffle_window}
-    plan = plan_epoch(lengths, seed=seed, epoch=epoch, **budget)
+    config = TrainConfig(
+        seed=seed, batch_tokens=batch_tokens, batch_sentences=batch_sentences, shuffle_window=shuffle_window
+    )
+    plan = plan_epoch(lengths, config, epoch)
     assert sorted(np.concatenate([*plan, []]).tolist()) == list(range(len(lengths)))
     for batch in plan:
         assert len(batch) == 1 or lengths[batch].sum() <= batch_tokens
         assert not batch_sentences or len(batch) <= batch_sentences
         assert (np.diff(lengths[batch]) <= 0).all()
-    again = plan_epoch(lengths, seed=seed, epoch=epoch, **budget)
+    again = plan_epoch(lengths, config, epoch)
     assert [batch.tolist() for batch in again] == [batch.tolist() for batch in plan]
 
 
@@ -38,20 +40,20 @@ def test_a_shuffle_window_reads_only_a_part_of_the_split_at_a_time():
     lengths = np.random.default_rng(1).integers(1, 60, 20_000)
     blocks = (np.cumsum(lengths) - lengths) // 4096
     window = 16 * 4096
-    plan = plan_epoch(lengths, seed=1, epoch=0, batch_tokens=2000, batch_sentences=0, shuffle_window=window)
+    config = TrainConfig(seed=1, batch_tokens=2000, shuffle_window=window)
+    plan = plan_epoch(lengths, config, 0)
     num_batches = len(plan) * window // lengths.sum()
     for first in range(0, len(plan) - num_batches, num_batches // 2):
         together = np.concatenate(plan[first : first + num_batches // 2])
         assert len(np.unique(blocks[together])) <= 2 * 16
-    orders = {tuple(np.concatenate(plan_epoch(lengths, seed=1, epoch=epoch, batch_tokens=2000, batch_sentences=0,
-                                              shuffle_window=window))[:50]) for epoch in range(3)}  # fmt: skip
+    orders = {tuple(np.concatenate(plan_epoch(lengths, config, epoch))[:50]) for epoch in range(3)}
     assert len(orders) == 3
 
 
 def test_each_epoch_and_each_seed_has_its_own_order():
     lengths = np.arange(1, 200)
     orders = {
-        tuple(np.concatenate(plan_epoch(lengths, seed=seed, epoch=epoch, batch_tokens=300, batch_sentences=0)))
+        tuple(np.concatenate(plan_epoch(lengths, TrainConfig(seed=seed, batch_tokens=300), epoch)))
         for seed in range(2)
         for epoch in range(2)
     }
@@ -61,7 +63,7 @@ def test_each_epoch_and_each_seed_has_its_own_order():
 @given(lengths=lengths_of_splits, size=st.integers(1, 5), **budgets)
 def test_the_ranks_divide_every_batch_and_know_its_size(lengths, size, batch_tokens, batch_sentences):
     config = TrainConfig(seed=1, batch_tokens=batch_tokens, batch_sentences=batch_sentences)
-    plan = plan_epoch(lengths, seed=1, epoch=3, batch_tokens=batch_tokens, batch_sentences=batch_sentences)
+    plan = plan_epoch(lengths, config, 3)
     plans = [BatchPlan(lengths, config, World(rank=rank, size=size)) for rank in range(size)]
     for one in plans:
         assert one.batch_positions(3).tolist() == [lengths[batch].sum() for batch in plan]
