@@ -159,7 +159,9 @@ def test_surprisals_of_different_tokens_are_not_compared(made_up_runs: Any, help
     assert surprisal_plots(reported(made_up_runs.teacher, other))[0] == []
     helpers.add_rows(made_up_runs.baseline, "dev", {UNCONDITIONAL: ROWS[:1]})
     found, expected = "1 sentence with 2 tokens in all", "2 sentences with 3 tokens in all"
-    with pytest.raises(InputError, match=rf"perplexity-dev\.jsonl: has other sentences than .*: found {found}, expected {expected};"):
+    with pytest.raises(
+        InputError, match=rf"perplexity-dev\.jsonl: has other sentences than .*: found {found}, expected {expected};"
+    ):
         surprisal_plots(reported(made_up_runs.teacher, made_up_runs.baseline))
 
 
