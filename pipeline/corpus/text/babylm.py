@@ -286,11 +286,14 @@ def qed(draft: Draft) -> None:
 
 
 _WIKI_LINE = re.compile(
-    r"^(?:\[\[(?:File|Image|Category|Media|[a-z]{2,3}(?:-[a-z]+)?):|\{\||\|[-+}|]|[|!]\s|#REDIRECT)", re.IGNORECASE
+    r"^(?:\[\[(?:File|Image|Category|Media|[a-z]{2,3}(?:-[a-z]+)?):|\{\||\|[-+}|]|[|!]\s|#REDIRECT"
+    r"|[*#:]*\s*\{\{[^{}]*$|</?gallery\b|(?:File|Image):[^|]*\|)",
+    re.IGNORECASE,
 )
 _WIKI_HEADING = re.compile(r"^(?:=\s?){1,6}([^=].*?)\s*(?:=\s?){1,6}$")
 _WIKI_RULES = _compiled(
     (r"(?i)<ref[^<>]*/>|<ref[^<>]*>[^<]*</ref>|<!--.*?-->|\{\{[^{}]*\}\}", "", "reference or template"),
+    (r"(?i)<ref[^<>/]*>\s*\{\{[^{}]*$|^\}\}[^<]*</ref>", "", "reference or template"),
     (r"\[\[(?:File|Image|Category):[^\[\]]*\]\]", "", "wiki link"),
     (r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]", r"\1", "wiki link"),
     (r"\[https?://\S+\s+([^\[\]]*)\]", r"\1", "wiki link"),
