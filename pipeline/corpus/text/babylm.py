@@ -8,12 +8,11 @@ should be *I*. Rules drop a line without language. They note a reason for each d
 releases were sampled in blocks of some thousand lines, and nothing marks where a block begins.
 """
 
-import html
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.corpus.text.draft import Draft, Rules
+from pipeline.corpus.text.draft import Draft, Rules, undo_entities
 from pipeline.corpus.text.subtitles import TAG, clean_subtitle, open_subtitles
 from pipeline.corpus.text.text_files import unescape_brackets
 
@@ -38,6 +37,8 @@ class Source:
     """Whether notes and captions in brackets can have several lines, and whether there can be licences."""
     has_tiers: bool = False
     """Whether a line that begins with a tab continues the line before it, as in CHAT."""
+    is_subtitles: bool = False
+    """Whether files can be subtitles with times or frames, as in SRT, WebVTT, SBV and MicroDVD."""
 
 
 _TITLE = re.compile(r"(?:= = =|_BOOK_TITLE_ :)\s*(.+?)\s*(?:= = =)?$")
@@ -277,32 +278,22 @@ def gutenberg(draft: Draft) -> None:
     draft.replace(_BOLD, r"\1", "bold between equals signs")
 
 
-_ENTITY = re.compile(r"&(?:amp;)*(?:#\d+|#x[0-9a-f]+|[a-z]+\d*);?", re.IGNORECASE)
-
-
-def _entities(draft: Draft) -> None:
-    """Undo HTML entities that were escaped up to four times."""
-    text = draft.text
-    for _ in range(4):
-        if "&" not in text or not _ENTITY.search(text):
-            break
-        text = html.unescape(text)
-    draft.change(text, "HTML entity")
-
-
 def qed(draft: Draft) -> None:
     """Clean QED (2023), subtitles of lectures: entities escaped several times, tags, *l* in place of *I*."""
-    _entities(draft)
+    undo_entities(draft)
     clean_subtitle(draft)
     _join_punctuation(draft)
 
 
 _WIKI_LINE = re.compile(
-    r"^(?:\[\[(?:File|Image|Category|Media|[a-z]{2,3}(?:-[a-z]+)?):|\{\||\|[-+}|]|[|!]\s|#REDIRECT)", re.IGNORECASE
+    r"^(?:\[\[(?:File|Image|Category|Media|[a-z]{2,3}(?:-[a-z]+)?):|\{\||\|[-+}|]|[|!]\s|#REDIRECT"
+    r"|[*#:]*\s*\{\{[^{}]*$|</?gallery\b|(?:File|Image):[^|]*\|)",
+    re.IGNORECASE,
 )
 _WIKI_HEADING = re.compile(r"^(?:=\s?){1,6}([^=].*?)\s*(?:=\s?){1,6}$")
 _WIKI_RULES = _compiled(
     (r"(?i)<ref[^<>]*/>|<ref[^<>]*>[^<]*</ref>|<!--.*?-->|\{\{[^{}]*\}\}", "", "reference or template"),
+    (r"(?i)<ref[^<>/]*>\s*\{\{[^{}]*$|^\}\}[^<]*</ref>", "", "reference or template"),
     (r"\[\[(?:File|Image|Category):[^\[\]]*\]\]", "", "wiki link"),
     (r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]", r"\1", "wiki link"),
     (r"\[https?://\S+\s+([^\[\]]*)\]", r"\1", "wiki link"),
@@ -319,7 +310,7 @@ _WIKI_SIGNS = re.compile(r"[\[<{(@&*#:;\u2022]|''")
 
 def wiki(draft: Draft) -> None:
     """Clean Wikipedia and Simple English Wikipedia: remove the markup that the extraction left."""
-    _entities(draft)
+    undo_entities(draft)
     draft.drop(_WIKI_LINE, "line of a table, file or category")
     draft.replace(_WIKI_HEADING, r"\1", "marks of a heading")
     if _WIKI_SIGNS.search(draft.text):
@@ -335,8 +326,8 @@ BABYLM: dict[str, Source] = {
     "childes": Source(rules=childes, has_headers=True, has_speakers=True, has_tiers=True),
     "children_stories": Source(rules=gutenberg, is_prose=True, has_notes=True),
     "gutenberg": Source(rules=gutenberg, has_headers=True, is_prose=True, may_be_wrapped=True, has_notes=True),
-    "open_subtitles": Source(rules=open_subtitles, has_blanks=True, is_prose=True),
-    "qed": Source(rules=qed, is_prose=True),
+    "open_subtitles": Source(rules=open_subtitles, has_blanks=True, is_prose=True, is_subtitles=True),
+    "qed": Source(rules=qed, is_prose=True, is_subtitles=True),
     "simple_wiki": Source(rules=wiki, has_headers=True, has_blanks=True, is_prose=True),
     "simple_wikipedia": Source(rules=wiki, has_headers=True, has_blanks=True, is_prose=True),
     "switchboard": Source(rules=switchboard, has_speakers=True),

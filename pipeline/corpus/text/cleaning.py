@@ -26,8 +26,9 @@ from pipeline.corpus.text.documents import (
 )
 from pipeline.corpus.text.draft import Draft
 from pipeline.corpus.text.file_forms import read_running_text
-from pipeline.corpus.text.line_blocks import with_whole_notes, with_whole_tiers, without_licences
+from pipeline.corpus.text.line_blocks import with_whole_cues, with_whole_notes, with_whole_tiers, without_licences
 from pipeline.corpus.text.sentences import MAX_WORDS, has_word, split_long, split_sentences
+from pipeline.corpus.text.subtitles import WORD_TIME, has_cues
 from pipeline.corpus.text.text_files import (
     MAX_LINE_BYTES,
     Line,
@@ -159,12 +160,13 @@ def _clean_file(
     """Yield the text, document and speaker of each sentence. The speaker is empty if unknown."""
     source = SOURCES[name]
     record.begin(path, name)
-    lines = read_running_text(path, column=config.column, on_error=config.on_error, has_frames=name == "open_subtitles")
+    lines = read_running_text(path, column=config.column, on_error=config.on_error, is_subtitles=source.is_subtitles)
     head = list(islice(lines, HEAD_LINES))
-    has_records = any(line.begins_document for line in head)
-    ends_inside = source.has_headers or (source.has_blanks and not config.wrapped) or has_records
-    names.begin(path, name, is_whole=not ends_inside)
     texts = [line.text for line in head]
+    has_records = any(line.begins_document for line in head)
+    is_timed = source.is_subtitles and has_cues(texts)
+    ends_inside = source.has_headers or (source.has_blanks and not config.wrapped and not is_timed) or has_records
+    names.begin(path, name, is_whole=not ends_inside)
     joins = config.wrapped or (source.may_be_wrapped and is_wrapped(texts))
     if name == "plain" and not joins and (share := wrapped_share(texts)):
         log.warning(
@@ -178,6 +180,8 @@ def _clean_file(
         lines = with_whole_notes(without_licences(lines, record), record)
     if source.has_tiers:
         lines = with_whole_tiers(lines, record)
+    if is_timed:
+        lines = with_whole_cues(lines, record, is_rolling=any(map(WORD_TIME.search, texts)))
     ends_at_blank = source.has_blanks and not has_records and not config.wrapped
     words = words_of(texts) if joins else frozenset()
     for paragraph in _paragraphs(lines, source, names, record, joins=joins, ends_at_blank=ends_at_blank):

@@ -1,5 +1,6 @@
 """Change a line of raw text by rules, and remember the reason for each change."""
 
+import html
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,6 +9,8 @@ from pipeline.corpus.text.sentences import has_word
 
 Rules = tuple[tuple[re.Pattern[str], str, str], ...]
 """Pattern, replacement and reason of each rule."""
+
+_ENTITY = re.compile(r"&(?:amp;)*(?:#\d+|#x[0-9a-f]+|[a-z]+\d*);?", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -44,3 +47,13 @@ class Draft:
         """Drop the line if the pattern matches."""
         if not self.dropped and pattern.search(self.text):
             self.dropped = reason
+
+
+def undo_entities(draft: Draft) -> None:
+    """Undo HTML entities that were escaped up to four times."""
+    text = draft.text
+    for _ in range(4):
+        if "&" not in text or not _ENTITY.search(text):
+            break
+        text = html.unescape(text)
+    draft.change(text, "HTML entity")

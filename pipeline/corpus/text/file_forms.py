@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
+from pipeline.corpus.text.subtitles import has_cues
 from pipeline.corpus.text.table_forms import DELIMITERS, Table, find_table, has_spaced_columns, open_table
 from pipeline.corpus.text.text_files import Line, OnError, read_lines
 from storage.errors import ConfigError, InputError
@@ -65,6 +66,18 @@ _LINE_FORMS: Final = (
         "remove the tags",
     ),
     (
+        re.compile(r"\S+(?:[ \t]\S+)*[ \t](?:O|[BIES]-[\w-]+)$|[^\s/]+/[A-Z$]+$"),
+        0.8,
+        "one word per line with tags, as in CoNLL's files",
+        "leave only the words, the words of a sentence on one line",
+    ),
+    (
+        re.compile(r"(?:\S+\s+){0,3}\d+\.\d+\s+\d+\.\d+\s+\S"),
+        0.8,
+        "lines that begin with times in seconds",
+        "remove the times and names, for example with cut -d' ' -f3-",
+    ),
+    (
         re.compile(r"(?=\S{6,60}\s)(?=\w*\d)[\w-]+[-_]\w*\d{3}\s"),
         0.9,
         "lines that begin with names of recordings",
@@ -82,6 +95,7 @@ _FORM_LINES: Final = 8
 """A file with fewer lines than this is not compared with these forms, because so few lines prove nothing."""
 _FRAMES = r"\{\d+\}\{\d+\}"
 """The beginning of a subtitle of MicroDVD: its first and last frame."""
+_FOR_SUBTITLES: Final = "use clean-text --source open_subtitles, which removes the times"
 _SIGNATURES: Final = (
     (re.compile(r"<(?:\?xml|!doctype|html)\b", re.IGNORECASE), "markup (HTML or XML)", "extract the text first"),
     (
@@ -98,7 +112,7 @@ _SIGNATURES: Final = (
         "markup (XML or SGML)",
         "extract the text first",
     ),
-    (re.compile(rf"WEBVTT\b|(?:{_FRAMES}[^\n]*\n){{2}}"), "subtitles with times", "remove the times first"),
+    (re.compile(rf"WEBVTT\b|(?:{_FRAMES}[^\n]*\n){{2}}"), "subtitles with times", _FOR_SUBTITLES),
     (re.compile(r"WARC/\d"), "a web archive (WARC or WET)", "extract the text first"),
     (re.compile(r"PAR1"), "a Parquet file", "write it as JSON lines"),
     (
@@ -162,6 +176,9 @@ _TIME = re.compile(
     r"[\[(]?(?:\d{1,2}:)?\d{1,2}:\d\d(?:[.,]\d+)?\s*(?:-->|,\d{1,2}:\d\d|$)|[\[(]?\d{1,2}:\d\d:\d\d\b|\[\d\d:\d\d\.\d+\]|"
     r"Dialogue: \d+,"
 )
+_MARK = r"<\|(?:end|start|begin)_?of_?text\|>"
+_END_OF_TEXT: Final = re.compile(rf"^\s*{_MARK}\s*|\s*{_MARK}\s*$|{_MARK}(?=\w)")
+"""A mark between the texts of a file. Between spaces or quotes it is a word of the text."""
 _OBJECT = re.compile(r"\s*(?:\S+ +)?\{\s*(['\"])[^'\"]*\1\s*:")
 """The beginning of a JSON object or of a dictionary of Python, also after a word, such as a key."""
 _MARKED_SHARE: Final = 0.1
@@ -203,7 +220,7 @@ def read_head(lines: Iterator[Line]) -> list[Line]:
 
 
 def read_running_text(
-    path: Path, *, column: str = "", on_error: OnError = "stop", has_frames: bool = False
+    path: Path, *, column: str = "", on_error: OnError = "stop", is_subtitles: bool = False
 ) -> Iterator[Line]:
     """Yield the lines of running text in a file.
 
@@ -216,7 +233,7 @@ def read_running_text(
             lines. A number is a column of a table without a header, from 1.
         on_error: What to do at a line that is too long, and at an object or row that cannot be read: "stop", or "skip"
             to yield it as a line with ``fault`` and without text.
-        has_frames: Whether lines may begin with the frames of a subtitle, as in MicroDVD. The caller removes them.
+        is_subtitles: Whether the file may be subtitles with times or frames. The caller removes these.
 
     Raises:
         InputError: As ``read_lines``; if the file is neither text nor records with this column; if ``on_error`` is
@@ -225,11 +242,12 @@ def read_running_text(
     """
     lines = read_lines(path, on_error)
     head = read_head(lines)
-    shown = [line._replace(text=re.sub(f"^{_FRAMES}", "", line.text)) for line in head] if has_frames else head
-    form = form_of(shown, path)
+    shown = [line._replace(text=re.sub(f"^{_FRAMES}", "", line.text)) for line in head] if is_subtitles else head
+    is_timed = is_subtitles and has_cues([line.text for line in head])
+    form = Form(kind="text") if is_timed else form_of(shown, path)
     lines = chain(head, lines)
     if not (column := text_column(form, column, path)):
-        yield from lines
+        yield from _with_documents(lines)
         return
     for record in read_records(form, lines, column):
         text = record.cells.get(column)
@@ -243,6 +261,20 @@ def read_running_text(
             continue
         for i, piece in enumerate((text or "").split("\n")):
             yield Line(record.number, piece.rstrip("\r"), is_utf8=True, begins_document=i == 0)
+
+
+def _with_documents(lines: Iterable[Line]) -> Iterator[Line]:
+    """Begin a document after each mark such as ``<|endoftext|>``, and remove the mark."""
+    begins = False
+    for line in lines:
+        first, *others = _END_OF_TEXT.split(line.text) if begins or "<|" in line.text else [line.text]
+        if first.strip() or not any(map(str.strip, others)):
+            yield line._replace(text=first, begins_document=begins) if begins or others else line
+            begins = begins and not first.strip()
+        for text in others:
+            if text.strip():
+                yield line._replace(text=text, begins_document=True)
+            begins = not text.strip()
 
 
 def refuse_unless_text(path: Path) -> None:
@@ -405,7 +437,8 @@ def _marked(full: Sequence[str]) -> Form | None:
         return Form(kind="other", found=f"markup, such as {tags[0][0][:40]}", remedy="extract the text first")
     times = [text for text in full if _TIME.match(text.strip())]
     if (len(times) > 1 or any("-->" in text for text in times)) and len(times) >= len(full) * _MARKED_SHARE:
-        return Form(kind="other", found="subtitles with times", remedy="remove the times and numbers first")
+        remedy = _FOR_SUBTITLES if has_cues(full) else "remove the times and numbers first"
+        return Form(kind="other", found="subtitles with times", remedy=remedy)
     return None
 
 

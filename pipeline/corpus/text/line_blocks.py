@@ -1,4 +1,4 @@
-"""Treat lines together that belong together: notes in brackets, the licence of a book, the tiers of a transcript.
+"""Treat lines together that belong together: notes in brackets, a book's licence, tiers of a transcript, subtitles.
 
 The rules of a source see one line at a time. The functions of this module run before the rules: they join lines or
 leave lines out, and count the lines that they take away. They look at most ``MAX_LICENCE_LINES`` lines ahead, so memory
@@ -13,6 +13,7 @@ from typing import Final
 
 from pipeline.corpus.text.babylm import open_note
 from pipeline.corpus.text.cleaning_record import CleaningRecord
+from pipeline.corpus.text.subtitles import CUE, without_codes
 from pipeline.corpus.text.text_files import Line
 
 MAX_NOTE_LINES: Final = 20
@@ -21,6 +22,10 @@ MAX_LICENCE_LINES: Final = 500
 """Largest number of lines of a licence. Those of Project Gutenberg have up to 360 lines."""
 MAX_TIER_LINES: Final = 200
 """Largest number of lines that continue a line of a transcript."""
+MAX_CUE_CHARS: Final = 2000
+"""After this number of characters, a subtitle is not joined with further lines."""
+_HEADERS: Final = ("WEBVTT", "NOTE", "STYLE", "REGION")
+"""How the blocks of a WebVTT file begin that are no subtitles."""
 
 _LICENCES: Final = tuple(
     (re.compile(r"\W*" + first, re.IGNORECASE), re.compile(r"\W*" + last, re.IGNORECASE))
@@ -113,3 +118,48 @@ def with_whole_tiers(lines: Iterator[Line], record: CleaningRecord) -> Iterator[
             else:
                 record.dropped("CHAT metadata", joined)
         yield line._replace(text=" ".join(texts))
+
+
+def with_whole_cues(lines: Iterator[Line], record: CleaningRecord, *, is_rolling: bool = False) -> Iterator[Line]:
+    """Join the lines of each subtitle of a file with times. Leave out times, numbers, names and headers.
+
+    Blank lines separate subtitles, not documents. They are counted and not yielded.
+
+    Args:
+        lines: Lines of the file.
+        record: Updated with each line that is not yielded.
+        is_rolling: Whether the file has captions that a program made while listening. They show each line several
+            times, once it is complete. Then a line that repeats the line before it is left out.
+    """
+    ahead = _Ahead(lines)
+    waiting: Line | None = None
+    last, is_header, begins_block = "", False, True
+    for line in ahead:
+        text = line.text.strip()
+        cue, following = CUE.match(text), ahead.see(1)
+        rest = text[cue.end() :] if cue else text
+        is_header = bool(text) and (is_header or (begins_block and text.startswith(_HEADERS)))
+        is_before_cue = bool(following and CUE.match(following[0].text))
+        reasons = {
+            "subtitle time": cue is not None and not rest,
+            "number or name of a subtitle": not cue and is_before_cue and (text.isdecimal() or begins_block),
+            "header of subtitles": is_header,
+            "repeated line of captions": is_rolling and without_codes(rest) == last,
+        }
+        begins_block = not text
+        if waiting and (cue or not text or len(waiting.text) > MAX_CUE_CHARS):
+            yield waiting
+            waiting = None
+        if not text:
+            record.line("blank")
+        elif reason := next((reason for reason, applies in reasons.items() if applies), ""):
+            record.dropped(reason, line)
+        elif waiting:
+            record.line("text")
+            record.repaired("subtitle line joined", line, text)
+            waiting = waiting._replace(text=f"{waiting.text} {text}")
+        else:
+            waiting = line._replace(text=rest)
+        last = without_codes(rest) or last
+    if waiting:
+        yield waiting

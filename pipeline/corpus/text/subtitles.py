@@ -6,8 +6,10 @@ is the whole line. A speaker's name comes before a colon. The name is in capital
 """
 
 import re
+from collections.abc import Sequence
+from typing import Final
 
-from pipeline.corpus.text.draft import Draft
+from pipeline.corpus.text.draft import Draft, undo_entities
 from pipeline.corpus.text.sentences import has_word
 
 TAG = re.compile(
@@ -25,7 +27,16 @@ _CREDIT = re.compile(
     re.IGNORECASE,
 )
 _TIME = re.compile(r"^\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")
-_STYLE = re.compile(r"\{\\[^{}]*\}|\{[YyCcSsFf]:[^{}]*\}|^(?:\{\d+\}){2}|\[/?[ibu]\]")
+WORD_TIME: Final = re.compile(r"<\d+:[\d:.]+>")
+"""The time of a word in captions that a program made while listening."""
+_STYLE = re.compile(
+    r"\{\\[^{}]*\}|\{[YyCcSsFf]:[^{}]*\}|^(?:\{\d+\}){2}|\[/?[ibu]\]|</?(?:v|c|lang|ruby|rt)(?:[.\s][^<>]*)?>|"
+    rf"{WORD_TIME.pattern}"
+)
+_CLOCK = r"(?:\d+:)?\d{1,2}:\d\d[.,]\d{1,3}"
+CUE: Final = re.compile(rf"\s*(?:{_CLOCK}\s*(?:-->|,)\s*{_CLOCK}(?!\d).*|\[{_CLOCK}\s*-->\s*{_CLOCK}\]\s*)")
+"""The time of a subtitle: a line of SRT, WebVTT or SBV, or the beginning of a line that Whisper prints."""
+_CUE_SHARE: Final = 0.1
 _LINE_END = re.compile(r"\s*\\[Nh]\s*")
 _MUSIC = re.compile(
     r"[\u2669-\u266c\u00b6]+|(?:^|(?<=\s))#+(?=\s|$)|^[-\s]*#+(?=[A-Za-z'\"][^#]*#+$)|(?<=[a-z.,?!'\"]{2})#+(?=\s|$)|"
@@ -89,8 +100,20 @@ _TURN_OF_NAME = re.compile(
 )
 
 
+def has_cues(texts: Sequence[str]) -> bool:
+    """Return whether lines are those of a file of subtitles with times. Some texts have a time here and there."""
+    num_cues = sum(CUE.match(text) is not None for text in texts)
+    return num_cues >= max(1, _CUE_SHARE * sum(bool(text.strip()) for text in texts))
+
+
+def without_codes(text: str) -> str:
+    """Return a line of a subtitle without the codes and tags that say how it looks."""
+    return TAG.sub("", _STYLE.sub("", text)).strip()
+
+
 def open_subtitles(draft: Draft) -> None:
     """Clean OpenSubtitles: one subtitle per line. A dash marks a change of speaker, and each turn becomes a line."""
+    undo_entities(draft)
     draft.replace(_STYLE, "", "subtitle style code")
     draft.replace(_LINE_END, " ", "subtitle style code")
     clean_subtitle(draft)

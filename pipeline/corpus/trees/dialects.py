@@ -47,6 +47,8 @@ _SPOKEN_MARK_TAG = re.compile(r"SYM|XX?|\W")
 _BRACKET = re.compile(r"([*#-])([LR][RSC]B)\1", re.IGNORECASE)
 _CODE_TAGS = frozenset({"CODE", "COMMENT", "LB", "PB", "REF"})
 _CODE = re.compile(r"<[^<>]*>|\{[^{}]*\}")
+_NO_PUNCTUATION = ("PONFP", "EOS")
+"""A leaf of MCVF, the treebank of historical French: the sentence ends here without a mark."""
 _CHARACTERS: Final = {
     "<paren>": ("-LRB-", "-LRB-"),
     "<$$paren>": ("-RRB-", "-RRB-"),
@@ -262,7 +264,7 @@ def _historical(tree: Tree, reasons: dict[str, None], *, has_lemmas: bool) -> Tr
         elif word in _CHARACTERS:
             reasons["brackets and dashes written as codes"] = None
             tags[i], words[i] = _CHARACTERS[word]
-        elif tag in _CODE_TAGS or _CODE.fullmatch(word):
+        elif tag in _CODE_TAGS or _CODE.fullmatch(word) or (tag, word) == _NO_PUNCTUATION:
             reasons["codes and comments left out"] = None
             without.add(i)
         elif _is_no_word(tag, word):

@@ -81,7 +81,7 @@ _OTHER_FORMATS = {
     re.compile(r"<\?xml|<corpus[ >]"): "XML, such as TIGER-XML",
     re.compile(r"#FORMAT \d|#BOT|#BOS \d|%% word"): "NEGRA's export format",
     re.compile(r"#begin document|\d+\t[^\t()]+\t[^\t()]+\t|[^\s#%;*(].*\s(\([^\s()*]+)+\*"): "CoNLL",
-    re.compile(r"[{[]\s*([{\"]|$)"): "JSON",
+    re.compile(r"[{[]\s*([{\"]|$)"): "JSON (write the trees alone, for example with jq -r .FIELD)",
     re.compile(r"NT\(\S+\)\s*$"): "an oracle of an RNNG (give the trees that it was made from)",
     re.compile(r"ID=\S+ PARSER=|\(<[TL] "): "CCGbank",
     re.compile(r"Plain sentence:"): "an OntoNotes .onf file (give the .parse files)",

@@ -55,6 +55,8 @@ _W, _A = r"[ \t\r\n\f\v]", r"[^ \t\r\n\f\v()]"
 _TOKEN = re.compile(rf"\({_W}*({_A}+){_W}+({_A}+){_W}*\)|\({_W}*({_A}*)|(\))|({_A}+)")
 _BRACKET_IN_WORD = re.compile(r"\\[()]|\s[:;=8][-^o'][()]|\s[^\s()]+\([^\s()]+\)|\s\([^\s()]+\)[^\s()]|\(\$[()]\s")
 _WORD_IN_BRACKETS = re.compile(rf"\({_W}*{_A}+{_W}*\({_W}*{_A}+{_W}*\){_W}*\)")
+_LABEL_OUTSIDE = re.compile(r"[^()]*\w\(")
+_LABEL_AT_END = re.compile(r"\(\s*([^\s()]+)\s[^()]*\s\1\s*\)")
 _NUMBERED = re.compile(rf"\({_W}*\d+{_W}+{_A}+{_W}*\(")
 _WRITE_BRACKETS = "write -LRB- and -RRB- for the brackets inside a word"
 _WRITE_WORDS = "write words without brackets of their own: (NN dog), not (NN (dog)) or (NNdog)"
@@ -223,6 +225,8 @@ def _hint(text: str) -> str:
         return r"; write a line end in place of each \n"
     if _NUMBERED.search(text):
         return "; write labels without numbers before them: (NP (NN dog)), not (1 NP (2 NN dog))"
+    if _LABEL_AT_END.search(text):
+        return "; write no labels before closing brackets: (NP (NN dog)), not (NP (NN dog) NP)"
     if _BRACKET_IN_WORD.search(text):
         return f"; {_WRITE_BRACKETS}"
     return f"; {_WRITE_WORDS}" if _WORD_IN_BRACKETS.search(text) else ""
@@ -234,10 +238,12 @@ def _outside(text: str, *, close: bool, first: bool) -> MalformedTreeError:
             f"unbalanced brackets: a ')' without its '('{_hint(text) or _BALANCE}", "unbalanced brackets"
         )
     if first:
-        remedy = "; remove the text before the first bracket" if "(" in text else "; remove it, or write # before it"
-        return MalformedTreeError(
-            f"text where a tree was expected: {shortened(text)}{remedy}{_hint(text)}", "not a tree"
-        )
+        remedy = f"; remove it, or write # before it{_hint(text)}"
+        if _LABEL_OUTSIDE.match(text):
+            remedy = "; write labels inside their brackets: (NN dog), not NN(dog)"
+        elif "(" in text:
+            remedy = f"; remove the text before the first bracket, for example with sed 's/^[^(]*//'{_hint(text)}"
+        return MalformedTreeError(f"text where a tree was expected: {shortened(text)}{remedy}", "not a tree")
     if text.count(")") > text.count("("):
         return MalformedTreeError(
             f"unbalanced brackets: a ')' that closes a tree too early{_hint(text) or _BALANCE}", "unbalanced brackets"

@@ -188,6 +188,8 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("wikipedia", "A [[cup|big cup]] and a [[pen]].", "A big cup and a pen.", "", {"wiki link"}),
     ("wikipedia", "A '''cup''' of 1 @,@ 000", "A cup of 1,000", "", {"wiki bold or italics", "mark between spaces"}),
     ("wikipedia", "* A cup<ref name=a>b</ref> {{cite}}", "A cup", "", {"bullet", "reference or template"}),
+    ("wikipedia", "A cup.<ref>{{cite book", "A cup.", "", {"reference or template"}),
+    ("wikipedia", "}} page 2</ref> A [[cup]].", "A cup.", "", {"reference or template", "wiki link"}),
     ("open_subtitles", "She knew the titles by heart.", "She knew the titles by heart.", "", set()),
     ("open_subtitles", "The captions by the door.", "The captions by the door.", "", set()),
     ("childes", "*MOT:\tpick 'em up.", "pick 'em up.", "MOT", set()),
@@ -317,6 +319,10 @@ DROPPED = [  # source, line, reason
     ("switchboard", "========", "header of a transcript"),
     ("wikipedia", "[[Category:Cups]]", "line of a table, file or category"),
     ("wikipedia", "| align = left", "line of a table, file or category"),
+    ("wikipedia", "{{Infobox cup", "line of a table, file or category"),
+    ("wikipedia", "* {{cite book", "line of a table, file or category"),
+    ("wikipedia", "<gallery>", "line of a table, file or category"),
+    ("wikipedia", "File:Cup.jpg|A cup", "line of a table, file or category"),
 ]
 
 

@@ -20,7 +20,13 @@ from pipeline.corpus.text.cleaning import MAX_WORD_CHARS, OVERLONG_LINE, clean_t
 from pipeline.corpus.text.cleaning_record import CleaningRecord
 from pipeline.corpus.text.corpus_config import CleanConfig
 from pipeline.corpus.text.documents import read_document_table, read_documents
-from pipeline.corpus.text.line_blocks import MAX_LICENCE_LINES, with_whole_notes, with_whole_tiers, without_licences
+from pipeline.corpus.text.line_blocks import (
+    MAX_LICENCE_LINES,
+    with_whole_cues,
+    with_whole_notes,
+    with_whole_tiers,
+    without_licences,
+)
 from pipeline.corpus.text.sentences import MAX_WORDS
 from pipeline.corpus.text.text_files import Line, normalise_text
 from storage.errors import ConfigError, InputError, StoreError
@@ -280,7 +286,46 @@ def test_lines_that_continue_a_line_of_chat_are_joined_with_it(tmp_path: Path) -
     assert summary["lines"] == {"text": 4, "blank": 1, "header": 0, "dropped": 4}
 
 
-@pytest.mark.parametrize("read", [with_whole_notes, without_licences, with_whole_tiers])
+@pytest.mark.parametrize(
+    ("text", "found", "dropped"),
+    [
+        ("7\n00:00:01,000 --> 00:00:02,500\n- Is it\nate?\n- No.\n8\n0:00:03,0 --> 0:00:04,0\n1984 &amp; so.\n", 3, 4),
+        ("WEBVTT - x\nKind: a\n\nab-1/2\n00:01.000 --> 00:02.000 line:0%\n<v Ann>Is it <c.red>ate?</c></v>\n", 1, 4),
+        ("NOTE x\ny\n\n1\n00:01.0 --> 00:02.0\n(HISSES)\n\nIs it ate?\n", 1, 5),
+        ("0:00:01.000,0:00:02.000\nIs it\nate?\n\n0:00:03.000,0:00:04.000\nIs it\n", 2, 2),
+        ("[00:00.000 --> 00:02.000]  Is it ate?\n[00:02.000 --> 00:03.000] It is.\n", 2, 0),
+        (
+            "0:01.0 --> 0:02.0\n \nIs<0:01><c> it</c>\n\n0:02.0 --> 0:02.1\nIs it\n\n0:02.1 --> 0:03.0\nIs it\nate?\n",
+            2,
+            5,
+        ),
+    ],
+    ids=["SubRip", "WebVTT", "WebVTT with a note", "SBV", "Whisper", "automatic captions"],
+)
+def test_subtitles_with_times_give_one_line_for_each_subtitle(
+    tmp_path: Path, text: str, found: int, dropped: int
+) -> None:
+    summary, sentences = cleaned(tmp_path, text + "\n", "open_subtitles")
+    assert summary["lines"]["dropped"] == dropped
+    assert summary["lines"]["blank"] == text.count("\n\n") + text.count("\n \n") + 1
+    assert sum(summary["lines"].values()) == text.count("\n") + 1
+    assert " ".join(sentences).startswith("Is it ate?")
+    assert len(sentences) == found
+    assert set((tmp_path / "out.docs").read_text().splitlines()) == {"open_subtitles/open_subtitles.txt"}
+
+
+def test_marks_between_texts_begin_documents(tmp_path: Path) -> None:
+    text = (
+        'One.\n\nTwo.\n<|endoftext|>\n\nThree.<|end_of_text|>\n<|endoftext|>Four.<|endoftext|>"<|endoftext|>" ends.\n'
+    )
+    _, sentences = cleaned(tmp_path, text)
+    assert sentences == ["One.", "Two.", "Three.", 'Four.<|endoftext|>"<|endoftext|>" ends.']
+    assert [line[-1] for line in (tmp_path / "out.docs").read_text().splitlines()] == ["1", "1", "2", "3"]
+    _, sentences = cleaned(tmp_path, "<|startoftext|>One.<|endoftext|>Two.<|endoftext|>\n", "sentences")
+    assert sentences == ["One.", "Two."]
+
+
+@pytest.mark.parametrize("read", [with_whole_notes, without_licences, with_whole_tiers, with_whole_cues])
 def test_lines_are_read_a_bounded_number_of_lines_ahead(read: Any) -> None:
     read_so_far = 0
 

@@ -53,7 +53,7 @@ def test_words_with_lemmas_are_read_without_them(tmp_path: Path, leaves: str, te
         ("(NP (P d@) (D @os)) (VBD sang) (P $at) (D $te) (N end)", "dos sang at te end"),
         ("(NP (N owl)) (PP;* (P of) (NP;*SBJ* (N wood))) (AX *) (NP-OB1 *を*) (BIND *SBJ*)", "owl of wood"),
         ("(NP (N (ORTHO owls) (META (CASE n) (LEMMA owl)))) (VBD (ORTHO sang) (META (LEMMA sing)))", "owls sang"),
-        ("(META (NP (N owl))) (META (VBD sang))", "owl sang"),
+        ("(META (NP (N owl))) (META (VBD sang)) (PONFP EOS)", "owl sang"),
         ("(NP (N well-known) (N owl)) (VBD sang) (, <dash/>) (NP (NUM $5))", "well-known owl sang\u2014$5"),
     ],
 )
@@ -254,6 +254,8 @@ def test_masked_sentences_are_dropped_and_blanks_to_fill_in_are_kept(
         ("(0 S (1 NP (2 NN owl)))", "write labels without numbers"),
         ("(S (NN owl)) ; owl", "remove the text after the tree"),
         ("1\t(S (NN owl))", "remove the text before the first bracket"),
+        ("S(NN(owl) VB(hoots))", "write labels inside their brackets"),
+        ("(S (NP (DT the DT) (NN owl NN) NP) S)", "write no labels before closing brackets"),
         (r"(ROOT\n  (S (NN owl)\n  (VB hoots)))", r"write a line end in place of each \n"),
         ("(S the owl)", "expected each word with its own tag"),
     ],
