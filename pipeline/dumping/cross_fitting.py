@@ -33,12 +33,12 @@ Source = TypeVar("Source", bound=_OfRun)
 def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -> list[Source]:
     """Return the sources of a dump in the order of the folds that their runs left out; a single source as it is.
 
-    The runs of several sources must have the same dataset and sizes, and each fold needs exactly one run. Options of
-    training, such as the seed, may differ.
+    The runs of several sources must have the same dataset and the same options of the model, and each fold needs
+    exactly one run. Options of training, such as the seed, may differ.
 
     Raises:
         ConfigError: If only one run is given, and it left out a fold of the split. With several runs: if the split has
-            no folds, if not every fold was left out by exactly one run, or if the runs differ in their sizes.
+            no folds, if not every fold was left out by exactly one run, or if the models differ in their options.
         FingerprintMismatchError: If one of several runs was trained on another dataset. Both values are shown.
         InputError: If the dataset has no such split.
     """
@@ -101,7 +101,7 @@ def _check_dataset(run: RunInfo, dataset: Dataset) -> None:
     if wrong:
         raise FingerprintMismatchError(
             f"{run.path}: {'; '.join(wrong)}. Several runs must be trained on the dataset that is dumped, because its "
-            "folds decide which run computes a sentence"
+            "folds decide which run computes the rows of a sentence"
         )
 
 
@@ -113,11 +113,11 @@ def _check_sizes(run: RunInfo, first: RunInfo) -> None:
         if mine.get(name) != expected.get(name)
     ]
     if wrong:
-        raise ConfigError(f"{run.path}: {'; '.join(wrong)}. Give runs with the same sizes")
+        raise ConfigError(f"{run.path}: {'; '.join(wrong)}. Give runs with the same options of the model")
 
 
 def _sizes(run: RunInfo) -> Iterator[tuple[str, Any]]:
-    """Yield the options of a run's model."""
+    """Yield the options of a run's model, most of which are sizes."""
     of_training = {field.name for field in fields(TrainConfig)} | {"leave_out"}
     for name, value in run.configuration.items():
         if name not in of_training:

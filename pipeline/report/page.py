@@ -46,7 +46,8 @@ _MARKDOWN_MARK: Final = "<!-- rnng-distill report -->\n\n"
 with this comment."""
 _NOT_SHOWN: Final = re.compile(r"[^\t\n -~\u00a0-\ud7ff\ue000-\U0010ffff]")
 """Control characters, which could steer a terminal, and surrogates, which UTF-8 cannot encode. run.json and names of
-directories may contain them. Such characters are dropped after escaping, so that the rest cannot become markup."""
+directories may contain them. They are dropped from the finished page. Its texts are already escaped by then, so
+dropping characters cannot turn a text into markup."""
 
 
 def write_report(
@@ -154,8 +155,8 @@ def _comparisons(records: Sequence[RunRecord]) -> tuple[Comparisons | None, list
     try:
         return compare_for_report(records), []
     except RnngDistillError as error:
-        # Two runs of a group have the same seed, or a run's item rows (one per scored sentence or pair) are damaged or
-        # are not about the same items as those of the other runs. The rest of the page is still useful.
+        # Possible reasons: two runs of a group have the same seed, or the item rows of a run (one per scored sentence
+        # or pair) are damaged, or they are about other items. The rest of the page is still useful.
         return None, [f"Groups of runs are not compared: {error}."]
 
 

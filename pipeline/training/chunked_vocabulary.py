@@ -6,7 +6,8 @@ the states and the weights themselves. The cost: second derivatives are not avai
 the gradient inside the forward pass (Hsu et al. 2024, Liger Kernel). Here the loss of a chunk can be any loss that
 computes its own gradient.
 
-Under autocast, products have autocast's type. Logits, losses and sums of gradients are float32.
+Under autocast, matrix products are computed in autocast's type, and logits are then stored as float32. Losses and the
+gradient of the output weights are float32, too.
 
 Shape letters: P positions, D state size, V vocabulary, R rows of a chunk.
 """
@@ -99,10 +100,11 @@ def cross_entropy_terms(logits: Tensor, gold: Tensor, *, with_gradient: bool) ->
 def softmax_and_log_sum(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return, per row, the softmax ``[R, V]``, the largest logit ``[R]``, and the log-sum-exp minus that logit ``[R]``.
 
-    The largest probability is exp(largest logit - log-sum-exp), so minus its logarithm is the third value. Finding the
-    two maxima takes two quick passes. Computing the log-sum-exp itself would need another pass of exponentials, which
-    takes ten times as long as those passes on a CPU. The log-sum-exp is returned as two numbers so that float32 keeps
-    the digits of small differences when all logits are large.
+    The largest probability is exp(largest logit - log-sum-exp), so minus its logarithm is the third value. The
+    largest logit and the largest probability take a quick pass each. To compute the log-sum-exp itself would need
+    another pass of exponentials, which takes more than ten times as long on a CPU. The log-sum-exp is returned as two
+    numbers, so that a caller can first subtract a logit from the largest logit. Then float32 keeps the digits of a
+    small loss, even if all logits are large.
     """
     probs = logits.softmax(1)
     return probs, logits.amax(1), -probs.amax(1).log()

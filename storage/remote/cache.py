@@ -89,8 +89,9 @@ class FileCache:
 
     @contextmanager
     def locked(self, key: str) -> Iterator[None]:
-        """Hold one lock for all keys that start with the same two characters as ``key``, against all other processes.
+        """Hold a lock that keeps out all other processes.
 
+        All keys that start with the same two characters share one lock.
         There are 256 lock files, which are never removed. If one were removed while a process waits for it, two
         processes could hold the same lock.
 

@@ -209,7 +209,7 @@ def test_runs_of_other_sizes_or_another_dataset_are_refused_in_one_line(folder, 
     dumping = ["dump-teacher", "--out", tmp_path / "dump", *runs]
     sizes = with_run_json(folder, tmp_path / "sizes", configuration={"embed_dim": 17, "lr": 0.5})
     found = invoked(*dumping, sizes, "--data", folder / "dataset")
-    assert f"sizes: --embed-dim is 17, but 16 in {folder / 'fold1'}. Give runs with the same sizes" in found
+    assert f"sizes: --embed-dim is 17, but 16 in {folder / 'fold1'}. Give runs with the same options" in found
     other = with_run_json(folder, tmp_path / "other", fingerprints={"dataset": "0" * 64})
     found = invoked(*dumping, other, "--data", folder / "dataset")
     assert f"other: dataset is 000000000000, but {dataset.sha256[:12]} was given." in found

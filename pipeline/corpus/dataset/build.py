@@ -243,7 +243,7 @@ def _trained_on(
 
 
 def _tree_source(config: BuildConfig, sources: Mapping[str, SplitSources]) -> str:
-    """Return in words where the trees come from: given or a control, a digest of the tree files, parsers, teachers."""
+    """Return where the trees come from, in words: see ``Dataset.tree_source``."""
     if config.trees == "right":
         return "right-branching"
     files = [stem.files for split in sources.values() for stem in split.stems]

@@ -119,7 +119,7 @@ class Split:
         return self.tokens.offsets + np.arange(len(self.tokens.offsets))
 
     def take(self, sentences: NDArray[np.int64]) -> "Split":
-        """Return a split with only the given sentences, in the given order, and the digests of the whole split."""
+        """Return a split with only the given sentences, in the given order. It keeps the digests of the whole split."""
         rows = {name: getattr(self, name).take(sentences) for name in ("tokens", "actions")}
         columns = {name: getattr(self, name)[sentences] for name in ("document_ids", "num_words", "num_bytes")}
         return replace(self, **rows, **columns, folds=self.folds[sentences] if self.num_folds else self.folds)
@@ -139,7 +139,8 @@ class Dataset:
     splits: dict[str, Split]
     trees: Trees
     tree_source: str
-    """A description of where the trees come from: given or a control, a digest of the tree files, parsers, teachers."""
+    """Where the trees come from, in words: the option ``--trees``, the beginning of a digest of the tree files, and the
+    parsers and teachers that made the trees."""
     counts: dict[str, dict[str, Any]]
     """For each split: ``num_trees``, ``num_kept``, and ``dropped`` and ``repaired`` by reason."""
     statistics: dict[str, dict[str, Any]]
@@ -474,7 +475,7 @@ def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_s
     if "documents" in arrays and split.document_ids.max(initial=0) > len(split.documents):
         raise ValueError(f"document {split.document_ids.max()} in a table of {len(split.documents)} documents")
     if min(split.document_ids.min(initial=0), split.num_words.min(initial=0), split.num_bytes.min(initial=0)) < 0:
-        raise ValueError("a number of words, bytes or a document is below 0")
+        raise ValueError("a word count, a byte count or a document number is below 0")
     lengths = {len(split.tokens), len(split.actions), len(split.document_ids), len(split.num_words)}
     if "folds" in arrays:
         lengths.add(len(split.folds))

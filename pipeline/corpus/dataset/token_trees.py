@@ -42,7 +42,7 @@ class TokenTree:
     num_crossing: int
     """Number of tokens that cross the edge of a phrase: they touch a word inside the phrase and a word outside it."""
     num_lost: int
-    """Number of phrases that get no token: each of their words shares a token with a word outside the phrase."""
+    """Number of phrases that get no token: each token that touches such a phrase also touches a word outside it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,9 +110,9 @@ def tree_over_words(phrases: Sequence[Phrase], text: str, token_spans: Sequence[
     whole words, and ``align`` restores its tokens.
 
     Two kinds of edges cannot be written in brackets, so they move. An edge between tokens that share a character moves
-    in front of this character. If a space is a token of its own, a phrase that starts at the next word also gets the
-    space. After that, a phrase that covers only spaces is left out, and a phrase X whose only child is a phrase X is
-    merged with this child.
+    in front of this character. An edge between the next word and a space that is a token of its own moves in front of
+    the space, so that a phrase that starts at this word also gets the space. After that, a phrase that covers only
+    spaces is left out, and a phrase X whose only child is a phrase X is merged with this child.
 
     Args:
         phrases: The phrases over tokens, in opening order. The first covers all tokens.
@@ -203,7 +203,7 @@ def no_sentence_left(where: Path | str, counts: Counts) -> InputError:
     """Return the error for an input from which every sentence was dropped."""
     return InputError(
         f"{where}: no sentence left of {counts.num_trees} trees: {dict(counts.dropped)}; expected trees, and the text "
-        "of each in the same line of the text file. Check that both files belong together"
+        "of tree n in line n of the text file. Check that both files belong together"
     )
 
 
