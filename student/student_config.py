@@ -41,9 +41,9 @@ class StudentConfig:
         problems = too_small(self, 1, "vocab_size", "embed_dim", "num_blocks", "num_heads", "max_length")
         problems += too_small(self, 0, "ff_dim")
         if self.num_heads >= 1 and self.embed_dim % self.num_heads:
-            problems.append(f"embed-dim is {self.embed_dim}, expected a multiple of num-heads ({self.num_heads})")
+            problems.append(f"--embed-dim is {self.embed_dim}, expected a multiple of --num-heads ({self.num_heads})")
         if not 0 <= self.dropout < 1:
-            problems.append(f"dropout is {self.dropout}, expected 0 <= dropout < 1")
+            problems.append(f"--dropout is {self.dropout}, expected 0 <= dropout < 1")
         refuse("student", problems)
 
     @property
@@ -131,11 +131,11 @@ class StudentTrainConfig(TrainConfig):
         super(StudentTrainConfig, self).__post_init__()
         problems = []
         if not 0 <= self.alpha <= 1:
-            problems.append(f"alpha is {self.alpha}, expected 0 to 1")
+            problems.append(f"--alpha is {self.alpha}, expected 0 to 1")
         if not self.temperature > 0:
-            problems.append(f"temperature is {self.temperature}, expected more than 0")
+            problems.append(f"--temperature is {self.temperature}, expected more than 0")
         if not 0 <= self.peak_tflops <= MOST:
-            problems.append(f"peak-tflops is {self.peak_tflops}, expected at least 0 and at most {MOST:g}")
+            problems.append(f"--peak-tflops is {self.peak_tflops}, expected at least 0 and at most {MOST:g}")
         refuse("student training", problems)
 
 
@@ -177,7 +177,9 @@ class StudentCommandConfig(ResumeConfig):
 
     def __post_init__(self) -> None:
         ResumeConfig.__post_init__(self)  # super() does not work in a dataclass with slots
-        problems = [] if self.cache_gb > 0 else [f"cache-gb is {self.cache_gb}, expected above 0"]
+        problems = [] if self.cache_gb > 0 else [f"--cache-gb is {self.cache_gb}, expected above 0"]
         if any(not 0 < weight < math.inf for weight in self.dump_weights):
-            problems.append(f"dump-weights are {', '.join(f'{w:g}' for w in self.dump_weights)}, expected all above 0")
+            problems.append(
+                f"--dump-weights are {', '.join(f'{w:g}' for w in self.dump_weights)}, expected all above 0"
+            )
         refuse("train-student", problems)

@@ -37,7 +37,7 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         problems = too_small(self, 1, "embed_dim", "hidden_dim", "num_layers")
         if not 0 <= self.dropout < 1:
-            problems.append(f"dropout is {self.dropout}, expected 0 <= dropout < 1")
+            problems.append(f"--dropout is {self.dropout}, expected 0 <= dropout < 1")
         if self.composition == "treelstm" and self.strategy != "binary":
             problems.append(
                 f"composition treelstm joins two children, but constituents of strategy {self.strategy} have any "
@@ -45,7 +45,7 @@ class TeacherConfig:
             )
         if self.branching != "right" and self.strategy != "binary":
             problems.append(
-                f"branching is {self.branching}, but strategy {self.strategy} pairs no children; give --strategy "
+                f"--branching is {self.branching}, but strategy {self.strategy} pairs no children; give --strategy "
                 "binary, or leave --branching out"
             )
         refuse("teacher", problems)
@@ -115,7 +115,7 @@ class SampleConfig:
         problems = too_small(self, 1, "num_sentences", "batch_sentences") + too_small(self, 0, "seed", "threads")
         problems += too_small(self, 4, "max_actions")
         if not 0 < self.temperature < math.inf:
-            problems.append(f"temperature is {self.temperature}, expected more than 0 and finite")
+            problems.append(f"--temperature is {self.temperature}, expected more than 0 and finite")
         refuse("sample", problems)
 
 

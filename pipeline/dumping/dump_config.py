@@ -53,9 +53,9 @@ class DumpConfig:
         problems = too_small(self, 1, "k", "shard_positions", "batch_tokens", "threads")
         problems += self._draw_problems()
         if 1.0 not in self.temperatures:
-            problems.append(f"temperatures are {self.temperatures}, expected 1 among them")
+            problems.append(f"--temperatures are {self.temperatures}, expected 1 among them")
         if any(t <= 0 for t in self.temperatures):
-            problems.append(f"temperatures are {self.temperatures}, expected all above 0")
+            problems.append(f"--temperatures are {self.temperatures}, expected all above 0")
         refuse("dump", problems)
 
     def schema_fields(self) -> dict[str, Any]:
@@ -74,12 +74,12 @@ class DumpConfig:
 
     def _draw_problems(self) -> list[str]:
         if self.draw_seed < 0:
-            return [f"draw-seed is {self.draw_seed}, expected at least 0"]
+            return [f"--draw-seed is {self.draw_seed}, expected at least 0"]
         if self.num_top and self.selection != "stratified":
             remedy = "Give --selection stratified"
-            return [f"num-top is {self.num_top}, expected none with selection {self.selection}. {remedy}"]
+            return [f"--num-top is {self.num_top}, expected none with selection {self.selection}. {remedy}"]
         if self.selection == "stratified" and not 0 < self._stratified_top < self.k:
-            return [f"num-top is {self._stratified_top}, expected at least 1 and less than k ({self.k})"]
+            return [f"--num-top is {self._stratified_top}, expected at least 1 and less than k ({self.k})"]
         return []
 
 

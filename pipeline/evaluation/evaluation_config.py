@@ -70,7 +70,7 @@ class MinimalPairConfig:
     def __post_init__(self) -> None:
         if not 2 <= len(self.columns) <= 3 or len({*self.columns}) < len(self.columns):
             found = ",".join(self.columns)
-            refuse("minimal pairs", [f"columns is {found}, expected two or three different names: GOOD,BAD,PARADIGM"])
+            refuse("minimal pairs", [f"--columns is {found}, expected two or three different names: GOOD,BAD,PARADIGM"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

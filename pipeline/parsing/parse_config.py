@@ -55,7 +55,7 @@ class ParseConfig:
         if self.flat == bool(self.model):
             problems.append("give one of --model and --flat")
         if self.on_failure not in get_args(OnFailure):
-            problems.append(f"on_failure is {self.on_failure!r}, expected one of {', '.join(get_args(OnFailure))}")
+            problems.append(f"--on-failure is {self.on_failure!r}, expected one of {', '.join(get_args(OnFailure))}")
         refuse("parse", problems)
 
 
@@ -101,18 +101,18 @@ class ParserConfig:
         )
         if self.num_heads > 0 and self.embed_dim % (2 * self.num_heads):
             problems.append(
-                f"embed_dim is {self.embed_dim}, expected a multiple of {2 * self.num_heads}, twice num_heads"
+                f"--embed-dim is {self.embed_dim}, expected a multiple of {2 * self.num_heads}, twice --num-heads"
             )
         if self.embed_dim % 4:
-            problems.append(f"embed_dim is {self.embed_dim}, expected a multiple of 4")
+            problems.append(f"--embed-dim is {self.embed_dim}, expected a multiple of 4")
         if self.ff_dim % 2:
-            problems.append(f"ff_dim is {self.ff_dim}, expected an even number")
+            problems.append(f"--ff-dim is {self.ff_dim}, expected an even number")
         if not 0 <= self.dropout < 1:
-            problems.append(f"dropout is {self.dropout}, expected at least 0 and below 1")
+            problems.append(f"--dropout is {self.dropout}, expected at least 0 and below 1")
         if self.max_words > PARSER_POSITIONS - 2:
-            problems.append(f"max_words is {self.max_words}, expected at most {PARSER_POSITIONS - 2}")
+            problems.append(f"--max-words is {self.max_words}, expected at most {PARSER_POSITIONS - 2}")
         if not 0 < self.lr < 1:
-            problems.append(f"lr is {self.lr}, expected above 0 and below 1")
+            problems.append(f"--lr is {self.lr}, expected above 0 and below 1")
         if self.clip_norm <= 0:
-            problems.append(f"clip_norm is {self.clip_norm}, expected above 0")
+            problems.append(f"--clip-norm is {self.clip_norm}, expected above 0")
         refuse("train-parser", problems)

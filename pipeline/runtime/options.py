@@ -155,11 +155,7 @@ def build(cls: type[Config], values: Mapping[str, Any], **fixed: object) -> Conf
 def too_small(config: object, least: int, *names: str) -> list[str]:
     """Return a problem for each of these fields of a configuration that is below ``least``."""
     found = {name: getattr(config, name) for name in names}
-    return [
-        f"{name.replace('_', '-')} is {value}, expected at least {least}"
-        for name, value in found.items()
-        if value < least
-    ]
+    return [f"{flag(name)} is {value}, expected at least {least}" for name, value in found.items() if value < least]
 
 
 def refuse(what: str, problems: Iterable[str]) -> None:

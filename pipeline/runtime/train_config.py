@@ -98,13 +98,15 @@ class TrainConfig:
             if not 0 < (value := getattr(self, name)) <= MOST
         ]
         if not 0 <= self.weight_decay <= MOST:
-            problems.append(f"weight-decay is {self.weight_decay}, expected at least 0 and at most {MOST:g}")
+            problems.append(f"--weight-decay is {self.weight_decay}, expected at least 0 and at most {MOST:g}")
         if not 0 <= self.decay_share <= 1:
-            problems.append(f"decay-share is {self.decay_share}, expected 0 to 1 (0 means the default, {DECAY_SHARE})")
+            problems.append(
+                f"--decay-share is {self.decay_share}, expected 0 to 1 (0 means the default, {DECAY_SHARE})"
+            )
         elif self.decay_share and self.schedule != "wsd":
             problems.append(
-                f"decay-share is {self.decay_share}, but schedule {self.schedule} has no decay phase. Give --schedule "
-                "wsd, or leave --decay-share out"
+                f"--decay-share is {self.decay_share}, but schedule {self.schedule} has no decay phase. Give "
+                "--schedule wsd, or leave --decay-share out"
             )
         try:
             word_thresholds(self.word_checkpoints)

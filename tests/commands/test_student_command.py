@@ -64,7 +64,7 @@ def test_a_run_records_its_options_and_inputs(small_world, dump, tmp_path):
             ["--max-length", 3],
             ["sentences have more than 3 positions", "give --max-length ", "--long-sentences truncate"],
         ),
-        (["--num-heads", 5], ["embed-dim is 32, expected a multiple of num-heads (5)"]),
+        (["--num-heads", 5], ["embed-dim is 32, expected a multiple of --num-heads (5)"]),
     ],
 )
 def test_an_impossible_option_gives_one_line_and_no_run(small_world, dump, tmp_path, options, expected):

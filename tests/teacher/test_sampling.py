@@ -124,5 +124,5 @@ def test_a_low_temperature_draws_the_most_probable_choices():
 
 
 def test_all_problems_of_a_configuration_are_reported_together():
-    with pytest.raises(ConfigError, match=r"num-sentences is 0, .*; temperature is nan, expected more than 0"):
+    with pytest.raises(ConfigError, match=r"num-sentences is 0, .*; --temperature is nan, expected more than 0"):
         SampleConfig(num_sentences=0, temperature=np.nan)

@@ -386,7 +386,7 @@ def test_a_split_without_a_sentence_is_refused(corpus: Path, tmp_path: Path) -> 
 
 
 def test_the_error_names_all_invalid_options_at_once(corpus: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--trees is 'left'.*--on-error is 'go'.*-labels is 'x'.*--seed is -1"):
+    with pytest.raises(ConfigError, match=r"--seed is -1.*--trees is 'left'.*--on-error is 'go'.*-labels is 'x'"):
         build(corpus, corpus / "x", trees="left", on_error="go", unseen_labels="x", seed=-1)
 
 
