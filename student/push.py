@@ -46,7 +46,7 @@ def planned(folders: Mapping[str, Path]) -> dict[str, dict[str, str]]:
 def push(folders: Mapping[str, Path], repository: str, *, private: bool) -> dict[str, Any]:
     """Send each folder to its branch of a repository, which is created if it does not exist. Return what was sent.
 
-    ``main`` goes last. So if a first push has sent ``main``, it has sent everything.
+    ``main`` goes last. So if the first push to a repository has sent ``main``, it has sent every other branch too.
 
     Args:
         folders: The folders by branch.

@@ -56,13 +56,14 @@ class Derivation:
     depth: np.ndarray
     """int64: the number of elements on the stack after the action."""
     owner: np.ndarray
-    """int64: the time of the REDUCE that composes the element which this action pushes. ``NO_TIME`` for a nonterminal,
-    and for an element that the last REDUCE of a sentence composes, because nothing reads that constituent."""
+    """int64: the time of the REDUCE that takes the element pushed by this action as a child. ``NO_TIME`` for a
+    nonterminal, and for a child of the last REDUCE of a sentence, because nothing reads the constituent that this last
+    REDUCE makes."""
     label: np.ndarray
     """int64: the label of the constituent, at a REDUCE. 0 at other actions and with the binary strategy."""
     reduce_allowed: np.ndarray
-    """bool: whether REDUCE is valid after this action. After ``<eos>``, where only REDUCE is valid, this may be
-    False."""
+    """bool: whether REDUCE is valid after this action. After ``<eos>`` the value may be False although REDUCE is valid,
+    because nothing reads it there: REDUCE is the only valid action."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,9 +86,10 @@ class CompositionLevel:
 class StackLevel:
     """The pushes of one stack depth, in row order.
 
-    A derivation can push several elements onto one state: a nonterminal and the constituent that it becomes, or all
-    constituents that grow from one left corner. The first pushes onto all states form the first group, the second
-    pushes form the second group, and so on. States with most pushes come first, so the n pushes of a group are onto the
+    A derivation can push several elements onto one state. Top-down, these are a nonterminal and then the constituent
+    that it becomes. With the binary strategy they are a token and then each constituent that begins with this token.
+    The first pushes onto all states form the first group, the second pushes form the second group, and so on.
+    ``parents`` is sorted by the number of pushes onto each state, largest first. So the n pushes of a group go onto the
     first n of ``parents``.
     """
 
@@ -96,7 +98,7 @@ class StackLevel:
     group_sizes: tuple[int, ...]
     """The number of parents with a first push (all q of them), with a second push, and so on. Empty at depth 1."""
     size: int
-    """The number of rows of this depth: the sum of ``group_sizes``, or the number of sentences at depth 1."""
+    """The number of rows of this depth. At depth 1 it is the number of sentences, else the sum of ``group_sizes``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -281,8 +283,8 @@ def derive_top_down(actions: Ragged) -> Derivation:
     opened, closed = brackets[by_level[0::2]], brackets[by_level[1::2]]
     nesting = level[by_level[0::2]]
 
-    # The constituent around an action is the one of the next outer level that was opened last before the action. A
-    # search finds it, because ``key`` sorts the constituents by level, then by the time at which they were opened.
+    # Of the constituents one level further out, the one that was opened last before an action is the constituent
+    # around this action. A search finds it, because ``key`` sorts the constituents by level, then by the time of their opening.
     stride = len(action) + 1
     key = nesting * stride + opened
     shifts = np.flatnonzero(action == SHIFT)

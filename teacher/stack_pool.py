@@ -217,7 +217,7 @@ class StackPool:
         return self._child[items]
 
     def _constituents(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the nodes onto which a REDUCE of each stack pushes, and the items that it pushes."""
+        """Apply REDUCE to each stack. Return the nodes onto which the constituents go, and the constituents' items."""
         if self._is_binary:
             num_children, labels = np.full(len(nodes), 2), np.zeros(len(nodes), np.int64)
         else:
@@ -247,7 +247,7 @@ class StackPool:
         return below, items
 
     def _compose(self, contents: np.ndarray) -> None:
-        """Compute the constituents of the rows of ``contents``, which get the next item numbers in this order."""
+        """Compute a constituent for each row of ``contents``. They get the next item numbers, in the rows' order."""
         by_size = np.argsort(-contents[:, 1], kind="stable")
         labels, num_children = contents[by_size, 0], contents[by_size, 1]
         from_right = contents[by_size, 2:]

@@ -35,7 +35,7 @@ class _Line:
     run: RunRecord
     label: str
     series: int
-    """Number of the colour, marker and dash."""
+    """Index of the line, which selects its colour, marker and dash."""
     names: Sequence[str]
     """Fields of ``metrics.jsonl`` in order of preference. The first field that a row has is drawn."""
 

@@ -23,9 +23,9 @@ from pipeline.report.tables import NOTHING, Table
 
 Form = Literal["markdown", "latex", "csv"]
 CSV_COLUMNS: Final = ("table", "row_number", "row", "column", "value")
-"""``table`` is the title of the table. ``row_number`` counts from 1, because rows may share a name. ``row`` is the
-first cell of the row. ``value`` is another cell of the row. ``column`` names the column of this other cell, with the
-name of the column's group in front."""
+"""``table`` is the title of the table. ``row_number`` counts from 1, because rows may share a name. Each cell
+after the first of its row has a line of its own: ``value`` is the cell, ``row`` the first cell of its row, and
+``column`` the name of its column, with the name of the column's group in front."""
 
 _FIGURE: Final = re.compile(r"[-+\u2212\u00b1]?[0-9].*")
 _MARKDOWN: Final = re.compile(r"[\\`*_\[\]<>|~&$#]")

@@ -27,8 +27,8 @@ _HEAD_BYTES: Final = 1 << 14
 _MAX_LINE: Final = 1 << 22
 """Largest number of characters that are read of one line. Every tree is shorter."""
 _MAX_NAME_BYTES: Final = 200
-"""Bytes of the longest name of an output. File systems allow 255 bytes, and a file that is being written has a longer,
-temporary name."""
+"""Largest number of bytes in the name of an output. File systems allow 255 bytes, and a file has a longer, temporary
+name while it is being written."""
 _COMPANIONS: Final = {
     ".docs": "", ".speakers": "",
     ".documents.tsv": r"document\tsource\tlicence\n",
@@ -43,7 +43,7 @@ _REPORT: Final = (
     r"(?s)<!doctype html>.{0,400}<title>rnng-distill: |<!-- rnng-distill report -->|### Runs\n\n\| run \||"
     r"% Needs \\usepackage\[T1\]\{fontenc\} and \\usepackage\{booktabs\}|table,row_number,row,column,value\n"
 )
-"""How a report begins as HTML, Markdown (also that of older versions), LaTeX and CSV."""
+"""How a report begins in each form: HTML, Markdown (in this and in older versions of the program), LaTeX and CSV."""
 _SAMPLED_LINES: Final = 20
 """Number of lines that are examined, from the beginning of a file of trees or text."""
 
@@ -230,7 +230,8 @@ SURPRISALS: Final = Written(
     "'evaluate surprisal'", ("",), lambda path, _: _begins(path, r"sentence_number\tword_number\t")
 )
 _INPUT_SUFFIXES: Final = ("", *(name + end for name in _STEM for end in ("", ".gz")))
-"""An input may be a file, a folder or a STEM."""
+"""What follows the path of an input in the names of the files that a command may read. An input may be a file or folder
+(nothing follows) or a STEM, whose files may be gzipped."""
 
 
 def check_paths(inputs: Sequence[Path], outputs: Iterable[tuple[Path, Written]], *, force: bool | None = None) -> None:

@@ -277,6 +277,6 @@ def test_ties_go_to_the_earlier_hypothesis():
 
 def test_all_problems_of_a_configuration_are_reported_together():
     with pytest.raises(
-        ConfigError, match=r"beam is 0, .*; word-beam is -1, .*; max-actions is -1, expected at least 0"
+        ConfigError, match=r"beam is 0, .*; --word-beam is -1, .*; --max-actions is -1, expected at least 0"
     ):
         BeamConfig(beam=0, word_beam=-1, max_actions=-1)

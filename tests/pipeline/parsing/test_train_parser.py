@@ -163,7 +163,7 @@ def test_training_without_trees_is_refused(tmp_path: Path, corpus: Path) -> None
 def test_impossible_options_are_named_all_at_once() -> None:
     with pytest.raises(ConfigError, match=r"warmup-steps is -1, expected at least 0; --lr is 0"):
         ParserConfig(lr=0, warmup_steps=-1)
-    with pytest.raises(ConfigError, match="embed_dim is 20, expected a multiple of 16"):
+    with pytest.raises(ConfigError, match="--embed-dim is 20, expected a multiple of 16"):
         ParserConfig(embed_dim=20, num_heads=8)
 
 
