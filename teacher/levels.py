@@ -284,7 +284,7 @@ def derive_top_down(actions: Ragged) -> Derivation:
     nesting = level[by_level[0::2]]
 
     # Of the constituents one level further out, the one that was opened last before an action is the constituent
-    # around this action. A search finds it, because ``key`` sorts the constituents by level, then by the time of their opening.
+    # around this action. A search finds it, because ``key`` sorts the constituents by level, then by opening time.
     stride = len(action) + 1
     key = nesting * stride + opened
     shifts = np.flatnonzero(action == SHIFT)

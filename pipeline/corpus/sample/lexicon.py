@@ -32,8 +32,8 @@ AGREEMENT_NOUNS: Mapping[str, tuple[str, str]] = {
     ),
 }
 """Agreement class of the singular → a pair: nouns of this class only, and nouns that ``he`` and ``she`` share (empty
-for other classes). An agreement class is a set of nouns that take the same pronouns and verb forms, named after a pronoun
-or a noun. An irregular plural is written as ``singular/plural``."""
+for other classes). An agreement class is a set of nouns that take the same pronouns and verb forms. It is named after a
+pronoun or a noun. An irregular plural is written as ``singular/plural``."""
 
 PLURAL_OF = {"he": "they", "she": "they", "dog": "dogs", "cup": "cups"}
 """Agreement class of a singular noun → agreement class of its plural."""
