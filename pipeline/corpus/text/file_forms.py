@@ -98,6 +98,7 @@ _FRAMES = r"\{\d+\}\{\d+\}"
 _FOR_SUBTITLES: Final = "use clean-text --source open_subtitles, which removes the times"
 _SIGNATURES: Final = (
     (re.compile(r"<(?:\?xml|!doctype|html)\b", re.IGNORECASE), "markup (HTML or XML)", "extract the text first"),
+    (re.compile(r"File type = \"ooTextFile"), "a file of Praat", "extract the text first"),
     (
         re.compile(r"<doc id=\""),
         "the output of WikiExtractor",

@@ -88,6 +88,7 @@ OTHERS = {
     "a fragment of HTML": ("<p>It ran.</p>\n<p>It slept.</p>\n", "extract the text"),
     "marks of paragraphs": ("<p>\nIt ran.\n<p>\nIt slept.\n", "extract the text"),
     "SGML": ("<DOC>\n" + "It ran.\n" * 300 + "</DOC>\n", "extract the text"),
+    "TextGrid": ('File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0\n', "extract the text first"),
     "extracted pages": ('<doc id="1" title="A">\n' + "It ran.\n" * 300 + "</doc>\n", "--json"),
     "a web archive": ("WARC/1.0\r\nWARC-Type: warcinfo\r\n", "extract the text"),
     "a Markdown table": ("| a | b |\n|---|---|\n| It ran | 1 |\n", "leave only the text"),
