@@ -100,7 +100,7 @@ def test_nothing_changes_if_machines_with_two_processes_each_are_lost(
     for losses, run in ((0, tmp_path / "undisturbed"), (4, tmp_path / "disturbed")):
         sizes = SIZES | {"dropout": 0.2}
         arguments = ["train-student", "--data", small_world / "dataset", "--dump", dump, *options(sizes | TRAINING)]
-        arguments += ["--out", run, "--threads", 1]
+        arguments += ["--out", run]
         lose_nodes(how, losses, tmp_path, run / "metrics.jsonl", *arguments, processes=2)
         states.append((state_path(run).parent / "model.safetensors").read_bytes())
     assert states[0] == states[1]
