@@ -4,8 +4,8 @@
 The command line calls one of the two modules, according to the kind of the run. A student makes no beam search, so this
 module refuses the options of a beam search.
 
-Scoring takes a run or a folder in Hugging Face's format. Dumps are made of runs here, and of such folders in
-``pipeline.dumping.causal_lm_source``.
+This module scores with a run or a folder in Hugging Face's format. It makes dumps of runs only:
+``pipeline.dumping.causal_lm_source`` makes dumps of folders.
 
 A dump of a student is for born-again distillation (Furlanello et al. 2018). It shows how much soft targets help if they
 come from a model without trees. So it is the control for a claim about grammars. The distributions are p(w | x_<t). The
