@@ -146,7 +146,13 @@ def main() -> None:
 
 @main.command()
 @click.argument("out", type=OutPath(outputs.CORPUS))
-@click.option("--num-sentences", type=click.IntRange(1), default=10_000, show_default=True, help="Training sentences.")
+@click.option(
+    "--num-sentences",
+    type=click.IntRange(1),
+    default=10_000,
+    show_default=True,
+    help="Number of training sentences.",
+)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the sample.")
 def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
     """Draw the built-in corpus from a known grammar: trees, text, minimal pairs and true probabilities.
@@ -278,7 +284,7 @@ def train_parser(
 @texts_argument
 @out_option(outputs.TOKENIZER, "The tokenizer.json to write.")
 @click.option(
-    "--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Largest number of tokens."
+    "--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Most tokens in the vocabulary."
 )
 @click.option("--column", default="", help="Field of JSON lines, or column of a table (CSV, TSV), that holds the text.")
 def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column: str) -> None:
@@ -506,9 +512,9 @@ def evaluate() -> None:
     """Measure a trained model: a run, or a folder in Hugging Face's format.
 
     Each command writes its result to RUN/results/NAME.json or, for a folder in Hugging Face's format, to
-    FOLDER-results/NAME.json. `evaluate mixture` takes two models, and writes its result to that of the student. Most
-    commands also write a file with one line per sentence, pair or item. A teacher scores sentences without trees by
-    beam search.
+    FOLDER-results/NAME.json. `evaluate mixture` takes a teacher and a student, and writes to the results of the
+    student. Most commands also write a file with one line per sentence, pair or item. A teacher scores sentences
+    without trees by beam search.
 
     minimal-pairs, syntaxgym, surprisal, parses and perplexity --marginal also run under torchrun. A process that scores
     with a teacher uses one core, so start as many processes as there are cores. If one of these commands is
@@ -586,8 +592,8 @@ def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
 def minimal_pairs(model: Path, folder: Path, values: Values) -> None:
     """Measure the accuracy on minimal pairs, from a file or a folder of files.
 
-    A file is in BLiMP's format, or is a table. For a table, --columns names the columns of the two sentences. Ties are
-    reported and never count as right.
+    A file has BLiMP's format, or it is a table or JSON lines. Then --columns names the columns of the two sentences.
+    Ties are reported and never count as right.
 
     Accuracies are reported by paradigm, phenomenon and field, with 95 % intervals.
 

@@ -1,7 +1,7 @@
 """Count the model FLOPs of the student, and look up the peak rate of a device.
 
-Model FLOPs are what the arithmetic needs. They leave out padding and repeated computation. As in PaLM
-(Chowdhery et al. 2022, appendix B), a multiplication and an addition count as two operations:
+Model FLOPs are what the arithmetic needs. They leave out padding and repeated computation. As in PaLM (Chowdhery et al.
+2022, appendix B), a multiplication and an addition count as two operations:
 
     FLOPs per position = 6 N + 12 n D l        forward 2 N + 4 n D l; backward twice that
     N = n (4 D² + 2 D F) + V D

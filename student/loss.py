@@ -14,9 +14,9 @@ the dump has log p_T(rest) and the normaliser of p_T for each temperature. Neith
 other divergences can replace KL, with the same properties: KL(q || p) (``reverse-kl``) and the Jensen-Shannon
 divergence (``js``: the mean of KL(p || m) and KL(q || m) with m = (p + q) / 2).
 
-log q_T(rest) is a log-sum-exp over the tokens outside K. It is never computed as log(1 - sum of q_T over K), which
-has no correct digits in float32 if q_T(rest) is 1e-8. For comparison there are two other treatments of the rest, which
-are both wrong at q = p. ``renormalise`` rescales the teacher to sum to 1 over K. Then the divergence at q = p is not 0.
+log q_T(rest) is a log-sum-exp over the tokens outside K. It is never computed as log(1 - sum of q_T over K), which has
+no correct digits in float32 if q_T(rest) is 1e-8. For comparison there are two other treatments of the rest, which are
+both wrong at q = p. ``renormalise`` rescales the teacher to sum to 1 over K. Then the divergence at q = p is not 0.
 ``drop`` leaves the rest out. Then the gradient at q = p is not 0.
 
 A dump with draws (tokens sampled from p) does not determine a divergence. It gives an estimate p^_T of the teacher's
@@ -131,7 +131,7 @@ class DistillationRows:
     def _diverge(
         self, targets: SoftTargets, student: "_Student", *, has_rest: bool
     ) -> tuple[Tensor, Tensor, Tensor | float]:
-        """Return D, ``[R]``, and its derivatives with respect to log q_T of the ids, ``[R, k]``, and rest, ``[R]``."""
+        """Return D, ``[R]``, and its derivatives by log q_T of the ids, ``[R, k]``, and by log q_T(rest), ``[R]``."""
         dtype, k = student.log_probs.dtype, targets.ids.shape[1]
         log_p = targets.log_probs.to(dtype) / self._temperature - targets.logz.to(dtype)[:, None]
         log_q = student.log_probs

@@ -53,7 +53,7 @@ class StudentConfig:
 
     @property
     def num_weights(self) -> int:
-        """The number of weights in matrices and embeddings. The other weights, biases and gains, are few."""
+        """The number of weights in matrices and embeddings. Biases and gains are few and not counted."""
         in_blocks = self.num_blocks * self.embed_dim * (4 * self.embed_dim + 2 * self.inner_dim)
         return (self.vocab_size + self.max_length) * self.embed_dim + in_blocks
 

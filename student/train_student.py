@@ -138,7 +138,7 @@ class StudentTask:
         if self._num_initial_positions is None:
             return {}
         lengths = self._rows["train"].lengths
-        if epoch == 0:  # later epochs have read every row at least once
+        if epoch == 0:  # after epoch 0, every row has been read
             lengths = lengths[np.concatenate(self._plans["train"].batches(0)[:num_batches])]
         return {TRAINED_POSITIONS: str(max(self._num_initial_positions, int(lengths.max())))}
 

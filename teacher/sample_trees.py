@@ -143,7 +143,7 @@ def _load(path: Path, which: Which, where: torch.device, world: World) -> tuple[
 
 
 def _draw_all(drawer: "_Drawer", output: "_Output | None", world: World, config: SampleConfig) -> None:
-    """Draw all batches, together with the other processes. The main rank has the output."""
+    """Draw all batches, together with the other processes. Only the main rank has an ``output``."""
     size = config.batch_sentences
     num_batches = -(-config.num_sentences // size)
     with Progress("sample", total=config.num_sentences, unit="sentences", shown=world.is_main) as progress:
