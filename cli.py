@@ -592,8 +592,8 @@ def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
 def minimal_pairs(model: Path, folder: Path, values: Values) -> None:
     """Measure the accuracy on minimal pairs, from a file or a folder of files.
 
-    A file has BLiMP's format, or it is a table or JSON lines. Then --columns names the columns of the two sentences.
-    Ties are reported and never count as right.
+    A file has BLiMP's format, or it is a table or has JSON lines with other fields. For a file in another format than
+    BLiMP's, --columns names the columns or fields of the two sentences. Ties are reported and never count as right.
 
     Accuracies are reported by paradigm, phenomenon and field, with 95 % intervals.
 
