@@ -76,14 +76,18 @@ ENTRY_POINTS = {"teacher": "teacher.teacher_commands", "student": "student.stude
 
 
 def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy would see no function
-    """Return the module of ``ENTRY_POINTS`` for a run, or for an exported folder (a student)."""
+    """Return the module of ``ENTRY_POINTS`` that evaluates a model: a run, or an exported folder (a student)."""
     from pipeline.runtime.run_directory import is_exported, open_run
 
     return importlib.import_module(ENTRY_POINTS["student" if is_exported(model) else open_run(model).kind])
 
 
 def dump_source(teacher: Path, beam: BeamConfig) -> Any:  # noqa: ANN401 - a DumpSource, whose module imports torch
-    """Return a run, the grammar of a sample corpus, or a model of transformers as the source of a dump."""
+    """Return the ``DumpSource`` of a path, which can be a run, a sample corpus, or a Hugging Face folder.
+
+    The source gives the distributions of the dump: those of the run's model, of the corpus's grammar, or of the
+    folder's model.
+    """
     from pipeline.corpus.sample.sample_corpus import is_sample_corpus
     from pipeline.runtime.run_directory import is_exported, open_run
 
@@ -105,17 +109,17 @@ def dump_source(teacher: Path, beam: BeamConfig) -> Any:  # noqa: ANN401 - a Dum
 
 
 def build(config_class: type[Any], values: Values) -> Values:
-    """Return the resolved options of a configuration class, as arguments of a function."""
+    """Return the value of each option of a configuration class, by name. An option that was not set has its default."""
     return asdict(options.build(config_class, values))
 
 
 def beam_of(values: Values) -> Values:
-    """Return the sizes of the beam search that the user set."""
+    """Return those options of ``BeamConfig`` that the user set, by name."""
     return {option.name: values[option.name] for option in options.options_of(BeamConfig) if option.name in values}
 
 
 def open_scorer(model: Path, values: Values) -> Any:  # noqa: ANN401 - a context manager of an untyped module
-    """Open a model that scores sentences: a student, an exported folder, or a teacher by beam search."""
+    """Open a model to score sentences: a student, an exported folder, or a teacher, which scores by beam search."""
     return entry_points(model).open_scorer(model, **build(ModelConfig, values), beam=beam_of(values))
 
 
@@ -142,7 +146,13 @@ def main() -> None:
 
 @main.command()
 @click.argument("out", type=OutPath(outputs.CORPUS))
-@click.option("--num-sentences", type=click.IntRange(1), default=10_000, show_default=True, help="Size of train.")
+@click.option(
+    "--num-sentences",
+    type=click.IntRange(1),
+    default=10_000,
+    show_default=True,
+    help="Number of training sentences.",
+)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the sample.")
 def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
     """Draw the built-in corpus from a known grammar: trees, text, minimal pairs and true probabilities.
@@ -216,8 +226,8 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     TEXTS have one sentence per line, as clean-text writes them; with --source, they are raw text. If the command is
     interrupted, run it again: it continues, with any number of processes.
 
-    No parser is installed with this program. Fetch benepar's model for English with the following command, or train a
-    small one with train-parser, and name it with --model:
+    No parser is installed with this program. Train a small one with train-parser, or fetch benepar's model for English
+    with the command below. Then give the parser as --model.
 
     \b
     python -c "import benepar; benepar.download('benepar_en3')"
@@ -246,7 +256,7 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     type=PATH,
     multiple=True,
     required=True,
-    help="Trees to score on. Several files are scored together and one by one.",
+    help="Trees to score the parser on. Several files are scored together, and each file is also scored alone.",
 )
 @out_option(outputs.PARSER, "The model file to write, with OUT.json and OUT.metrics.jsonl.")
 @on_error_option
@@ -257,8 +267,8 @@ def train_parser(
 ) -> None:
     """Train a small benepar model on treebanks, for ``parse``. Only the words of the treebanks are used.
 
-    The released models of benepar parse far better. Use this command if the words of a pretrained model would count, as
-    in BabyLM; if no model can be downloaded; or for a language without a released model.
+    The released models of benepar parse far better, but were trained on many more words. Use this command if there is a
+    limit on these words, as in BabyLM; if no model can be downloaded; or for a language without a released model.
 
     If the command is interrupted, run it again: it continues after the last whole epoch.
 
@@ -274,7 +284,7 @@ def train_parser(
 @texts_argument
 @out_option(outputs.TOKENIZER, "The tokenizer.json to write.")
 @click.option(
-    "--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Maximum number of entries."
+    "--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Most tokens in the vocabulary."
 )
 @click.option("--column", default="", help="Field of JSON lines, or column of a table (CSV, TSV), that holds the text.")
 def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column: str) -> None:
@@ -292,14 +302,14 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column:
 @main.command()
 @click.argument("source", type=PATH)
 @out_option(outputs.TOKENIZER, "The tokenizer.json to write.")
-@click.option("--bos", required=True, help="The entry that begins a text.")
-@click.option("--eos", required=True, help="The entry that ends a text; may be the same as --bos.")
+@click.option("--bos", required=True, help="The token that begins a text.")
+@click.option("--eos", required=True, help="The token that ends a text; may be the same as --bos.")
 def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
     """Check and convert a Hugging Face tokenizer.json, so that students can share the tokens of another model.
 
-    The tokenizer must be byte-level, and decoding must restore every text. Every entry keeps its id. The tokenizer may
-    put a space before a text, as RoBERTa's does. If the tokenizer adds tokens around a text, these are left out. A
-    tokenizer whose normalizer loses text is refused; the error shows an example.
+    The tokenizer must be byte-level, and decoding must restore every text. Every token keeps its id. The tokenizer may
+    put a space before a text (add_prefix_space). If it adds tokens around a text, such as <s> and </s>, the converted
+    tokenizer does not add them. A tokenizer whose normalizer loses text is refused; the error shows an example.
 
     \b
     Example: python cli.py adopt-tokenizer gpt2/tokenizer.json --bos '<|endoftext|>' --eos '<|endoftext|>' --out t.json
@@ -312,7 +322,7 @@ def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
 @main.command()
 @configured_by(BuildConfig, toml=False)
 def build_dataset(values: Values) -> None:
-    """Fit the trees to the tokens and store both: the dataset that every later command reads.
+    """Fit the trees to the tokens, and store both as the dataset that every later command reads.
 
     \b
     Example: python cli.py build-dataset --train trees/train --dev trees/dev --tokenizer tokenizer.json --out dataset
@@ -378,9 +388,9 @@ def sample(teacher: Path, out: Path, values: Values) -> None:
     type=PATH,
     multiple=True,
     required=True,
-    help="A run directory, a folder of sample-corpus, or a causal language model in a folder of Hugging Face's format "
-    "with the dataset's tokenizer. If the runs left out one fold each (train-teacher "
-    "--leave-out), give all of them by repeating the option.",
+    help="A run directory, a folder of sample-corpus, or a folder in Hugging Face's format with a causal language "
+    "model that has the dataset's tokenizer. For a cross-fitted dump, repeat the option: give one run for each fold, "
+    "trained without the fold (train-teacher --leave-out).",
 )
 @click.option("--out", type=STORE, help="The dump to write or to finish. Not needed with --plan.")
 @json_option
@@ -388,12 +398,12 @@ def sample(teacher: Path, out: Path, values: Values) -> None:
 def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, values: Values) -> None:
     """Write a teacher's next-token distributions once, for any number of students. Also runs under torchrun.
 
-    If the command is interrupted, run it again, with any number of processes: the dump is byte-identical. A student,
-    which reads no trees, can also be the teacher. This is born-again distillation, the control for the value of
-    structure. Any other causal language model that transformers loads can be the teacher too. If the dataset was built
-    from a sample corpus, the folder of the corpus can be the teacher. Then the distributions are those of the grammar
-    itself, without any error. With one run for each fold of the dataset, the distributions of a sentence come from the
-    run that was not trained on the sentence's fold.
+    If the command is interrupted, run it again, with any number of processes. The finished dump has the same bytes as
+    without the interruption. A student, which reads no trees, can also be the teacher. This is born-again distillation,
+    the control for the value of structure. Any other causal language model that transformers loads can be the teacher
+    too. If the dataset was built from a sample corpus, the folder of the corpus can be the teacher. Then the
+    distributions are those of the grammar itself, without any error. With one run for each fold of the dataset, the
+    distributions of a sentence come from the run that was not trained on the sentence's fold.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py dump-teacher --data dataset --teacher runs/teacher --out dump
@@ -429,7 +439,7 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
 def export_dump(dump: Place, out: Path, values: Values) -> None:
     """Write a dump as parquet files for other programs: one row per sentence.
 
-    datasets.load_dataset("OUT") loads every format. Needs pyarrow.
+    datasets.load_dataset("OUT") reads the files, whatever --format is. Needs pyarrow.
 
     \b
     Example: python cli.py export-dump dump exported --format datasets
@@ -502,8 +512,9 @@ def evaluate() -> None:
     """Measure a trained model: a run, or a folder in Hugging Face's format.
 
     Each command writes its result to RUN/results/NAME.json or, for a folder in Hugging Face's format, to
-    FOLDER-results/NAME.json. The command mixture writes to the results of the student. Most commands also write a file
-    with one line per item. If the model is a teacher, sentences without trees are scored by beam search.
+    FOLDER-results/NAME.json. `evaluate mixture` takes a teacher and a student, and writes to the results of the
+    student. Most commands also write a file with one line per sentence, pair or item. A teacher scores sentences
+    without trees by beam search.
 
     minimal-pairs, syntaxgym, surprisal, parses and perplexity --marginal also run under torchrun. A process that scores
     with a teacher uses one core, so start as many processes as there are cores. If one of these commands is
@@ -517,7 +528,10 @@ def evaluate() -> None:
 @json_option
 @configured_by(PerplexityConfig, ModelConfig, BeamConfig)
 def perplexity(model: Path, data: Place, values: Values) -> None:
-    """Measure the perplexity on a split. Each value states its distribution and its normaliser.
+    """Measure the perplexity on a split, per token and per word, and the bits per byte.
+
+    A teacher has several values of each: given the tree, joint with the tree and, with --marginal, without the tree.
+    The output names the distribution of each value, and says what was counted as a token, a word or a byte.
 
     Each sentence is scored alone, after <bos>. Only a student trained with --context document is measured otherwise: it
     reads several consecutive sentences of a document at once.
@@ -542,7 +556,7 @@ def perplexity(model: Path, data: Place, values: Values) -> None:
 def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
     """Measure whether a teacher knows anything that a student does not. Run this before dump-teacher.
 
-    The next-token distributions of both models are mixed: one weight for the teacher, fitted on one half of the split.
+    The next-token distributions of both models are mixed. The teacher has one weight, fitted on one half of the split.
     The gain over the student alone is measured on the other half. A teacher that does not improve the mixture has
     nothing to teach. STUDENT is a student trained without a dump. TEACHER may be another student.
 
@@ -561,7 +575,7 @@ def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
     config = options.build(MixtureConfig, {"marginal": of_teacher is not of_student, **values})
     common = {"split": config.split, "max_sentences": config.max_sentences, "checkpoint": "best"}
     common["device"] = options.build(ModelConfig, values).device
-    # The student is scored first: it takes seconds, and a mistake shows before the search.
+    # The student is scored first, because this takes seconds. So a mistake shows before the teacher's long search.
     with (
         of_student.score_split(student, data, marginal=False, beam={}, **common) as by_student,
         of_teacher.score_split(teacher, data, marginal=config.marginal, beam=beam_of(values), **common) as by_teacher,
@@ -576,9 +590,10 @@ def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
 @json_option
 @configured_by(MinimalPairConfig, ModelConfig, BeamConfig)
 def minimal_pairs(model: Path, folder: Path, values: Values) -> None:
-    """Measure the accuracy on a file or folder of minimal pairs: BLiMP's format, or a table with any names of columns.
+    """Measure the accuracy on minimal pairs, from a file or a folder of files.
 
-    Ties are reported and never count as right.
+    A file has BLiMP's format, or it is a table or has JSON lines with other fields. For a file in another format than
+    BLiMP's, --columns names the columns or fields of the two sentences. Ties are reported and never count as right.
 
     Accuracies are reported by paradigm, phenomenon and field, with 95 % intervals.
 
@@ -605,7 +620,7 @@ def babylm(model: Path, folder: Path, values: Values) -> None:
 
     The tasks are BLiMP and its supplement, EWoK, entity tracking, COMPS, wug tests, reading and the age of acquisition.
     FOLDER is full_eval or fast_eval of BabyLM's evaluation data. Each task in FOLDER is scored by the rules of BabyLM's
-    pipeline. The command names folders of other tasks and skips them.
+    pipeline. Folders of other tasks are skipped, and left_out in the output says why.
 
     \b
     Example: python cli.py evaluate babylm runs/distilled evaluation_data/full_eval --out results
@@ -652,10 +667,12 @@ def syntaxgym(model: Path, suites: tuple[Path, ...], values: Values) -> None:
 @json_option
 @configured_by(SurprisalConfig, ModelConfig, BeamConfig)
 def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
-    """Write the surprisal in bits of every word of a text with one sentence per line, and of each <eos>.
+    """Write the surprisal, in bits, of every word of a text, and of the <eos> of every sentence.
 
-    TEXT may also be a table, with a sentence or a region of a sentence per row. The sentence number in the output is
-    the number of the line or row, so the output can be joined with the text.
+    TEXT has one sentence per line. It may also be a table with one sentence per row or, with --region, one region of a
+    sentence per row. Sentences are numbered from 1: sentence_number in the output is the number of the line or the row.
+    With --region, a sentence has several rows, and sentence_number counts the sentences. Then join the output with the
+    table by the columns of --item and --region.
 
     \b
     Example: python cli.py evaluate surprisal runs/distilled sentences.txt --out surprisals.tsv
@@ -679,8 +696,8 @@ def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
 def parses(teacher: Path, trees: Path, values: Values) -> None:
     """Parse the text of a treebank by beam search, and compare the brackets with the treebank's brackets.
 
-    TREES is the STEM of STEM.mrg and STEM.txt. The scores under evalb follow the conventions of EVALB. Only these can
-    be compared with published scores.
+    TREES is the STEM of STEM.mrg and STEM.txt. The field evalb of the output has scores by the rules of the program
+    EVALB. Only the scores in this field can be compared with published scores.
 
     \b
     Example: python cli.py evaluate parses runs/teacher trees/dev --trees-out parsed/dev
@@ -703,8 +720,8 @@ def parses(teacher: Path, trees: Path, values: Values) -> None:
 def export(run: Path, out: Path, which: str, all_checkpoints: bool, values: Values) -> None:
     """Write a finished student as a Hugging Face folder that transformers loads, with a model card.
 
-    With --push, the folder is also sent to the Hugging Face hub. This needs a token that may write: hf auth login, or
-    HF_TOKEN.
+    With --push, the folder is also sent to the Hugging Face hub. This needs an access token that may write there: run
+    hf auth login, or set HF_TOKEN.
 
     \b
     Example: python cli.py export runs/distilled exported
@@ -746,7 +763,7 @@ def compare(runs: tuple[Path, ...], values: Values) -> None:
     mean over seeds. For each pair of groups it prints the difference on the same items, the interval of this
     difference, the p-value, the p-value corrected for the number of tests, and the interval over seeds. It calls one
     group better only if the corrected test and the interval over seeds agree. If a group has a single seed, there is no
-    such interval, and the test alone decides.
+    interval over seeds, and the corrected test alone decides.
 
     \b
     Example: python cli.py compare runs/baseline-seed* runs/distilled-seed*
@@ -762,7 +779,7 @@ def compare(runs: tuple[Path, ...], values: Values) -> None:
 @click.argument("folder", type=PATH)
 @json_option
 def runs(folder: Path) -> None:
-    """List the training runs below a folder: their state, their best dev loss, and the options that differ.
+    """List the training runs below a folder: their state, their best dev loss, and the options in which they differ.
 
     \b
     Example: python cli.py runs runs
@@ -795,8 +812,8 @@ def inspect(path: Place) -> None:
 def verify(path: Place, values: Values) -> None:
     """Check every byte of a dataset or dump against its digests; with --recompute, check a dump against its teacher.
 
-    If the dump was made on the same kind of CPU or GPU and with the same library versions, the recomputed bytes must be
-    equal. Otherwise values are compared instead, because rounding may differ.
+    If the dump was made on the kind of CPU or GPU and with the library versions of this machine, the recomputed bytes
+    must be equal to its bytes. Otherwise values are compared and not bytes, because rounding may differ.
 
     \b
     Example: python cli.py verify dump
@@ -827,7 +844,7 @@ def verify(path: Place, values: Values) -> None:
     help="The folder to create and work in.",
 )
 def demo(out: Path) -> None:
-    """Run everything, small: sample corpus, teacher, dump, baseline and distilled students, report.
+    """Run everything on a small corpus: sample corpus, teacher, dump, baseline and distilled students, report.
 
     \b
     Example: python cli.py demo --out demo-output

@@ -186,7 +186,7 @@ def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, by
     first, second = ({"Sequence": {"id": letter, "type_id": 0}} for letter in ("A", "B"))
     before = {"SpecialToken": {"id": bos, "type_id": 0}}
     content = json.loads(tokenizer.data)
-    ordinary = {token.pop("id"): token for token in content["added_tokens"]}  # an adopted tokenizer may have some
+    ordinary = {token.pop("id"): token for token in content["added_tokens"]}  # only in adopted tokenizers
     added = dict(sorted((ordinary | added).items()))
     content |= {
         "added_tokens": [{"id": i, **token} for i, token in added.items()],

@@ -1,7 +1,7 @@
 """Count the model FLOPs of the student, and look up the peak rate of a device.
 
-Model FLOPs are what the arithmetic needs. They leave out padding and repeated computation. As PaLM counts them
-(Chowdhery et al. 2022, appendix B), a multiplication and an addition are two operations:
+Model FLOPs are what the arithmetic needs. They leave out padding and repeated computation. As in PaLM (Chowdhery et al.
+2022, appendix B), a multiplication and an addition count as two operations:
 
     FLOPs per position = 6 N + 12 n D l        forward 2 N + 4 n D l; backward twice that
     N = n (4 D² + 2 D F) + V D
@@ -35,9 +35,9 @@ PEAK_TFLOPS: Final[tuple[tuple[tuple[str, ...], float, float], ...]] = (
     (("L40S",), 362.0, 91.6),
     (("L4",), 121.0, 30.3),
 )
-"""Peak rates from the manufacturer's data sheets: words of the device's name; TFLOPS of dense bfloat16 products on
-tensor cores; TFLOPS of float32 products without tensor cores, because TF32 is off by default and this project leaves it
-off. The first entry whose words all occur in the name applies."""
+"""Peak rates from the manufacturer's data sheets. An entry has some words of a device's name, the TFLOPS of dense
+bfloat16 products on tensor cores, and the TFLOPS of float32 products without tensor cores (TF32 is off by default, and
+this project leaves it off). The first entry whose words all occur in the name applies."""
 
 
 def num_matmul_parameters(config: StudentConfig) -> int:

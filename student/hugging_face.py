@@ -4,9 +4,9 @@ This module reads config.json, model.safetensors and tokenizer.json as transform
 with another architecture, another activation or untied output weights is an error, because the student cannot compute
 such a model. The folder's tokenizer is converted to this project's form in memory, as ``adopt-tokenizer`` does.
 Ordinary added tokens stay, so a text has the ids that transformers gives. The exception is a text with the name of a
-special token, such as ``<|endoftext|>``, which is read as plain characters here. The tokenizer's files say which tokens
-begin and end a text; only if they do not, config.json does. Converting an export's tokenizer gives
-the bytes of the run's tokenizer, so the results of the export and of the run are comparable.
+special token, such as ``<|endoftext|>``, which is read as plain characters here. The tokens that begin and end a text
+are those that the tokenizer's files name. If these files name none, config.json gives their ids. Converting an export's
+tokenizer gives the bytes of the run's tokenizer, so the results of the export and of the run are comparable.
 """
 
 from collections.abc import Mapping

@@ -14,10 +14,10 @@ the dump has log p_T(rest) and the normaliser of p_T for each temperature. Neith
 other divergences can replace KL, with the same properties: KL(q || p) (``reverse-kl``) and the Jensen-Shannon
 divergence (``js``: the mean of KL(p || m) and KL(q || m) with m = (p + q) / 2).
 
-log q_T(rest) is a log-sum-exp over the tokens outside K. It is never log(1 - sum of q_T over K), which has no correct
-digits in float32 if q_T(rest) is 1e-8. For comparison there are two other treatments of the rest. Both are wrong at
-q = p. ``renormalise`` rescales the teacher to sum to 1 over K, and then the divergence is not 0. ``drop`` leaves the
-rest out, and then the gradient is not 0.
+log q_T(rest) is a log-sum-exp over the tokens outside K. It is never computed as log(1 - sum of q_T over K), which has
+no correct digits in float32 if q_T(rest) is 1e-8. For comparison there are two other treatments of the rest, which are
+both wrong at q = p. ``renormalise`` rescales the teacher to sum to 1 over K. Then the divergence at q = p is not 0.
+``drop`` leaves the rest out. Then the gradient at q = p is not 0.
 
 A dump with draws (tokens sampled from p) does not determine a divergence. It gives an estimate p^_T of the teacher's
 distribution (``student.targets``), and so an estimate of the part of KL that depends on the student, the soft
@@ -131,7 +131,7 @@ class DistillationRows:
     def _diverge(
         self, targets: SoftTargets, student: "_Student", *, has_rest: bool
     ) -> tuple[Tensor, Tensor, Tensor | float]:
-        """Return D, ``[R]``, and its derivatives with respect to log q_T of the ids, ``[R, k]``, and rest, ``[R]``."""
+        """Return D, ``[R]``, and its derivatives by log q_T of the ids, ``[R, k]``, and by log q_T(rest), ``[R]``."""
         dtype, k = student.log_probs.dtype, targets.ids.shape[1]
         log_p = targets.log_probs.to(dtype) / self._temperature - targets.logz.to(dtype)[:, None]
         log_q = student.log_probs
@@ -157,8 +157,8 @@ def part_names(targets: Literal["none", "draws"] | Divergence) -> tuple[str, ...
 class _Student:
     """What the loss needs from q_T, for R rows.
 
-    The selected ids are those outside the rest: the tokens in K. For a dump with draws no ids are selected, and the
-    rest is the whole vocabulary.
+    The selected ids are the tokens in K. The rest is all other tokens. For a dump with draws no ids are selected, and
+    the rest is the whole vocabulary.
     """
 
     log_probs: Tensor

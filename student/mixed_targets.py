@@ -9,9 +9,9 @@ would give another distribution for T other than 1. That distribution cannot be 
 sum over the whole vocabulary, which a dump does not hold.
 
 A dump keeps k_d tokens and the mass r_d of all other tokens. For a token v that dump d does not keep, p_d(v) is not
-known. It is at most c_d, the smaller of r_d and the smallest kept probability. This module uses the mean
-u_d = r_d / (V - k_d). In other words, it mixes the distributions in which each teacher's tail is spread evenly over the
-tokens that the teacher's dump does not keep. This has four consequences:
+known. It is at most c_d, the smaller of r_d and the smallest kept probability. This module uses the mean of all such
+p_d(v), u_d = r_d / (V - k_d). In other words, it mixes the distributions in which each teacher's tail is spread evenly
+over the tokens that the teacher's dump does not keep. This has four consequences:
 
 - For a token that all dumps keep, the target is exactly m(v), up to the rounding of the dumps.
 - For any other token, both p_d(v) and u_d lie between 0 and c_d. So the target differs from m(v) by at most the sum of
@@ -23,12 +23,13 @@ tokens that the teacher's dump does not keep. This has four consequences:
 
 The result keeps all tokens that at least one dump keeps. Rows of a batch need equally many columns, W. If several dumps
 keep the same token in a row, the row has unused columns. These get other tokens of the vocabulary, with the estimates
-of these tokens. With an even spread this loses nothing. The mass of the tokens outside the W columns of a row is
-(V - W) times the sum of w_d u_d.
+of these tokens. Because the spread is even, a token has the same value there as in the tail. The mass of the tokens
+outside the W columns of a row is (V - W) times the sum of w_d u_d.
 
 The result could instead keep only the tokens that all dumps keep, and then each value would be exact. But a token that
 one teacher finds probable and another does not keep would teach nothing. In all simulations of
-``tests/student/test_mixed_targets.py`` the gradient would then be further from that of the whole distributions.
+``tests/student/test_mixed_targets.py`` the gradient would then be further from the gradient for the whole
+distributions.
 
 Dumps with draws (tokens drawn at random from p_d) hold unbiased estimates of p_d. Their weighted sum is an unbiased
 estimate of m, but the bounds above do not hold for this sum.

@@ -69,7 +69,7 @@ def push(folders: Mapping[str, Path], repository: str, *, private: bool) -> dict
                 folder_path=folders[branch],
                 revision=branch,
                 commit_message=f"Upload {branch}",
-                delete_patterns="*",  # files of an earlier push that this export does not have
+                delete_patterns="*",  # also delete the hub's files that this export lacks
             )
             sent[branch] = str(commit.oid)
     return {"repository": f"{api.endpoint}/{repository}", "commits": sent}

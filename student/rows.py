@@ -65,7 +65,8 @@ class Rows:
         split: The sentences.
         context: ``sentence`` or ``document``; see the module.
         max_length: Largest number of positions of a row.
-        truncate: Whether to cut a longer sentence to its first positions. Otherwise a longer sentence is an error.
+        truncate: Whether a sentence with more than ``max_length`` positions keeps only its first ones. If False, such a
+            sentence is an error.
 
     Raises:
         InputError: If a sentence is too long, or if the context is ``document`` and the split has no documents.
@@ -104,7 +105,7 @@ class Rows:
         return np.diff(ends[self._offsets])
 
     def sentences(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sentences of some rows, int64 ``[M]``, and where each row begins and ends in them, ``[B + 1]``."""
+        """Return the sentences of some rows, int64 ``[M]``, and the offsets of the rows in this list, ``[B + 1]``."""
         starts, counts = self._offsets[rows], self._offsets[rows + 1] - self._offsets[rows]
         return concatenated_ranges(starts, counts), np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
 

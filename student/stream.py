@@ -86,7 +86,7 @@ def _heads(rows: Ragged, lengths: np.ndarray) -> Ragged:
 def _announced(
     parts: Iterable[tuple[np.ndarray, np.ndarray, int]], targets: AnyTargets
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Yield ``parts``, one for each batch, and announce each to the dump up to ``BATCHES_AHEAD`` batches earlier."""
+    """Yield each part (a batch). Announce its sentences to the dump up to ``BATCHES_AHEAD`` batches before."""
     coming: deque[tuple[np.ndarray, np.ndarray, int]] = deque()
     for each in parts:
         targets.prefetch(each[0])

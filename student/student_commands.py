@@ -4,12 +4,13 @@
 The command line calls one of the two modules, according to the kind of the run. A student makes no beam search, so this
 module refuses the options of a beam search.
 
-Scoring takes a run or a folder in Hugging Face's format. Dumps are made of runs here, and of such folders in
-``pipeline.dumping.causal_lm_source``.
+This module scores with a run or a folder in Hugging Face's format. It makes dumps of runs only:
+``pipeline.dumping.causal_lm_source`` makes dumps of folders.
 
-A dump of a student is for born-again distillation (Furlanello et al. 2018). It shows how much soft targets help if they
-come from a model without trees. So it is the control for a claim about grammars. The distributions are p(w | x_<t). The
-condition of a dump says what its distributions depend on besides the words before, so here it is ``none``.
+A dump of a student is for born-again distillation (Furlanello et al. 2018). A student that was trained on such a dump
+shows how much soft targets help if they come from a model without trees. So it is the control for a claim about
+grammars. The distributions are p(w | x_<t). The condition of a dump says what its distributions depend on besides the
+words before, so here it is ``none``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -103,7 +104,7 @@ def score_split(
     max_sentences: int | None = None,
     truth: Path | None = None,
 ) -> Iterator[ScoredSplit]:
-    """Yield the log-probabilities of a split, which the ``with`` block records.
+    """Yield the log-probabilities of a split. The caller's ``with`` block records them.
 
     Args:
         model: A run directory or a folder in Hugging Face's format.
@@ -194,7 +195,7 @@ class StudentSource:
 def batch_tokens(device: torch.device) -> int:
     """Return how many positions to score at a time.
 
-    On a CPU, 1,024 positions are twice as fast as 8,192, because the activations of 8,192 do not fit into the caches.
+    On a CPU, 1,024 at a time are twice as fast as 8,192, because the activations of 8,192 do not fit into the caches.
     On a GPU only 8,192 was measured.
     """
     return 1024 if device.type == "cpu" else 8192

@@ -53,7 +53,7 @@ class StudentConfig:
 
     @property
     def num_weights(self) -> int:
-        """The number of weights in matrices and embeddings. The other weights, biases and gains, are few."""
+        """The number of weights in matrices and embeddings. Biases and gains are few and not counted."""
         in_blocks = self.num_blocks * self.embed_dim * (4 * self.embed_dim + 2 * self.inner_dim)
         return (self.vocab_size + self.max_length) * self.embed_dim + in_blocks
 
@@ -117,8 +117,9 @@ class StudentTrainConfig(TrainConfig):
     """Treatment of sentences with more than --max-length positions. refuse: stop with an error. truncate: keep the
     first positions and count the lost ones. Word counts include the lost words."""
     tail: Tail = "bucket"
-    """Treatment of the mass outside the top k. bucket: one outcome of its own. renormalise and drop ignore the mass and
-    are for comparison only. A dump with draws (dump-teacher --selection sampled or stratified) needs the default."""
+    """Treatment of the mass outside the top k. bucket: one outcome for all of it. renormalise and drop ignore the
+    mass and are for comparison only. A dump with draws (dump-teacher --selection sampled or stratified) needs the
+    default."""
     compile: bool = False
     """Compile the Transformer (torch.compile). Compiling needs a C++ compiler on CPUs and Triton on GPUs. It changes
     the random numbers of dropout."""
@@ -153,7 +154,7 @@ class ExportConfig:
     """Also send the export to this repository of the hub, OWNER/NAME: the checkpoint to the branch main, and each word
     checkpoint to a branch of its own, such as chck_1M."""
     private: bool = False
-    """Make a new repository private."""
+    """If --push creates the repository, make it private."""
     dry_run: bool = False
     """With --push: show what would be sent. Nothing is sent, and OUT is not written."""
 

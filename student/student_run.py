@@ -13,7 +13,7 @@ from student.model import Student
 from student.student_config import StudentConfig
 
 TRAINED_POSITIONS: Final = "num_trained_positions"
-"""The key of a weights file's metadata that holds the number of trained positions."""
+"""The metadata of a weights file holds the number of trained positions under this name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

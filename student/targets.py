@@ -1,9 +1,9 @@
 """Read the soft targets of a batch from a dump: the teacher's distributions at one temperature.
 
 The teacher's distribution is p at T = 1, and p_T at the temperature T. A dump of the top k has the teacher's own
-probabilities (``SoftTargets``). A dump with draws has fewer top tokens or none. The rest is all other tokens, p(rest)
+probabilities (``SoftTargets``). A dump with draws keeps some top tokens, or none. The rest is all other tokens, p(rest)
 is their mass, and the dump holds n random draws from the rest. From these draws this module computes estimates p^_T of
-p_T (``DrawnTargets``). For the top tokens p^_T is p_T. If c_w of the n draws gave the id w, then
+p_T (``DrawnTargets``). For the top tokens p^_T is p_T. For a token w of the rest that was drawn c_w times,
 
     p^_T(w) = (c_w / n) (p(rest) / p(w)) p_T(w)
 

@@ -138,7 +138,7 @@ class StudentTask:
         if self._num_initial_positions is None:
             return {}
         lengths = self._rows["train"].lengths
-        if epoch == 0:  # later epochs have read every row at least once
+        if epoch == 0:  # after epoch 0, every row has been read
             lengths = lengths[np.concatenate(self._plans["train"].batches(0)[:num_batches])]
         return {TRAINED_POSITIONS: str(max(self._num_initial_positions, int(lengths.max())))}
 
@@ -392,7 +392,7 @@ def load_initial_weights(model: Student, path: Path, dataset: Dataset) -> tuple[
     run = open_run(path, "student")
     check_tokenizer(ModelFiles.of_run(run), dataset)
     ours, theirs = model.config, run.options(StudentConfig)
-    if ours.ff_dim or theirs.ff_dim:  # otherwise it follows from --embed-dim in both runs
+    if ours.ff_dim or theirs.ff_dim:  # if both are 0, both follow from --embed-dim
         ours, theirs = (dataclasses.replace(each, ff_dim=each.inner_dim) for each in (ours, theirs))
     wrong = {
         options.flag(option): (getattr(ours, option), getattr(theirs, option))
@@ -412,8 +412,8 @@ def compile_transformer(model: Student, device: torch.device) -> None:
     """Make ``torch.compile`` compile the model's Transformer at its first call.
 
     Only the embeddings, the blocks and the last normalisation are compiled, in place. Parameters keep their names, so
-    a compiled run can continue from a checkpoint of a run that is not compiled, and the reverse. The loss over the
-    vocabulary is not compiled, because it has a backward pass of its own.
+    a compiled run can continue from a checkpoint of an uncompiled run, and an uncompiled run from one of a compiled
+    run. The loss over the vocabulary is not compiled, because it has a backward pass of its own.
 
     Shapes are dynamic from the first batch on, because row lengths differ from batch to batch. torch makes one graph
     for training and one for dev. For batches of a single row it makes two more, again one for training and one for dev.

@@ -3,8 +3,8 @@
 A composition reads nothing outside the constituent, so all constituents of one height are composed at once. To add a
 way of composing, add a class with ``compose`` and a name in ``make_composition``.
 
-A value is a row of C numbers. The first D numbers are the vector that is pushed onto the stack. Only the composition of
-the parent constituent reads the other numbers.
+The value of a token or a constituent is a row of C numbers. The first D numbers are the vector that is pushed onto the
+stack. Only the composition of the parent constituent reads the other numbers.
 
 Shape letters: N tokens, K constituents, D embedding size, C size of a value, m constituents of one height, c their
 children, L labels.
@@ -31,8 +31,8 @@ from teacher.recurrence import (
 
 OUTPUT_GAIN = 5.0
 """Factor on the usual initial weights of the BiLSTM's output layer. Without it a constituent's vector starts more than
-ten times smaller than a token's, the stack hardly sees what is inside a constituent, and agreement is learnt many
-epochs later (docs/decisions/0013)."""
+ten times smaller than a token's, the stack hardly sees what is inside a constituent, and subject-verb agreement is
+learnt many epochs later (docs/decisions/0013)."""
 
 
 class Composition(nn.Module, ABC):
@@ -48,14 +48,14 @@ class Composition(nn.Module, ABC):
 
         Args:
             values: ``[*, C]``: values, including those of all children.
-            level: The children of each constituent.
+            level: The labels and the children of the constituents.
         """
 
     def composer(self) -> Callable[[Tensor, CompositionLevel], Tensor]:
         """Return a function that does what ``compose`` does, for many calls with the same weights.
 
         The function reads the results of ``as_children`` in place of the values, so that a child of several
-        constituents is prepared once. Results that all calls share are computed now.
+        constituents is prepared once. ``composer`` itself computes the results that all calls share.
         """
         return self.compose
 
@@ -72,7 +72,7 @@ class Composition(nn.Module, ABC):
         return values[..., : self.dim]
 
     def input_products(self, vectors: Tensor) -> Tensor | None:
-        """Return the products of all token vectors ``[V, D]`` with the input weights, one row per token.
+        """Return the products of all token vectors ``[V, D]`` with the composition's input weights, one row per token.
 
         ``forward`` can take these products as an argument instead of computing them. The result is None if this
         composition has no such products.
@@ -108,8 +108,8 @@ class BiLstmComposition(Composition):
     """Two LSTMs (Dyer et al. 2016, section 3.2).
 
     One LSTM reads the label, then the children from the left. The other reads the label, then the children from the
-    right. ``vector = tanh(W [forward; backward] + b)`` of their last hidden states. The first step depends on the label
-    alone, so it is taken once per label. Both directions run as one batched product.
+    right. The vector is tanh(W [h1; h2] + b), with the last hidden states h1 and h2 of the two. The first step depends
+    on the label alone, so it is taken once per label. Both directions run as one batched product.
     """
 
     def __init__(self, num_labels: int, dim: int) -> None:
@@ -129,7 +129,7 @@ class BiLstmComposition(Composition):
         return self.composer()(self.as_children(values), level)
 
     def composer(self) -> Callable[[Tensor, CompositionLevel], Tensor]:
-        """See ``Composition.composer``. The states after each label are computed now."""
+        """See ``Composition.composer``. It computes the states after each label, which all calls share."""
         return partial(self._compose, self._label_states())
 
     def as_children(self, values: Tensor) -> Tensor:
@@ -178,9 +178,9 @@ class AttentionComposition(Composition):
         a = softmax over children of (v_i · W_q o / sqrt(D))        m = sum_i a_i v_i
         g = sigmoid(W_o o + W_m m + b)                              vector = g * o + (1 - g) * m
 
-    In Kuncoro et al. the query also contains the state of the stack below the constituent. Then the vector would depend
-    on everything to the left of the constituent, and the constituents of one height could not be composed before the
-    stack states.
+    In Kuncoro et al. the query also contains the state of the stack below the constituent. With that query, the vector
+    would depend on everything to the left of the constituent, and the constituents of one height could not be composed
+    before the stack states.
     """
 
     def __init__(self, num_labels: int, dim: int) -> None:

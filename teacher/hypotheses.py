@@ -86,7 +86,7 @@ def best_successors(
     Args:
         hypotheses: n hypotheses of some of G groups.
         totals: ``[n, A]``: the scores of the successors; -inf if the action is not valid.
-        to_beat: ``[G]``: a successor must have a higher score than this.
+        to_beat: ``[G]``: the score that a successor in each group must exceed.
         beam: Number of successors per group. In a tie the earlier hypothesis wins, then the earlier column.
     """
     group, rank = hypotheses.group, ranks(hypotheses.group)

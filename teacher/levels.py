@@ -14,7 +14,7 @@ binary     Constituents have no labels. REDUCE composes the top two elements of 
 **Derivation.** ``derive_top_down`` and ``derive_binary`` find the stack depth of each push, and the constituent that
 has the pushed element as a child.
 
-**Schedule.** With the tree given, an RNNG needs no action loop.
+**Schedule.** With the tree given, an RNNG need not execute the actions one after the other.
 
 1. A composition depends only on what is below it in the tree. So all constituents of height 1 in the batch are
    composed at once, then those of height 2, and so on.
@@ -42,7 +42,7 @@ from storage.ragged import Ragged
 Branching = Literal["left", "right"]
 """The direction in which the children of a constituent are paired if there are more than two."""
 NO_TIME = -1
-"""The entry for "none" in an array of times."""
+"""The value for "no such action" in an array of times."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,9 +56,9 @@ class Derivation:
     depth: np.ndarray
     """int64: the number of elements on the stack after the action."""
     owner: np.ndarray
-    """int64: the time of the REDUCE that takes the element pushed by this action as a child. ``NO_TIME`` for a
-    nonterminal, and for a child of the last REDUCE of a sentence, because nothing reads the constituent that this last
-    REDUCE makes."""
+    """int64: the time of the REDUCE that composes the element pushed by this action into a constituent. ``NO_TIME`` for
+    a nonterminal, and for a child of the last REDUCE of a sentence, because nothing reads the constituent that this
+    last REDUCE makes."""
     label: np.ndarray
     """int64: the label of the constituent, at a REDUCE. 0 at other actions and with the binary strategy."""
     reduce_allowed: np.ndarray
@@ -283,8 +283,8 @@ def derive_top_down(actions: Ragged) -> Derivation:
     opened, closed = brackets[by_level[0::2]], brackets[by_level[1::2]]
     nesting = level[by_level[0::2]]
 
-    # Of the constituents one level further out, the one that was opened last before an action is the constituent
-    # around this action. A search finds it, because ``key`` sorts the constituents by level, then by opening time.
+    # The constituent around an action is one level further out. Of all constituents of that level, it is the one that
+    # was opened last before the action. A search finds it, because ``key`` sorts by level, then by opening time.
     stride = len(action) + 1
     key = nesting * stride + opened
     shifts = np.flatnonzero(action == SHIFT)
@@ -325,7 +325,8 @@ def derive_binary(actions: Ragged) -> Derivation:
     owner = np.full(len(action), NO_TIME)
     reduces = np.flatnonzero(is_reduce)
     owner[reduces - 1] = reduces
-    # The left child is the last push at the depth that the REDUCE leaves.
+    # The left child has the place that the new constituent gets on the stack: it is the last push at that depth before
+    # the REDUCE.
     by_depth = np.lexsort((np.arange(len(action)), depth))
     before = np.full(len(action), NO_TIME)
     before[by_depth[1:]] = by_depth[:-1]
@@ -382,7 +383,7 @@ def binarise(actions: Ragged, branching: Branching) -> Ragged:
 
 
 def _without_last(owner: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Return ``owner`` without the children of each sentence's last REDUCE."""
+    """Return ``owner`` with ``NO_TIME`` for the children of each sentence's last REDUCE."""
     is_last = np.zeros(len(owner), bool)
     is_last[last] = True
     return np.where((owner >= 0) & ~is_last[owner], owner, NO_TIME)

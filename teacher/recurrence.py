@@ -1,13 +1,14 @@
 """Run LSTMs over levels. Each LSTM is one differentiable function with a hand-written backward pass.
 
-A level is all pushes of one depth, or all constituents of one height. Autograd would work round by round, where a round
-is one level or one step in a level. In this module a few large matrix products, each over many inputs, compute the part
-of the gates that depends on the inputs, and the gradients of the weights. The states of all rounds are in one buffer,
-from which later rounds gather. So a round has little more than one recurrent product and a few point-wise operations.
-Second derivatives are not available. docs/decisions/0007 has a comparison with the same arithmetic under autograd.
+A level is all pushes of one depth, or all constituents of one height. Autograd would work round by round. A round is
+one level of the stack, or one step of the composition in a level (over the n-th children). In this module a few large
+matrix products, each over many inputs, compute the part of the gates that depends on the inputs, and the gradients of
+the weights. The states of all rounds are in one buffer, from which later rounds gather. So a round has little more than
+one recurrent product and a few point-wise operations. Second derivatives are not available. docs/decisions/0007 has a
+comparison with the same arithmetic under autograd.
 
-Under autocast, products are bfloat16, and gates, hidden states and cell states are float32. Otherwise all have the type
-of the weights.
+Under autocast, products are bfloat16, and gates, hidden states and cell states are float32. Without autocast, all have
+the type of the weights.
 
 Shape letters: S rows of the stack, Q distinct parents among them, H size of the LSTM, I size of its inputs; N tokens, K
 constituents, m constituents of a level and c children of these, L labels, D size of values. The order of gates is
@@ -249,7 +250,7 @@ class _WeightGradient:
 
 
 def _sum_groups(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Return the sum of the rows of all pushes onto each parent."""
+    """Return one row per parent: the sum of the rows of all pushes onto the parent."""
     total = rows[: sizes[0]].clone()
     start = sizes[0]
     for number in sizes[1:]:

@@ -9,12 +9,12 @@ place of TOP, there are no other nonterminals, and constituents have no labels.
     p(a_t | u_t)     = softmax over the valid actions of (A u_t + a)
     p(w | u_t)       = softmax over the whole vocabulary of (E P u_t + b), at a SHIFT; E is the token embedding, and P
                        is a projection if the sizes differ
-    pushed           = sqrt(D) E_w for a token, because rows of E have the small scale that the prediction needs
-                       (Vaswani et al. 2017, section 3.4); sqrt(D) times its embedding for a nonterminal; the composed
-                       vector for a constituent
+    pushed           = the vector that an action pushes onto the stack: sqrt(D) E_w for a token; sqrt(D) times its
+                       embedding for a nonterminal; the composed vector for a constituent. sqrt(D) makes up for the
+                       small scale of E, which the prediction needs (Vaswani et al. 2017, section 3.4)
     log p(x, y)      = sum over t of log p(a_t | u_t), plus log p(w | u_t) at each SHIFT
 
-Valid actions: the first action is ``NT(TOP)``, which never comes again. REDUCE needs a child under the open
+Valid actions: the first action is ``NT(TOP)``, which never comes again. REDUCE needs a child under the last open
 nonterminal, and only ``<eos>`` closes TOP (binary: REDUCE needs two elements above ``<bos>``). If only one action is
 valid, its log-probability is 0, as for the REDUCE after ``<eos>``.
 
@@ -56,7 +56,7 @@ class StackLayer(nn.Module):
             self.input.bias[dim : 2 * dim] = 1.0  # forget gates start open (Jozefowicz et al. 2015)
 
     def forward(self, inputs: Tensor, levels: tuple[StackLevel, ...]) -> Tensor:
-        """Return the hidden states ``[S, H]`` for inputs ``[S, D]``, both in row order."""
+        """Return the hidden states ``[S, H]`` for inputs ``[S, D]``, both in the order of the schedule's rows."""
         weights = product_weights(self.input.weight.T, self.input.bias, self.recurrent.weight.T)
         return stack_lstm(inputs, weights, levels)
 
@@ -70,12 +70,12 @@ class StackLayer(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class _InputCache:
-    """Products of all V token vectors with the input weights."""
+    """Products of all V token vectors with the input weights of the composition and of the stack's first layer."""
 
     composition: Tensor | None
     """``[V, ...]``: the result of ``Composition.input_products``; None if the composition has no such products."""
     stack: Tensor
-    """``[V, 4H]``: the gates of the stack's first layer."""
+    """``[V, 4H]``: the part of the gates of the stack's first layer that depends on the pushed token."""
 
 
 class Rnng(nn.Module):
@@ -216,7 +216,7 @@ class Rnng(nn.Module):
         forbidden = torch.zeros_like(scores, dtype=torch.bool)
         forbidden[:, REDUCE] = on_device(~schedule.reduce_allowed, device)
         log_probs = scores.masked_fill(forbidden, -torch.inf).log_softmax(1)
-        # NT(TOP) is never a choice, so it has no column. The column of any other NT is one less than its number.
+        # NT(TOP) is never a choice, so it has no column. The column of any other NT is the NT's number less one.
         column = np.where(schedule.next_actions < FIRST_NT, schedule.next_actions, schedule.next_actions - 1)
         chosen: Tensor = log_probs.gather(1, on_device(column, device)[:, None])[:, 0]
         return chosen

@@ -4,8 +4,9 @@ Students that learn from text that a teacher generated are distilled at the leve
 section 3.2; there the text is the output of a beam search).
 
 OUT.mrg and OUT.txt are a pair of files as ``import-trees`` writes them. ``build-dataset`` encodes the text again. So
-each sentence is read back here exactly as ``build-dataset`` will read it. If it cannot be read back, it is dropped and
-counted by reason. If it comes back with other tokens or another tree than were drawn, it is kept and counted.
+this module reads each sentence back exactly as ``build-dataset`` will read it. A sentence that cannot be read back is
+dropped and counted by reason. A sentence that comes back with other tokens or another tree than were drawn is kept and
+counted.
 
 Batches of consecutive sentences are divided among the processes. A batch is always drawn as a whole, so the number of
 processes does not change the output. The main process writes the batches in order. Nothing is kept of an interrupted
@@ -50,7 +51,8 @@ NOT_NORMALISED = "white space or characters that build-dataset would change"
 OTHER_TOKENS = "the tokenizer divides the text into other tokens"
 OTHER_TREE = "another tree: X over a single X, or an edge inside a character"
 """The tree that is read back is not the one that was drawn. Either a drawn phrase had a phrase with the same label as
-its only child, or a phrase began or ended between two tokens of one character. Brackets cannot hold either."""
+its only child, or a phrase began or ended between two tokens of one character. A bracketed tree can show neither of
+these cases."""
 
 
 def sample_trees(
@@ -125,8 +127,8 @@ def _check_absent(out_stem: Path) -> None:
 def _load(path: Path, which: Which, where: torch.device, world: World) -> tuple[Rnng, RunInfo, str]:
     """Return the teacher, its run, and a fingerprint of its weights and sizes.
 
-    The run may still be training. So the main process takes the fingerprint before loading, and every process compares
-    it with its own after loading.
+    The run may still be training. So the main process takes the fingerprint before loading, and every process
+    takes it again after loading and compares the two.
     """
     run = open_run(path, "teacher")
 
@@ -141,7 +143,7 @@ def _load(path: Path, which: Which, where: torch.device, world: World) -> tuple[
 
 
 def _draw_all(drawer: "_Drawer", output: "_Output | None", world: World, config: SampleConfig) -> None:
-    """Draw all batches, together with the other processes. The main rank has the output."""
+    """Draw all batches, together with the other processes. Only the main rank has an ``output``."""
     size = config.batch_sentences
     num_batches = -(-config.num_sentences // size)
     with Progress("sample", total=config.num_sentences, unit="sentences", shown=world.is_main) as progress:
@@ -217,7 +219,7 @@ class _Drawer:
 
 
 def _has_cut_word(sentence: Sentence) -> bool:
-    """Return whether a phrase begins or ends between two letters or digits."""
+    """Return whether a phrase begins or ends inside a word, between two letters or digits."""
     ends = [stop for (_, stop), (start, _) in pairwise(sentence.spans) if stop == start]
     return any(sentence.text[end - 1].isalnum() and sentence.text[end].isalnum() for end in ends)
 

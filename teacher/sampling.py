@@ -30,10 +30,10 @@ from teacher.rnng import Rnng
 from teacher.stack_pool import BOTTOM, StackPool
 
 MAX_NODES = 8192
-"""The pool is compacted when it has more nodes than this, and more than twice as many as after the last compaction. In
-float64, with two layers of size 256, a node and its data take 34 KB at most."""
+"""The ``StackPool`` is compacted when it has more nodes than this, and more than twice as many as after the last
+compaction. In float64, with two layers of size 256, a node and its data take 34 KB at most."""
 _FORCED = 2
-"""The first action and the last action of a sentence are not drawn: NT(TOP), and the REDUCE after ``<eos>``."""
+"""Number of actions of a sentence that are not drawn: the NT(TOP) at the start, and the REDUCE after ``<eos>``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Sampler:
     def draw(self, numbers: Sequence[int]) -> list[Drawn | None]:
         """Draw the sentences with the given numbers; None for a sentence with more than ``max_actions`` actions.
 
-        A sentence depends on the model, the options and its number, and not on the other numbers.
+        A sentence depends only on the model, the options and its own number.
         """
         pool = self._pool
         pool.compact(np.full(1, BOTTOM))
@@ -108,12 +108,12 @@ class Sampler:
         ]
 
     def _draw_actions(self, nodes: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """Return the column of an action for each node, int64 ``[n]``; see ``StackPool.action_log_probs``."""
+        """Draw an action for each node. Return its column in ``StackPool.action_log_probs``, int64 ``[n]``."""
         log_probs = torch.from_numpy(self._pool.action_log_probs(nodes))
         return self._drawn(log_probs, torch.from_numpy(uniform)).numpy()
 
     def _draw_tokens(self, nodes: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """Return the next token of each node, int64 ``[n]``."""
+        """Draw the next token of each node. Return int64 ``[n]``."""
         states = self._pool.token_states(nodes)
         parts = zip(states.split(DRAW_ROWS), on_device(uniform, states.device).split(DRAW_ROWS), strict=True)
         return torch.cat([self._drawn(self._model.logits(rows), part) for rows, part in parts]).cpu().numpy()

@@ -223,7 +223,7 @@ class StackPool:
         else:
             num_children, labels = self._num_children[nodes], self._item[self._open[nodes]]
         most = int(num_children.max(initial=0))
-        # A row has the label, the number of children, and the children from the right.
+        # Each row describes a constituent: its label, its number of children, and its children from the right.
         contents = np.full((len(nodes), 2 + most), -1)
         contents[:, 0], contents[:, 1] = labels, num_children
         below = nodes.copy()
@@ -247,7 +247,7 @@ class StackPool:
         return below, items
 
     def _compose(self, contents: np.ndarray) -> None:
-        """Compute a constituent for each row of ``contents``. They get the next item numbers, in the rows' order."""
+        """Compute a constituent for each row of ``contents``. The constituents get the next item numbers, in order."""
         by_size = np.argsort(-contents[:, 1], kind="stable")
         labels, num_children = contents[by_size, 0], contents[by_size, 1]
         from_right = contents[by_size, 2:]

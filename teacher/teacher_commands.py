@@ -113,7 +113,7 @@ def score_split(
     max_sentences: int | None = None,
     truth: Path | None = None,
 ) -> Iterator[ScoredSplit]:
-    """Yield the log-probabilities of a split given its trees, jointly with them and, if asked, without them.
+    """Yield the log-probabilities of a split: given its trees, jointly with its trees and, if asked, without trees.
 
     The caller's ``with`` block records the log-probabilities. What the search found is kept until this block ends, so
     that an error in the block costs no second search.
@@ -127,8 +127,8 @@ def score_split(
         marginal: Whether to add the distributions of the text without its trees, by beam search.
         beam: Sizes of that search, by field of ``BeamConfig``. A missing size has its default.
         max_sentences: Score at most this many sentences, evenly spaced.
-        truth: The folder of sample-corpus, to add the divergences from the true probabilities. This needs all
-            sentences.
+        truth: The folder of sample-corpus, to add the divergences from the true probabilities. Not with
+            ``max_sentences``.
 
     Raises:
         ConfigError: If ``beam`` has sizes and ``marginal`` is False.
@@ -186,7 +186,7 @@ def evaluate_parses(
     beam: BeamConfig,
     checkpoint: Which = "best",
 ) -> dict[str, Any]:
-    """Parse the text of a treebank, compare the parses with its trees, write the result, return the scores."""
+    """Parse the text of a treebank, and compare the parses with its trees. Write the result; return the scores."""
     with ExitStack() as stack:
         world, where = stack.enter_context(joined(device, threads=SEARCH_THREADS))
         teacher, run = load_teacher(model, where, checkpoint)
@@ -272,7 +272,7 @@ def _check_reads(run: RunInfo, dataset: Dataset) -> None:
 
 
 class BeamScorer(NextTokenScorer):
-    """Scores tokens by the mixtures of a beam search. Log-probabilities alone need no mixture over the vocabulary."""
+    """Scores tokens by the mixtures of a beam search. ``log_probs`` computes them for the gold tokens alone."""
 
     model: BeamTeacher
 
@@ -303,7 +303,8 @@ def _log_probs_with_trees(
         if truth is not None:
             divergences[offsets[first] : offsets[stop]] = truth.divergences(model, states, split.tokens.take(rows))
         is_shift = schedule.actions.values == SHIFT
-        # A SHIFT closes its position. Only the REDUCE of TOP, which is certain, follows the last SHIFT of a sentence.
+        # A position has the actions up to its SHIFT. The REDUCE of TOP, after the last SHIFT, is certain and counts to
+        # the last position.
         position = np.cumsum(is_shift) - is_shift
         position[schedule.actions.offsets[1:] - 1] -= 1
         np.add.at(shares, offsets[first] + position, action_log_probs.values)
@@ -316,10 +317,10 @@ def _log_probs_without_trees(
 ) -> tuple[dict[str, Ragged], dict[str, Ragged], dict[str, Any]]:
     """Return log-probabilities of sentences without their trees, divergences, and figures of the search.
 
-    The log-probabilities and the divergences from the truth are M rows of n + 1 values by name of the distribution, for
-    M sentences of n tokens. Without a truth there are no divergences. If the search finds no complete hypothesis of a
-    sentence, it closes the best incomplete one. The probability of this one parse then replaces the sum over trees in
-    the last value of the prefix distribution.
+    For each distribution, by its name, the log-probabilities and the divergences from the truth are M rows of n + 1
+    values, for M sentences of n tokens. Without a truth there are no divergences. If the search finds no complete
+    hypothesis of a sentence, it closes the best incomplete one. The probability of this one parse then replaces the sum
+    over trees in the last value of the prefix distribution.
     """
     found = list(blocks.rows("search", {"tokens": tokens}))
 
@@ -340,9 +341,10 @@ def _log_probs_without_trees(
 
 
 def _search_jobs(model: Rnng, beam: BeamConfig, truth: Truth | None = None) -> dict[str, Job]:
-    """Return the job that searches sentences: the fields of ``BeamResult`` and, with a truth, the divergences from it.
+    """Return the job ``search``: it gives fields of ``BeamResult`` and, with a truth, the divergences from the truth.
 
-    A sentence has one value of ``parse_log_probs``. Its ``phrases`` are three numbers for each phrase of its parse.
+    ``parse_log_probs`` has one value per sentence. ``phrases`` has three numbers for each phrase of the sentence's
+    parse: label, start and stop.
     """
     mixtures = BeamTeacher(model, beam)
     per_position = ("token_log_probs", "prefix_log_probs", "num_effective")
@@ -380,7 +382,7 @@ def _settings(beam: BeamConfig, where: torch.device) -> dict[str, Any]:
 def _evalb_figures(
     sentences: Sequence[TokenSentence], predicted: Sequence[Sequence[TokenPhrase] | None], labels: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the scores of EVALB. Spans of words and of tokens become spans of characters."""
+    """Return the scores by the rules of EVALB. Gold and predicted spans are compared as spans of characters."""
     of_all, up_to_cut_off = score_by_evalb(
         GoldAndPredicted(
             tags=sentence.sentence.tree.tags,
@@ -416,8 +418,8 @@ def write_parses(
         labels: Labels by number; the first is TOP.
 
     Returns:
-        The number of phrases that cannot be written: a phrase over one phrase of the same label, a phrase that ends
-        inside a character, or a phrase over a space alone.
+        The number of phrases that cannot be written: a phrase whose only child is a phrase of the same label, a
+        phrase that ends inside a character, or a phrase over a space alone.
 
     Raises:
         StoreError: If the files cannot be written.

@@ -124,7 +124,7 @@ def refuse_without_search(sizes: Iterable[str], needed: str) -> None:
 
     Args:
         sizes: The fields of ``BeamConfig`` that were given.
-        needed: The option that asks for a search.
+        needed: What makes a command search, for the error message, for example ``--marginal``.
 
     Raises:
         ConfigError: If any size was given.

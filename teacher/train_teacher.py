@@ -31,8 +31,8 @@ _COMPOSITION_FLOATS = 28
 _STACK_LAYER_FLOATS = 10
 """How many float32 numbers training holds per action and unit of size. The first constant is for the embedding size. It
 counts values, compositions and their gradients. The second is for the hidden size of each layer of the stack. Both come
-from the peak memory on 64 to 512 sentences of real trees at sizes 128 and 256: 37, 46 and 64 numbers per unit of size
-for 1, 2 and 4 layers."""
+from the peak memory of training on 64 to 512 sentences with real trees at sizes 128 and 256: 37, 46 and 64 numbers per
+unit of size for 1, 2 and 4 layers."""
 
 
 class TeacherTask:
@@ -74,7 +74,7 @@ class TeacherTask:
         return self._plans["train"].batch_sums(self._splits["train"].num_words, epoch)
 
     def batch_flops(self, epoch: int) -> None:
-        """Return None. The teacher computes shared results once, so a count by formula would be too high."""
+        """Return None, because FLOPs are not counted: a formula would count a result again each time it is shared."""
 
     def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
         """Return the sentences of a batch, as they are numbered in the dataset."""
