@@ -104,7 +104,7 @@ class DumpWriter:
         Args:
             shard: Number of the shard.
             positions: All positions of the shard, ``schema.layout.rows_of(shard)``.
-            num_effective: See `figures_of_shard`.
+            num_effective: ``[n]``: the effective number of hypotheses of each row, if beam search computed the rows.
 
         Raises:
             StoreError: If the rows do not match the schema, or cannot be written. The shard stays pending.
@@ -246,7 +246,10 @@ def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> 
 
 
 def _reopen(folder: Folder, manifest: Manifest) -> Manifest:
-    """Verify the shards of a complete store. If some are damaged, reopen the store, with entries for the others."""
+    """Verify the shards of a complete store, and return its manifest.
+
+    If shards are damaged, set the state back to ``writing``, and write entries for the undamaged shards.
+    """
     damaged = {entry.shard for entry in manifest.shards if entry.problem_with(folder, manifest.schema)}
     if not damaged:
         _remove_entries(folder, manifest.schema)

@@ -29,8 +29,8 @@ from storage.fingerprints import FileDigest
 from storage.remote.objects import CACHE_VARIABLE, NO_ROOM, no_room, plain_text
 
 DEFAULT_CACHE_BYTES = 10_000_000_000
-"""A dump of 10 million words at k=64 takes a third of this size. Home folders on clusters often have little more
-room."""
+"""A dump of 10 million words at k=64 takes a third of this size. Home folders on clusters often have little
+more room than this."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REMEDY = (
     "Restore it from a copy, or run dump-teacher again with the same options: it rewrites only the missing and damaged "
@@ -89,7 +89,7 @@ class FileCache:
 
     @contextmanager
     def locked(self, key: str) -> Iterator[None]:
-        """Hold a lock that keeps out all other processes.
+        """Hold the lock for a key, which is a sha256. It keeps out all other processes.
 
         All keys that start with the same two characters share one lock.
         There are 256 lock files, which are never removed. If one were removed while a process waits for it, two
