@@ -98,7 +98,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield a new temporary folder; at the end of the block it becomes ``path``, unless the block raises an exception.
 
     Several processes may call this for one path at once. Each has a temporary folder of its own; the first to finish
-    renames its folder to ``path``, and the others raise the error.
+    renames its folder to ``path``, and the others raise a StoreError.
 
     Raises:
         StoreError: If ``path`` exists, at the start or at the end, or the folder cannot be created or renamed.
@@ -226,7 +226,7 @@ def read_file(path: Path) -> bytes:
     """Return the content of a file.
 
     Raises:
-        OSError: See ``open_file``.
+        OSError: If the file cannot be opened or read, or is a folder, a pipe or a device.
     """
     with open_file(path) as file:
         return file.readall()

@@ -258,7 +258,7 @@ class LocalLock:
 
 
 def history_path(path: Path) -> Path:
-    """Return the path of the file next to a store that is its history and its lock. All links to a store share it."""
+    """Return the path of a store's history file, which is also its lock file. All links to a store share it."""
     real = path.resolve()
     return real.with_name(real.name + ".history.jsonl")
 

@@ -1,6 +1,6 @@
 """Read JSON, lines of JSON, and TOML from files that may come from strangers.
 
-Whoever reads JSON passes the expected type of the value: a dataclass, or a plain type such as ``dict[str, int]``.
+A caller that reads JSON passes the expected type of the value: a dataclass, or a plain type such as ``dict[str, int]``.
 msgspec checks the whole value against the type. So a caller never sees a value of another type, NaN, an infinity, or an
 integer that does not fit in 64 bits. Keys for which the type has no field are ignored. Integers are never rounded.
 

@@ -3,10 +3,10 @@
 A row is one position: its k most probable tokens, the most probable one first. For each token the dump stores its gap:
 the log-probability of the token before it minus its own. The gap is rounded and stored as a code, one byte d. A code d
 stands for a gap of d/16 + (d/64)³ nats, except 255, which stands for a fall to probability 0. So decoded
-log-probabilities never rise along a row. Most codes are 0 or 1, so the codes compress well. The encoder knows how far
-the decoded log-probability is off at the token before, and chooses each code to correct this, so errors do not add up.
-The gaps of neighbouring codes differ by 1/16 nat if the codes are small, and by up to 0.8 nat if they are large. The
-decoded fall from the first token to any other token is wrong by at most about half of such a difference.
+log-probabilities never rise along a row. Most codes are 0 or 1, so the codes compress well. The encoder chooses each
+code so that the sum of all gaps so far comes nearest to the true sum. So errors do not add up. The gaps of neighbouring
+codes differ by 1/16 nat if the codes are small, and by up to 0.8 nat if they are large. The decoded fall from the first
+token to any other token is wrong by at most about half of such a difference.
 
 The first log-probability and ``logz`` (log Σ_w p(w)^(1/T), one for each temperature T) are not stored. They follow from
 the gaps and the tail, the log of the mass of all other tokens, since a distribution sums to 1 at every temperature,
@@ -19,7 +19,7 @@ compresses the bytes.
 
 To read a row, its whole chunk (1,024 rows by default) is decompressed and its checksum is checked, unless the chunk is
 among the few decoded chunks that are kept in memory. So reading ranges is cheap, and reading single sentences at random
-is expensive. In return a compact dump has about half as many bytes as an exact one.
+is expensive. In return a compact dump has less than half as many bytes as an exact one.
 
 Legend: n positions, k ids kept, nT declared temperatures.
 """

@@ -2,8 +2,8 @@
 
 The kept mass of a position is the summed probability of its top tokens. A shard is a range of positions. The sums of a
 shard depend only on its rows, and they are added up in the order of the shards. So the statistics of a dump do not
-depend on which process wrote which shard. A teacher that is given the tree is almost certain of ``<eos>``,
-because the tree is then complete. So some statistics are also given without the positions of ``<eos>``.
+depend on which process wrote which shard. A teacher that is given the tree is almost certain of ``<eos>``, because the
+tree is then complete. So some statistics are also given without the positions of ``<eos>``.
 
 The entropy of a position is computed over its top tokens and one bucket for all other tokens, at T = 1:
 

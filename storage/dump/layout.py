@@ -2,7 +2,7 @@
 
 Only the first dimension is cut. In most arrays a row belongs to a position; in the array of offsets it belongs to a
 sentence boundary. All shards have equally many rows, except that the last may have fewer. Each shard is cut into
-chunks. This is integer arithmetic without I/O. File names are computed here and never read from a store.
+chunks. The module does integer arithmetic, without I/O. File names are computed here and never read from a store.
 """
 
 import math

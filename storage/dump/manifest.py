@@ -171,7 +171,7 @@ class Manifest:
         if not manifest.companions.keys() <= set(COMPANIONS):
             raise ValueError(f"the companions are not among {', '.join(COMPANIONS)}")
         fits = _rule_of_entries(manifest.schema)
-        # The number is compared first, because a stranger's schema may have any number of shards.
+        # The number of shards is compared first, because a stranger's schema may claim any number.
         if len(manifest.shards) != (manifest.schema.layout.num_shards if manifest.is_complete else 0) or any(
             entry.shard != number or not fits(entry) for number, entry in enumerate(manifest.shards)
         ):

@@ -203,8 +203,8 @@ class _MappedArray:
 
     Attributes:
         spec: The array.
-        rows: ``[num_shards, chunks_per_shard, C, *row_shape]``, a view of the mapped bytes. Entries after the last row
-            of the last shard are not data.
+        rows: ``[num_shards, chunks_per_shard, chunk_rows, *row_shape]``, a view of the mapped bytes. What comes after
+            the last row of the last shard is not data.
     """
 
     def __init__(self, folder: Folder, spec: ArraySpec, shards: Sequence[ShardEntry]) -> None:

@@ -183,7 +183,7 @@ class DumpReader:
         return open_rows(self.folder, self.schema, self._shards, self._verified, self._check_store)
 
     def _check_store(self) -> None:
-        """Raise an error if another dump has replaced this one. Then no file is damaged, though it may seem so."""
+        """Raise an error if another dump has replaced this one. In this case no file is damaged."""
         try:
             found = sha256_bytes(self.folder.read(MANIFEST))
         except OSError:  # the dump is gone: the caller's error says which file is missing
@@ -195,7 +195,10 @@ class DumpReader:
         return StoreError(f"{self.folder}: another dump replaced this one after it was opened. Start again")
 
     def _current_rows(self) -> Rows:
-        """Return the mapped rows. If too many bytes are mapped, drop all maps first; they are unmapped once unused."""
+        """Return the mapped rows. If too many bytes are mapped, start again with nothing mapped.
+
+        The system unmaps the old files when no array uses them any more.
+        """
         rows, bound = self._rows, self.folder.max_open_bytes
         if bound is not None and rows.open_bytes > bound:
             rows = self._rows = self._open_rows()
@@ -207,7 +210,7 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
     """Check every byte and value of a complete dump, and that the store holds no other files.
 
     The bytes are compared with the digests of the manifest. The values must be possible for probability distributions
-    (see `storage.dump.values`), since a wrong writer also writes files that match their digests.
+    (see `storage.dump.values`). Digests cannot show this: the files of a faulty writer match their digests, too.
 
     Args:
         location: Location of the dump.
@@ -218,7 +221,7 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
         The statistics of the dump.
 
     Raises:
-        StoreError: If `DumpReader` cannot open the dump, or there are foreign files.
+        StoreError: If `DumpReader` cannot open the dump, or the store holds files that are not part of the dump.
         CorruptStoreError: If a file is damaged, or holds a value that no dump can have. The message names array, shard,
             position of the first such value, and remedy.
     """

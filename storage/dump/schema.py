@@ -23,7 +23,7 @@ FORMAT = "rnng-distill dump"
 FORMAT_VERSION = 1
 FINGERPRINTS = ("dataset", "split", "tokenizer", "teacher")
 """The keys of ``DumpSchema.fingerprints``. A cross-fitted dump comes from one teacher for each fold of the split. It
-has a fingerprint for each of these teachers in place of ``teacher``; see ``teacher_names``."""
+has a fingerprint for each of these teachers in place of ``teacher``: ``teacher of fold 1`` and so on."""
 GAPS = "gaps"
 """Name of the array that replaces ``logp`` in a compact dump; see `storage.dump.compact`."""
 MAX_CHUNK_BYTES = 1 << 26
@@ -87,7 +87,7 @@ class DumpSchema:
     split: str
     """Split of the dataset that was dumped."""
     fingerprints: dict[str, str]
-    """Name in ``FINGERPRINTS`` → sha256. A cross-fitted dump has a teacher for each fold; see ``teacher_names``."""
+    """Name in ``FINGERPRINTS`` → sha256. A cross-fitted dump has ``teacher of fold 1`` and so on."""
     computation: dict[str, str | int | float]
     """Everything else that can change the stored values: threads, batch budget, dtype, device model, versions, beam
     sizes."""
@@ -229,7 +229,7 @@ class DumpSchema:
         chunk_positions = min(self.chunk_positions, self.shard_positions)
         if self.shard_positions % chunk_positions:
             problems.append(
-                f"shard_positions is {self.shard_positions}, not a multiple of {chunk_positions}, the chunk"
+                f"shard_positions is {self.shard_positions}, not a multiple of chunk_positions ({chunk_positions})"
             )
         if self.shard_positions // chunk_positions > MAX_CHUNKS:
             problems.append(f"shard_positions is {self.shard_positions}, more than {MAX_CHUNKS} chunks")

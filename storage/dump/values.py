@@ -20,8 +20,8 @@ from storage.dump.schema import GAPS, DumpSchema
 from storage.errors import CorruptStoreError
 
 MASS_TOLERANCE = 0.01
-"""How far the sum of a row and its tail may be from 1. Float16 rounds a log-probability above -16 by at most
-2⁻⁸."""
+"""How far the sum of a row and its tail may be from 1. Rounding to float16 changes a log-probability above
+-16 by at most 2⁻⁸."""
 _LOG_TOLERANCE = 0.01
 """How far rounding may lift a float32 logarithm above its bound."""
 _HALF_POSITIVE_TINY = 0x1400
@@ -187,12 +187,12 @@ def _impossible_draws(
         (
             "counts",
             (is_unused != is_nan) | (is_unused != is_fill),
-            "a used column has NaN in logp or the fill value in ids, or an unused column lacks one of these",
+            "a used column has NaN in logp or the fill value in ids, or an unused column does not have both",
         ),
     )
     yield from (ImpossibleValue(name, _first(broken), text) for name, broken, text in rules if broken.any())
     if schema.selection == "sampled" and arrays["tail"].any():
-        text = "tail is not 0, the log of all mass, though there are no top tokens"
+        text = "tail is not 0 (the log of mass 1), though there are no top tokens"
         yield ImpossibleValue("tail", _first(arrays["tail"] != 0), text)
 
 

@@ -84,8 +84,7 @@ class Lease:
     """The right of one process to write a store and its history; implements `WriterLock`.
 
     The history is read when the lease is taken. To add a line, the whole history is written again, since objects cannot
-    be appended to.
-    The history of a dump has some tens of lines.
+    be appended to. The history of a dump has some tens of lines.
     """
 
     def __init__(self, store: str, *, take_over: bool) -> None:
@@ -129,7 +128,7 @@ class Lease:
             holder = f"another process now holds it ({found})" if found else "it is now gone"
             raise StoreBusyError(
                 f"{self._store}: this process held the lease {self._parent}/{self._name}, but {holder}. Make sure that "
-                "one process writes the store, then run the same command again: completed work stays valid"
+                "only one process writes the store, then run the same command again: completed work stays valid"
             )
 
     def log(self, line: bytes) -> None:
@@ -170,7 +169,7 @@ class Lease:
             raise
 
     def _confirm(self, *, insist_against: str | None) -> None:
-        """Wait and read the lease back. The old holder may have renewed its lease meanwhile."""
+        """Wait and read the lease back. If the old holder has renewed its lease meanwhile, take the lease again."""
         for _ in range(INSIST):
             time.sleep(SETTLE_S)
             found = self._read()

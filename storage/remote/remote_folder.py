@@ -105,7 +105,7 @@ class RemoteFolder:
             return "the file is missing"
 
     def open(self, name: str, digest: FileDigest) -> FileIO:
-        """Open a copy of a file, as `Folder.open` describes. If the cache has none, copy and verify the file first.
+        """Open a copy of a file, as `Folder.open` describes. If the cache has no copy, make and verify one first.
 
         Raises:
             FileNotFoundError: If there is no such file.
