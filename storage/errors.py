@@ -35,7 +35,7 @@ class CorruptStoreError(StoreError):
 
 
 class FingerprintMismatchError(StoreError):
-    """Two things that must belong together (tokenizer, dataset, teacher, dump) do not."""
+    """Two things that are used together, such as a dump and a tokenizer, do not belong together."""
 
 
 class StoreBusyError(StoreError):

@@ -3,10 +3,10 @@
 A file is written under a temporary name, synced and renamed; then its folder is synced. The price is two fsyncs per
 file, which is low for stores with few, large files. If a process is killed while it writes, a file or folder whose name
 ends in ``.partial`` remains. In a store (such as a dump) or a run directory, the next process that locks the store or
-run removes the leftover. Elsewhere, the functions of this module differ. ``written_whole`` and ``new_folder`` lock the
-temporary file or folder while they write. When one of these two next writes the same path, it removes leftovers:
-temporary files and folders that are older than a minute and that no process locks. A leftover of ``write_atomically``
-stays.
+run removes the leftover. Elsewhere, it depends on which function was interrupted. A leftover of ``written_whole`` or
+``new_folder`` is removed by the next call of either function for the same path, if the leftover is older than a minute
+and no process locks it. (These functions lock their temporary file or folder while they write.) A leftover of
+``write_atomically`` stays.
 """
 
 import errno
@@ -27,13 +27,13 @@ from storage.errors import InputError, StoreError
 
 PARTIAL_SUFFIX = ".partial"
 _LOCKED_SUFFIX = ".locked" + PARTIAL_SUFFIX
-"""Suffix of files and folders that their writer has locked."""
+"""Suffix of temporary files and folders that their writer locks while it writes."""
 _UNLOCKED_S = 60.0
-"""A temporary file or folder that is younger than this is left alone, because its writer may not have locked it yet."""
+"""Seconds. A younger temporary file or folder is never removed, because its writer may not have locked it yet."""
 
 
 def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
-    """Make ``data`` the content of ``path``, replacing any earlier content. The folder must exist.
+    """Make ``data`` the content of ``path``, replacing any earlier content. Its folder must exist.
 
     Raises:
         StoreError: If the bytes cannot be written (disk full, quota, size limit, permissions). ``path`` is unchanged.
@@ -54,14 +54,14 @@ def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
 
 @contextmanager
 def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Iterator[list[TextIOWrapper]]:
-    """Open a temporary text file for each of ``paths``; rename them in order at the end of the block.
+    """Open a temporary text file for each of ``paths``; at the end of the ``with`` block, rename them in order.
 
     The files of ``stale`` are removed once all temporary files are on disk, before the first rename. If the last of
     ``paths`` is also in ``stale``, its old version is gone before a new file appears, and its new version appears last.
-    So whenever this file exists, even after a kill, the other files of ``paths`` are from the same call.
+    So whenever the last of ``paths`` exists, even after a kill, all files of ``paths`` are from the same call.
 
-    If the block raises an exception, the temporary files are removed and ``paths`` are unchanged. An exception of the
-    block itself, even an OSError, passes through unchanged.
+    If the block raises an exception, the temporary files are removed and ``paths`` are unchanged. An exception that
+    the block raises, even an OSError, is not turned into a StoreError.
 
     Raises:
         StoreError: If one of the files cannot be written.
@@ -97,7 +97,8 @@ def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Itera
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a new temporary folder; at the end of the block it becomes ``path``, unless the block raises an exception.
 
-    Several processes may do this at once. Each has a folder of its own, and the first to finish gets the name.
+    Several processes may call this for one path at once. Each has a temporary folder of its own; the first to finish
+    renames its folder to ``path``, and the others raise a StoreError.
 
     Raises:
         StoreError: If ``path`` exists, at the start or at the end, or the folder cannot be created or renamed.
@@ -126,7 +127,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def _partial_path(path: Path) -> Path:
-    """Return a new temporary name, after removing what killed writers of ``path`` left."""
+    """Remove the temporary files that killed writers of ``path`` left, and return a new temporary name."""
     for orphan in path.absolute().parent.glob(f".{glob.escape(path.name)}.*{_LOCKED_SUFFIX}"):
         with suppress(OSError):  # another process removes it too, or is still writing it
             if time.time() - orphan.lstat().st_mtime < _UNLOCKED_S:
@@ -144,9 +145,10 @@ def _partial_path(path: Path) -> Path:
 
 
 class _OutputFile(FileIO):
-    """A temporary file whose write errors name the file that it will become.
+    """A temporary file that will be renamed to ``path``. If it cannot be written, the error names ``path``.
 
-    Errors are translated here, below the buffer, so that writing a line costs nothing extra.
+    A StoreError replaces an OSError here, where the buffer is written, so that writing a single line costs nothing
+    extra.
     """
 
     def __init__(self, partial: Path, path: Path) -> None:
@@ -215,7 +217,7 @@ def is_there(path: Path) -> bool:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except OSError:  # the error of the next use says what is wrong
+    except OSError:  # for example no permission: whoever uses the path next gets an error with the reason
         return True
     return True
 
@@ -224,7 +226,7 @@ def read_file(path: Path) -> bytes:
     """Return the content of a file.
 
     Raises:
-        OSError: See ``open_file``.
+        OSError: If the file cannot be opened or read, or is a folder, a pipe or a device.
     """
     with open_file(path) as file:
         return file.readall()
@@ -234,7 +236,7 @@ def list_files(root: Path) -> Iterator[str]:
     """Yield every file below ``root``, links included, as a relative path with slashes, sorted within its folder.
 
     Raises:
-        InputError: If this user may not read a folder, or a name is not UTF-8, so no UTF-8 text can hold it.
+        InputError: If this user may not read a folder, or the name of a file is not UTF-8.
     """
     for folder, subfolders, names in os.walk(root, onerror=_refuse_unreadable):
         subfolders.sort()

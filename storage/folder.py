@@ -38,7 +38,7 @@ class Folder(Protocol):
     def sizes(self) -> dict[str, int]:
         """Return name → size in bytes of every file; empty if there is no store.
 
-        This includes the partial files that interrupted writers left.
+        The result includes the partial files that interrupted writers left.
         """
 
     def read(self, name: str) -> bytes:
@@ -62,7 +62,7 @@ class Folder(Protocol):
         """Read a whole file and return the problem with it as text, or None if it has this digest."""
 
     def open(self, name: str, digest: FileDigest) -> FileIO:
-        """Open a file on the local machine that has the content of ``name``, so that the caller can map it.
+        """Return an open file on the local machine with the content of file ``name``, so that the caller can map it.
 
         A local file is opened directly, and its content is not checked. A remote file is copied first, and the copy is
         checked against ``digest``.
@@ -75,14 +75,14 @@ class Folder(Protocol):
     def renew(self, name: str, digest: FileDigest) -> bool:
         """Drop the local copy of a remote file if it is damaged. Return whether ``open`` will fetch the file again.
 
-        For a local file the result is False, because there is no copy. A copy is dropped at most once.
+        For a local file the result is False, because there is no copy. The copy of a file is dropped at most once.
         """
 
     @property
     def max_open_bytes(self) -> int | None:
         """Limit on the bytes of all mapped files; None: no limit.
 
-        Only copies of remote files need a limit: a mapped copy takes room even after the cache has removed it.
+        Only copies of remote files need a limit: a mapped copy takes disk space even after the cache has removed it.
         """
 
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
@@ -106,8 +106,8 @@ class Folder(Protocol):
 class LocalFolder:
     """A directory of a local or shared file system; implements `Folder`.
 
-    The lock is an flock on PATH.history.jsonl next to the store. The system releases it when the process ends, even if
-    it is killed. Partial files have names that end in ``.partial``.
+    The lock is an flock on PATH.history.jsonl next to the store. The system releases the lock when the process ends,
+    even if the process is killed. Partial files have names that end in ``.partial``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -135,7 +135,7 @@ class LocalFolder:
         write_atomically(target, data)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files, as `Folder.remove` describes, and the folders that this empties."""
+        """Remove files, as `Folder.remove` describes, and then the folders that have become empty."""
         folders = set()
         try:
             for name in names:
@@ -187,10 +187,11 @@ class LocalFolder:
         return path
 
     def _refuse_links(self, name: str) -> None:
-        """Refuse a link in place of a folder on the way to a file: writing would change a folder outside the store.
+        """Raise an error if a folder on the way to a file is a link: writing would change a folder outside the store.
 
         A link in place of the file itself is replaced or removed, and the file that the link leads to stays. Reading
-        follows links, because download caches consist of them, and because all content is compared with digests.
+        follows links: in a download cache, such as Hugging Face's, every file is a link. This is safe, because all
+        content is compared with digests.
         """
         for folder in list(PurePosixPath(name).parents)[:-1]:
             if _is_link(self._path / folder):
@@ -257,7 +258,7 @@ class LocalLock:
 
 
 def history_path(path: Path) -> Path:
-    """Return the path of a store's history and lock file, next to the store. Links to the store share one file."""
+    """Return the path of a store's history file, which is also its lock file. All links to a store share it."""
     real = path.resolve()
     return real.with_name(real.name + ".history.jsonl")
 

@@ -3,7 +3,7 @@
 A group is read all at once. Its arrays are stored uncompressed with crc32c. A sha256 over every array and the
 attributes catches two errors that checksums of chunks cannot: altered attributes, and missing chunks, for which zarr
 silently returns the fill value. A group is written under a temporary name and then renamed, so nobody sees half a
-group. Only Zarr v3 groups with arrays of numbers and the codecs bytes and crc32c are opened.
+group. A group is opened only if it is Zarr v3, its arrays hold numbers, and they use no codec except bytes and crc32c.
 """
 
 import math
@@ -83,7 +83,7 @@ def read_group(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Json]]:
     """Return a group's arrays and its attributes, including ``content_sha256``, after verifying every byte.
 
     Raises:
-        StoreError: If there is no group, or its format or codec is not one of those that this module reads.
+        StoreError: If there is no group, or this module does not read its format or one of its codecs.
         CorruptStoreError: If an array or the attributes do not match their sha256. The message names the array.
     """
     if not is_there(path / "zarr.json"):
@@ -153,9 +153,9 @@ class _ArrayJson:
 
 
 def _check_array(path: Path) -> None:
-    """Check the codecs of an array, and that its chunks are there, before memory for them is allocated.
+    """Check an array's codecs and the number and size of its chunk files, before memory for the chunks is allocated.
 
-    Without compression the shape of the chunks determines the size of every file.
+    The expected size of a file follows from the shape of the chunks, because nothing is compressed.
     """
     metadata = _metadata(path / "zarr.json", _ArrayJson)
     names = {str(codec.get("name") if isinstance(codec, dict) else codec) for codec in metadata.codecs}

@@ -1,6 +1,6 @@
 """Read JSON, lines of JSON, and TOML from files that may come from strangers.
 
-Whoever reads JSON passes the expected type of the value: a dataclass, or a plain type such as ``dict[str, int]``.
+A caller that reads JSON passes the expected type of the value: a dataclass, or a plain type such as ``dict[str, int]``.
 msgspec checks the whole value against the type. So a caller never sees a value of another type, NaN, an infinity, or an
 integer that does not fit in 64 bits. Keys for which the type has no field are ignored. Integers are never rounded.
 
@@ -27,7 +27,7 @@ from storage.files import open_file
 T = TypeVar("T")
 
 MAX_FILE_BYTES = 64 << 20
-"""The largest file that is read as one value. The files of the largest tokenizers have about 40 MiB."""
+"""Maximum size of a file that is read as one value. The files of the largest tokenizers have about 40 MiB."""
 MAX_LINE_BYTES = 16 << 20
 MAX_TOML_BYTES = 1 << 20
 
@@ -39,8 +39,8 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
 MAX_INT_BITS = 63
 _LONG_INTEGER = re.compile(rb"[\s:,\[-][0-9]{19}")
-"""Only text that contains this can have an integer of more than 63 bits. If the pattern began with the digits, the
-search would take three times as long in a row of log-probabilities."""
+"""Only text that matches this pattern can have an integer of more than 63 bits. If the pattern began with the digits,
+the search would take three times as long in text that consists of log-probabilities."""
 
 
 def read_bytes(
@@ -51,7 +51,7 @@ def read_bytes(
     Args:
         path: The file.
         remedy: The instruction at the end of an error message.
-        error: The class of an error.
+        error: The class of the errors.
         max_bytes: The size above which the file is refused.
 
     Raises:
@@ -80,13 +80,13 @@ def read_json(
     Args:
         path: The file.
         kind: The type of the value.
-        remedy: See ``read_bytes``.
-        error: See ``read_bytes``.
-        max_bytes: See ``read_bytes``.
+        remedy: The instruction at the end of an error message.
+        error: The class of the errors.
+        max_bytes: The size above which the file is refused.
 
     Raises:
-        RnngDistillError: ``error``, if the file cannot be read, has more than ``max_bytes``, or does not hold such a
-            value.
+        RnngDistillError: ``error``, if the file cannot be read, has more than ``max_bytes``, or does not hold JSON of
+            the type ``kind``.
     """
     data = read_bytes(path, remedy=remedy, error=error, max_bytes=max_bytes)
     return decode(data, kind, where=str(path), remedy=remedy, error=error)
@@ -100,11 +100,11 @@ def read_json_lines(
     Args:
         path: The file.
         kind: The type of each value.
-        remedy: See ``read_bytes``.
-        error: See ``read_bytes``.
+        remedy: The instruction at the end of an error message.
+        error: The class of the errors.
 
     Raises:
-        RnngDistillError: ``error``, if the file cannot be read, or a line is too long or does not hold such a value.
+        RnngDistillError: ``error``, if the file cannot be read, or a line is too long or not JSON of the type ``kind``.
     """
     decoder = msgspec.json.Decoder(kind)
     for where, line in read_lines(path, remedy=remedy, error=error):
@@ -138,12 +138,12 @@ def decode(data: bytes, kind: type[T], *, where: str, remedy: str, error: type[R
     Args:
         data: The text.
         kind: The type of the value.
-        where: The place of the text, for an error message.
-        remedy: See ``read_bytes``.
-        error: See ``read_bytes``.
+        where: The place of the text, such as its file, for an error message.
+        remedy: The instruction at the end of an error message.
+        error: The class of the errors.
 
     Raises:
-        RnngDistillError: ``error``, if it is not such a value.
+        RnngDistillError: ``error``, if ``data`` is not JSON of the type ``kind``.
     """
     return _decoded(msgspec.json.Decoder(kind), data, where=where, remedy=remedy, error=error)
 
@@ -152,7 +152,7 @@ def convert(value: object, kind: type[T], *, where: str, remedy: str, error: typ
     """Return ``value``, a part of parsed JSON, as a ``kind``. The other arguments are those of ``decode``.
 
     Raises:
-        RnngDistillError: ``error``, if it is not such a value.
+        RnngDistillError: ``error``, if ``value`` is not of the type ``kind``.
     """
     try:
         return msgspec.convert(value, kind)
@@ -163,7 +163,7 @@ def convert(value: object, kind: type[T], *, where: str, remedy: str, error: typ
 def read_toml(path: Path, *, remedy: str, error: type[RnngDistillError] = InputError) -> dict[str, Any]:
     """Return the table of a TOML file.
 
-    TOML has NaN, infinities and dates. The caller checks the values.
+    The values may be NaN, infinities or dates, since TOML has them. The caller must check the values.
 
     Raises:
         RnngDistillError: ``error``, if the file cannot be read, has more than ``MAX_TOML_BYTES``, is not TOML or has an
@@ -181,9 +181,10 @@ def read_toml(path: Path, *, remedy: str, error: type[RnngDistillError] = InputE
 
 @dataclass(frozen=True, slots=True)
 class _NamedCode:
-    """The only part of a configuration of transformers that is read here.
+    """The only key of a configuration file of the library transformers that is read here.
 
-    Other parts can hold integers of 100 bits: transformers writes 10³⁰ for a tokenizer without a maximum length.
+    Other keys are ignored. They can hold integers of 100 bits: transformers writes 10³⁰ for a tokenizer without a
+    maximum length.
     """
 
     auto_map: Any = None
@@ -233,7 +234,7 @@ def _check_integers(value: object) -> None:
 
 
 def _problem(error: Exception) -> str:
-    """Return what is wrong with a value as one short line, with the place in the value in front."""
+    """Return what is wrong with a value as one short line. The line begins with the place inside the value."""
     if isinstance(error, RecursionError):
         return "nested too deeply, expected fewer brackets"
     message, _, place = str(error).partition(" - at `")

@@ -1,8 +1,8 @@
-"""Parse the location of a store: a path, or a URL of fsspec (s3://, gs://, abfs://, memory://).
+"""Parse the location of a store: a path, or a URL that fsspec can open (s3://, gs://, abfs://, memory://).
 
 A URL is taken literally. It must not hold globs, a query, a chain of file systems, or credentials, which would appear
-in logs and histories. The libraries find credentials in the environment: AWS_* and FSSPEC_* variables, ~/.aws, or the
-machine's role. fsspec is imported only when a URL is opened.
+in logs and histories. The libraries that open a URL find credentials in the environment: AWS_* and FSSPEC_* variables,
+~/.aws, or the machine's role. fsspec is imported only when a URL is opened.
 """
 
 import re
@@ -22,7 +22,7 @@ Location: TypeAlias = Path | str | Folder
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CONTAINER_FIRST = {"abfs", "abfss", "az", "adl", "wasb", "wasbs"}
-"""Schemes whose URLs start with CONTAINER@ACCOUNT. This is not a credential."""
+"""Schemes whose URLs start with CONTAINER@ACCOUNT. For them, the text before the @ is not a credential."""
 
 
 def is_url(location: str | Path) -> TypeGuard[str]:
@@ -35,7 +35,7 @@ def open_folder(location: str | Path, *, cache_bytes: int = DEFAULT_CACHE_BYTES,
 
     Args:
         location: A path, a file:// URL, or another URL.
-        cache_bytes: Limit on the local copies of remote files. Ignored for a path.
+        cache_bytes: Limit on the total size of the local copies of remote files. Ignored for a path.
         take_over: Whether `Folder.lock` takes the lease (the lock of a remote store) from a writer that may still be
             alive. Ignored for a path, because the lock of a path ends with the process that holds the lock.
 
@@ -48,7 +48,7 @@ def open_folder(location: str | Path, *, cache_bytes: int = DEFAULT_CACHE_BYTES,
 
 
 def as_folder(location: Location) -> Folder:
-    """Return the folder at a location, opened with the default options.
+    """Return the folder at a path or URL, opened with the default options; return an opened folder unchanged.
 
     Raises:
         ConfigError: If the URL is malformed or holds credentials.
@@ -66,7 +66,7 @@ def check_url(url: str) -> str:
     """Return a URL without slashes at its end, with its scheme in lower case.
 
     Raises:
-        ConfigError: If it holds credentials, is not SCHEME://BUCKET/NAME, or cannot be taken literally.
+        ConfigError: If the URL holds credentials, is not SCHEME://BUCKET/NAME, or cannot be taken literally.
     """
     scheme = _SCHEME.match(url)
     if scheme is None:

@@ -57,7 +57,7 @@ class Ragged:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """``[M]`` int64."""
+        """Length of each row: ``[M]`` int64."""
         return np.diff(self.offsets)
 
     def take(self, indices: ArrayLike) -> "Ragged":

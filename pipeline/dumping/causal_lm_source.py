@@ -1,13 +1,16 @@
-"""Dump any causal language model of transformers, from a folder in Hugging Face's format, as if it were a teacher.
+"""Dump a causal language model of the library transformers, from a Hugging Face folder, as if it were a teacher.
 
-The folder takes the place of a run directory.
-The model must read the dataset's token ids, so its tokenizer must be the dataset's (``adopt-tokenizer``). It reads the
-dataset's ``<bos>`` and the tokens of a sentence, and predicts the tokens and ``<eos>``. The output layer of many models
-has more rows than their tokenizer has entries, so that the number of rows is round. The surplus rows are left out: the
-dumped distribution is that of the model, renormalised over the entries of the tokenizer.
+The folder takes the place of a run directory. The model must read the dataset's token ids, so its tokenizer must be the
+dataset's (``adopt-tokenizer`` converts it). The model reads the dataset's ``<bos>`` and the tokens of a sentence, and
+predicts the tokens and ``<eos>``. The output layer of many models has more rows than their tokenizer has entries, so
+that the number of rows is, for example, a multiple of 64. The surplus rows are left out: the dumped distribution is
+that of the model, renormalised over the entries of the tokenizer.
 
-No code of the folder is executed. Only safetensors are read, and a folder that needs code of its own is refused. All
-weights are converted to float32.
+No code of the folder is executed, and a folder whose model needs code of its own is refused. Weights are read only from
+safetensors files. All weights are converted to float32.
+
+Shape letters: M sentences, L positions of the longest sentence, P positions of all sentences, D state size, R any
+number of rows, V entries of the tokenizer.
 """
 
 import json
@@ -32,16 +35,16 @@ from storage.json_files import names_code
 from storage.ragged import Ragged
 
 _CODE = ("config.json", "tokenizer_config.json")
-"""Files whose entry ``auto_map`` can name code that is in the folder."""
+"""Files in which the key ``auto_map`` can name code that is in the folder."""
 _TEXT_TO_IDS = ("normalizer", "pre_tokenizer", "model", "decoder")
 """The parts of a tokenizer.json that decide the ids of a text."""
 
 
 class CausalLmSource:
-    """A folder in Hugging Face's format as a ``DumpSource``. Its distributions are p(w | x_<t) of the model.
+    """A folder in Hugging Face's format as a ``DumpSource``. Its distributions are p(w | x_<t), given the words so far.
 
     Raises:
-        InputError: If a file is missing or damaged, or the model needs code or another model.
+        InputError: If a file is missing or damaged, the model needs code of its own, or it is only an adapter.
     """
 
     kind = "a folder in Hugging Face's format"
@@ -72,7 +75,7 @@ class CausalLmSource:
         return sha256_bytes(canonical_json({file.name: sha256_file(file) for file in files}))
 
     def check_reads(self, dataset: Dataset, split: str) -> None:
-        """Check the tokenizer, the size of the vocabulary, and the lengths of the split's sentences."""
+        """Check that the model fits a split: the tokenizer, the vocabulary size and the lengths of the sentences."""
         ours = dataset.tokenizer
         try:
             theirs = adopted_tokenizer(self.path / "tokenizer.json", bos=ours.bos_id, eos=ours.eos_id)
@@ -141,12 +144,13 @@ class CausalLmSource:
 class CausalLm:
     """A causal language model of transformers as a ``NextTokenModel``.
 
-    The state of a position is usually the input of the output layer. If the model computes its logits in another way,
-    for example if it caps them, the state is the row of logits. Logits take more memory, but work for every model.
+    The state of a position is what ``logits`` needs. Usually it is the input of the output layer. If the model does not
+    compute its logits by this layer alone, for example if it caps them, the state is the row of logits itself. This
+    takes more memory, but works for every model.
 
     Args:
         model: The model, on its device and in evaluation mode.
-        vocab_size: V: the number of entries of the tokenizer. The model may have more.
+        vocab_size: V: the number of entries of the tokenizer. The model's output layer may have more rows.
         bos_id: Id of ``<bos>``.
         path: The folder, for errors.
 
@@ -210,6 +214,6 @@ def _transformers() -> Any:  # noqa: ANN401  a module
 
 
 def _text_to_ids(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return what decides the ids of a text, as the tokenizers library writes it."""
+    """Return the parts of a tokenizer that decide the ids of a text, as the library tokenizers writes them."""
     content = json.loads(tokenizers.Tokenizer.from_str(tokenizer.data.decode()).to_str())
     return {part: content.get(part) for part in _TEXT_TO_IDS}

@@ -31,15 +31,15 @@ Source = TypeVar("Source", bound=_OfRun)
 
 
 def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -> list[Source]:
-    """Return the sources of a dump in the order of the folds that their runs left out; a single source as it is.
+    """Return the sources of a dump in the order of the folds that their runs left out. A single source is not changed.
 
-    The runs of several sources must have the same dataset and the same options of the model, and each fold needs
-    exactly one run. Options of training, such as the seed, may differ.
+    If there are several sources, their runs must have the same dataset and equal model options, and each fold needs
+    exactly one run. Training options, such as the seed, may differ.
 
     Raises:
         ConfigError: If only one run is given, and it left out a fold of the split. With several runs: if the split has
             no folds, if not every fold was left out by exactly one run, or if the models differ in their options.
-        FingerprintMismatchError: If one of several runs was trained on another dataset. Both values are shown.
+        FingerprintMismatchError: If one of several runs was trained on another dataset. The message names both.
         InputError: If the dataset has no such split.
     """
     num_folds = dataset.split(split).num_folds

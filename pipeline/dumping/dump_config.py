@@ -8,7 +8,7 @@ from pipeline.runtime.options import refuse, too_small
 from pipeline.runtime.plan_config import PlanConfig
 
 Condition: TypeAlias = Literal["tree", "beam", "none", "exact"]
-"""What the distributions depend on besides the previous words; see ``condition`` in `storage.dump.schema`."""
+"""What the distributions depend on: if it is ``tree``, the words and the tree so far; otherwise the words alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,14 +22,14 @@ class DumpConfig:
     """Dump this split of the dataset."""
     condition: Condition = "tree"
     """What the distributions of a teacher depend on. tree: the words and the tree so far. beam: the words alone; a beam
-    search sums over trees, so no tree can leak. A student knows no trees, so its condition is always none: the words
-    alone. The condition of a sample corpus is always exact: the words alone, by an exact sum over all trees."""
+    search sums over trees, so no later word can leak in. A student knows no trees, so its condition is always none: the
+    words alone. The condition of a sample corpus is always exact: the words alone, by an exact sum over all trees."""
     k: int = 64
     """Keep this number of tokens per position, most probable first. With draws, fewer are kept if a token is drawn
     twice."""
     selection: Literal["topk", "sampled", "stratified"] = field(default="topk", metadata={"aliases": ("--select",)})
-    """How to choose the tokens. topk: the k most probable. sampled: k draws, which give a student unbiased gradients.
-    stratified: the --num-top most probable tokens, and draws from the others."""
+    """How to choose the tokens. topk: the k most probable. sampled: k random draws, which give a student unbiased
+    gradients. stratified: the --num-top most probable tokens, and draws from the others."""
     num_top: int = 0
     """With --selection stratified: keep this number of most probable tokens; the other k - num-top are draws. 0: half
     of k."""
@@ -37,17 +37,19 @@ class DumpConfig:
     """Seed of the draws."""
     profile: Literal["exact", "compact"] = "exact"
     """How to store the distributions. exact: as computed. compact: in less than half the space. Compact
-    distributions differ from exact ones by 6e-5 nats per position (docs/decisions/0005)."""
+    distributions differ from exact ones by a KL divergence of 6e-5 nats per position (docs/decisions/0005)."""
     temperatures: tuple[float, ...] = (1.0,)
     """Temperatures that students may use, comma-separated. 1 must be among them."""
     shard_positions: int = 65_536
     """Positions per shard. A shard is the unit of writing; one process computes it."""
     batch_tokens: int = 4096
-    """Positions to compute at a time. The number must stay the same on resume, because it can change the last bits."""
+    """Positions to compute at a time. Keep the number when you resume a dump: another number can change the last bits
+    of the values."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: on a GPU if there is one."""
     threads: int = 1
-    """CPU threads per process. The number must stay the same on resume, because it can change the last bits."""
+    """CPU threads per process. Keep the number when you resume a dump: another number can change the last bits of the
+    values."""
 
     def __post_init__(self) -> None:
         problems = too_small(self, 1, "k", "shard_positions", "batch_tokens", "threads")
@@ -101,9 +103,9 @@ class RecomputeConfig:
     """How ``verify`` checks a dump against its teacher."""
 
     recompute: int = 0
-    """Also compute this many random shards of a dump again. 0: none."""
+    """Also compute this many random shards of a dump again, and compare them with the dump. 0: none."""
     teacher: tuple[Path, ...] = ()
-    """With --recompute: the run or sample corpus that the dump was made with; all runs of a cross-fitted dump."""
+    """With --recompute: the run or sample corpus that the dump was made with; for a cross-fitted dump, all its runs."""
     data: Path | str | None = None
     """With --recompute: the dataset that the dump was made from."""
     seed: int = 1

@@ -1,8 +1,8 @@
 """Describe a dump for people: its origin, content, state, size and statistics.
 
-This works on dumps that are still being written. It reads the manifest and, if there is one, the history next to the
-store: a file with a line for each event, such as the begin and the end of writing. It does not read shards, except to
-verify them.
+Dumps that are still being written can be described, too. This module reads the manifest and, if there is one, the
+history next to the store: a file with a line for each event, such as the begin and the end of writing. It does not read
+shards, except to verify them.
 """
 
 import re
@@ -24,14 +24,14 @@ from storage.locations import Location, Place, as_folder
 _DISTRIBUTIONS = {
     "tree": "given the tree", "beam": "marginal by beam search", "none": "unconditional", "exact": "of the grammar",
 }  # fmt: skip
-"""The distribution to which a perplexity refers, by the condition of the dump."""
+"""Condition of a dump → what its distributions, and so its perplexity, are called."""
 
 
 def describe_dump(location: Location) -> dict[str, Any]:
     """Return what the files of a dump say about it, as JSON values.
 
-    This adds two entries to what ``inspect_dump`` returns: ``stored_bytes``, the size of all files now, and
-    ``history``, the events that the writers logged, oldest first.
+    The result is that of ``inspect_dump`` and two more keys: ``stored_bytes`` is the size of all files now, and
+    ``history`` is a list of the events that the writers logged, oldest first.
 
     Raises:
         StoreError: If there is no dump.
@@ -46,7 +46,7 @@ def verify_dump_files(place: Place) -> dict[str, Any]:
     """Check every byte of a dump against its manifest, with a progress line; return its statistics.
 
     Raises:
-        CorruptStoreError: Naming what is damaged and what to do.
+        CorruptStoreError: If a file is damaged. The message names it and says what to do.
     """
     statistics = Manifest.read(as_folder(place)).statistics
     with Progress("verify", total=statistics.size_bytes if statistics else None, unit="B") as progress:
@@ -55,7 +55,7 @@ def verify_dump_files(place: Place) -> dict[str, Any]:
 
 
 def trained_on_of_dump(folder: Folder) -> list[TrainingText]:
-    """Return what the teachers of a dump were trained on, from the history next to the dump."""
+    """Return the texts that the teachers of a dump were trained on, from the history next to the dump."""
     note = "no record in the history next to the dump"
     try:
         recorded = [event["trained_on"] for event in history_events(folder.history()) if "trained_on" in event]

@@ -1,20 +1,20 @@
-"""Export a dump as parquet files with the columns that other programs read, one row per sentence.
+"""Export a dump as parquet files with the columns that other programs read.
 
-    OUT/data/SPLIT-00000-of-00002.parquet, …       the rows, in the order of the split
+    OUT/data/SPLIT-00000-of-00002.parquet, …       one row per sentence, in the order of the split
     OUT/tokenizer.json, OUT/README.md              the tokenizer, and a card that names the columns
 
 The columns have one of three formats, and ``datasets.load_dataset("OUT")`` loads each of them. k is the number of
 tokens that the dump keeps per position, and a sentence of n tokens has n + 1 positions.
 
 - ``datasets``: ``input_ids`` (``<bos>`` and the tokens), and the arrays of the dump under their names in
-  docs/format.md, with n + 1 entries each. ``tail`` and ``logz`` have a column for each temperature. ``logp`` becomes
-  float32.
+  docs/format.md, with n + 1 entries each. An entry of ``tail`` or ``logz`` has one value per temperature.
+  ``logp`` becomes float32.
 - ``distillkit`` (github.com/arcee-ai/DistillKit, ``compression/compressor.py``): ``input_ids`` (``<bos>`` and the
   tokens), ``token_ids``, and ``top_values`` (the log-probabilities at T = 1). Entry i is the distribution after
   ``input_ids[i]``. ``<eos>`` is not in ``input_ids``, since no distribution follows it. So DistillKit's KL covers
   ``<eos>``, and its cross-entropy does not.
 - ``axolotl`` (github.com/axolotl-ai-cloud/axolotl, ``integrations/kd``): ``input_ids`` with ``<eos>``,
-  ``attention_mask``, ``labels``, and ``target_token_ids``, ``target_logprobs`` and ``target_mask`` with n + 2 entries.
+  ``attention_mask``, ``labels``, and ``target_token_ids``, ``target_logprobs`` and ``target_mask``, n + 2 entries each.
   The log-probabilities are renormalised over the k tokens, as axolotl's own loader does. The last entry, after
   ``<eos>``, is masked.
 
@@ -60,8 +60,8 @@ def export_dump(dump: Location, out: Path, *, form: ExportFormat, tokenizer: Pat
     Args:
         dump: A complete dump.
         out: The folder to make. If the export fails, it leaves no folder.
-        form: Which columns to write; see the docstring of the module.
-        tokenizer: The tokenizer of a dump that does not hold its own.
+        form: Which columns to write: one of the three formats that the docstring of the module describes.
+        tokenizer: The tokenizer.json of the dump's dataset, for a dump that an older version wrote without one.
 
     Raises:
         StoreError: If ``out`` exists, or the dump is incomplete, has no tokenizer, or has draws, which only
@@ -111,7 +111,10 @@ def export_dump(dump: Location, out: Path, *, form: ExportFormat, tokenizer: Pat
 
 
 def _blocks(reader: DumpReader, file: int, num_files: int) -> Iterator[range]:
-    """Yield the sentences of a file in blocks. A file has the blocks that start in its part of the positions."""
+    """Yield the sentences of a file in blocks.
+
+    The positions of the split are divided evenly among the files. A block belongs to the file in whose part it starts.
+    """
     edges = sentence_blocks(reader.offsets, POSITIONS_PER_BLOCK).tolist()
     per_file = -(-reader.schema.num_positions // num_files)
     for first, stop in itertools.pairwise(edges):
@@ -120,7 +123,7 @@ def _blocks(reader: DumpReader, file: int, num_files: int) -> Iterator[range]:
 
 
 def _read(sentences: range, reader: DumpReader) -> tuple[Positions, NDArray[np.int64], NDArray[np.int64]]:
-    """Return the positions of some sentences. For each sentence, also return how many it has, and where they begin."""
+    """Return the positions of some sentences, each sentence's number of positions, and the index of its first one."""
     offsets = reader.offsets[sentences.start : sentences.stop + 1]
     return reader.read_range(int(offsets[0]), int(offsets[-1])), np.diff(offsets), offsets[:-1] - offsets[0]
 
@@ -185,7 +188,7 @@ _COLUMNS: dict[ExportFormat, Callable[[range, DumpReader, Tokenizer], Columns]] 
 
 
 def _lists(pa: Any, lengths: NDArray[np.int64], values: NDArray[Any]) -> Any:  # noqa: ANN401  pyarrow's
-    """Return an array of pyarrow with a list for each sentence, of numbers or of lists of k numbers."""
+    """Return an array of pyarrow with one list per sentence. Its items are numbers, or lists of k numbers."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     inner = pa.array(values.reshape(-1))
     if values.ndim == 2:

@@ -1,12 +1,11 @@
-"""Import the distributions of another program into a dump: parquet files with the raw columns of DistillKit.
+"""Make a dump from the distributions of another program: parquet files with the raw columns of DistillKit.
 
 A row has ``input_ids``, ``token_ids`` and ``top_values`` (github.com/arcee-ai/DistillKit,
-``compression/compressor.py``). The compressed columns of DistillKit are not read. Row m must be sentence m of a split:
-``<bos>`` and the tokens, and perhaps ``<eos>``. ``token_ids[i]`` are k distinct tokens, and ``top_values[i]`` their
-natural log-probabilities after ``input_ids[i]``.
+``compression/compressor.py``). The compressed columns of DistillKit are not read. ``input_ids`` of row m must be
+``<bos>``, the tokens of sentence m of a split and, optionally, ``<eos>``. ``token_ids[i]`` are k distinct tokens, and
+``top_values[i]`` their natural log-probabilities after ``input_ids[i]``.
 
-The files hold no more than this, so the dump has the temperature 1 alone, and some of its arrays are computed or
-estimated:
+The files hold no more than this. So the dump has only temperature 1, and two of its arrays are computed or estimated:
 
 - ``tail`` is the log of 1 minus the sum of the k probabilities.
 - ``gold_logp`` of a gold token that is not among the k tokens is estimated: the mass of all other tokens, r, is divided
@@ -38,12 +37,12 @@ from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 from storage.locations import Location, Place, as_folder
 
 COLUMNS = {"input_ids": 1, "token_ids": 2, "top_values": 2}
-"""The columns, and how deep lists are nested in a row of each."""
+"""Column → how deep lists are nested in a row: 1 for a list of numbers, 2 for a list of lists."""
 ROWS = 256
 """Rows of a file that are in memory at a time."""
 MOST_MASS = 1.001
-"""Largest sum of the k probabilities. Above it, the values are not log-probabilities. Rounding to bfloat16 moves a
-log-probability of -7 by 0.03, but one near 0, which has most of the mass, by less than 1e-3."""
+"""Largest sum of a position's k probabilities. If it is larger, the values are not log-probabilities. Rounding to
+bfloat16 moves a log-probability of -7 by 0.03, but one near 0, which has most of the mass, by less than 1e-3."""
 LEAST_TAIL = 1e-8
 
 
@@ -51,9 +50,9 @@ def import_dump(source: Path, data: Place, out: Location, config: ImportDumpConf
     """Write the distributions of parquet files into the store ``out``, or finish a dump that was interrupted there.
 
     Args:
-        source: A parquet file, or a folder with ``*.parquet`` or ``data/*.parquet``, which are read in order.
+        source: A parquet file, or a folder with ``*.parquet`` or ``data/*.parquet``, read in the order of names.
         data: The dataset. Row m of the files is sentence m of the split.
-        out: The dump.
+        out: Where to write the dump.
         config: The options.
 
     Raises:
@@ -108,7 +107,7 @@ def _files(source: Path) -> list[Path]:
 
 
 def _num_columns(files: list[Path]) -> int:
-    """Return k, from the first position of the first file with rows."""
+    """Return k: the number of tokens at the first position of the first row."""
     for _, _, row in _rows(files):
         return max(1, len((row["token_ids"] or [[]])[0] or []))
     return 1

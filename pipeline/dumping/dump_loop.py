@@ -3,19 +3,21 @@
 A shard is a range of positions that is written as a whole. Batches are cut inside a shard, in the order of the corpus.
 The cut depends only on the dataset, the shard and the batch budget (``batch_tokens``, positions per batch). A sentence
 that crosses a shard boundary is computed completely for both shards. So the bytes of a shard do not depend on rank,
-world size, order or interruptions. Each process claims the next free shard, so a slow process does not delay the
-others.
+world size, the order of the shards or interruptions. Each process claims the next free shard, so a slow process does
+not delay the others.
 
-A cross-fitted dump has one model for each fold, which is a part of the split's sentences. The model of a fold was not
+A cross-fitted dump has one model for each fold. A fold is a part of the split's sentences. The model of a fold was not
 trained on the fold, and it computes only the sentences of the fold. The sentences of a shard are computed fold by fold,
 in the order of the corpus within a fold, and each batch belongs to one fold.
 
 While the model computes a batch, one thread prepares the next batches, and another encodes and writes the previous
-shard. The model and these threads together hold in memory: the rows of two shards, one row for each position (26 MB per
-shard at k = 64 and 65,536 positions, with int32 ids); the ids of one shard a second time, in the integer type in which
-the dump stores them, and one encoded array of that shard (8 MB each); two batches; and a few arrays as large as the
-logits of ``LOGIT_ROWS`` rows. A cross-fitted dump needs one more copy of the rows of a shard. None of this grows with
-the corpus.
+shard. The model and these threads together hold in memory:
+
+- the rows of two shards, one row for each position (26 MB per shard at k = 64 and 65,536 positions, with int32 ids),
+- for one of these shards, the ids again in the integer type of the dump, and one encoded array (8 MB each),
+- two batches, and a few arrays as large as the logits of ``LOGIT_ROWS`` rows.
+
+A cross-fitted dump needs one more copy of the rows of a shard. None of this grows with the corpus.
 
 ``pipeline.dumping.reduction`` decides what is kept of each distribution.
 """
@@ -57,7 +59,7 @@ NO_TREES = {
     "none": "none: the words before alone",
     "exact": "none: exact sum over the grammar's trees",
 }
-"""What a dump records as ``tree_source``, by condition. With the condition ``tree`` it records that of the dataset."""
+"""What a dump records as ``tree_source``, by condition. With condition ``tree`` it is the dataset's ``tree_source``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ class DumpJob:
 
 
 def fingerprints(dataset: Dataset, split: str, teachers: Sequence[str]) -> dict[str, str]:
-    """Return the sha256 of everything that a dump is made from, with one teacher or one teacher for each fold.
+    """Return name → sha256 of what a dump is made from: dataset, split, tokenizer, and the teacher (of each fold).
 
     Raises:
         InputError: If the dataset has no such split.
@@ -127,7 +129,7 @@ def fingerprints(dataset: Dataset, split: str, teachers: Sequence[str]) -> dict[
 def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
     """Write a dump into the store ``out``, or finish a dump that was interrupted there.
 
-    ``OUT.history.jsonl`` next to the store records who wrote it and when. All processes of ``world`` share the work.
+    ``OUT.history.jsonl`` next to the store records who wrote the dump and when. All processes share the work.
 
     Returns:
         The statistics of the finished dump on the main rank, None on the other ranks.
@@ -192,9 +194,9 @@ class ShardBatch:
     rows: np.ndarray
     """int64 ``[P]``, rising: index within the shard of each position in ``inside``."""
     inputs: Any
-    """What the model prepared from whole sentences."""
+    """What the model's ``prepare`` returned for the batch's sentences, each of them whole."""
     inside: slice
-    """The positions of these sentences that belong to the shard."""
+    """Which positions of these sentences belong to the shard. A sentence may cross a shard boundary."""
     gold: np.ndarray
     """int64 ``[P]``: the gold tokens of the positions in ``inside``."""
 
@@ -206,7 +208,7 @@ def shard_batches(job: DumpJob, shard: int) -> Iterator[ShardBatch]:
 
 
 def batch_sentences(job: DumpJob, shard: int) -> list[np.ndarray]:
-    """Return the sentences of each batch of a shard, int64 in rising order."""
+    """Return the sentences of each batch of a shard, as int64 indices in rising order."""
     offsets = job.split.position_offsets
     sentences = np.array(sentences_of_range(offsets, job.schema.layout.rows_of(shard)), np.int64)
     groups = [sentences]
@@ -221,7 +223,7 @@ def batch_sentences(job: DumpJob, shard: int) -> list[np.ndarray]:
 
 
 def prepare_batch(job: DumpJob, shard: int, sentences: np.ndarray) -> ShardBatch:
-    """Return the batch of some sentences of a shard. If each fold has a model, all sentences are of one fold."""
+    """Return the batch of some sentences of a shard. If each fold has a model, all sentences must be of one fold."""
     rows, split = job.schema.layout.rows_of(shard), job.split
     tokens = split.tokens.take(sentences)
     positions = concatenated_ranges(split.tokens.offsets[sentences] + sentences, tokens.lengths + 1)
@@ -263,7 +265,7 @@ class ShardRows:
         self._copied = torch.Event(device) if on_gpu else None
 
     def put(self, rows: np.ndarray, gold: np.ndarray, reduced: Reduced, num_effective: torch.Tensor | None) -> None:
-        """Store the rows with the indices ``rows`` within the shard.
+        """Store computed rows. ``rows`` are their indices within the shard.
 
         ``num_effective`` has the effective number of hypotheses of each row; None if no beam search was made.
         """
@@ -288,7 +290,7 @@ class ShardRows:
             self._copied.synchronize()
         arrays = {"tokens": self._gold} | {name: tensor.numpy() for name, tensor in self._kept.items()}
         num_effective = self._num_effective.numpy() if self._num_effective is not None else None
-        if (np.diff(self._rows) < 0).any():  # only the rows of several folds are not in order
+        if (np.diff(self._rows) < 0).any():  # only if the shard was computed fold by fold
             order = np.argsort(self._rows)
             arrays = {name: array[order] for name, array in arrays.items()}
             num_effective = num_effective[order] if num_effective is not None else None

@@ -1,11 +1,11 @@
 """Predict the size, the memory and the hours of a dump before it is begun. Nothing is written.
 
 The size follows from the schema; with ``--profile compact`` it is estimated, because it depends on how well the values
-compress. The hours come from a few batches from different places of the split, because length and depth of sentences
-change along the split. As in a real dump, one thread prepares the next batch, and another encodes the rows of the
-previous batch. So the rate of one process includes that these threads slow each other down. The speed of the disk is
-measured where the dump will be. A process computes whole shards, so more processes than shards do not lower the hours.
-The last step, in which one process reads and checks every byte, is included.
+compress. The hours are extrapolated from a few batches. They come from different places of the split, because length
+and depth of sentences change along it. As in a real dump, one thread prepares the next batch, and another encodes the
+rows of the previous batch. So the measured rate of a process shows how these threads slow each other down. The speed of
+the disk is measured where the dump will be. A process computes whole shards, so more processes than shards do not lower
+the hours. The last step, in which one process reads and checks every byte, is included.
 """
 
 import functools
@@ -31,7 +31,7 @@ from storage.locations import Place
 NUM_BATCHES = 8
 """Maximum number of batches to time."""
 LEAST_BATCHES = 2
-"""Number of batches to time even if they take longer than `MEASURE_S`, as those of a beam search do."""
+"""Minimum number of batches to time, even if they take longer than `MEASURE_S`, as those of a beam search do."""
 
 
 def plan_dump(job: DumpJob, out: Place | None, processes: Sequence[int]) -> dict[str, Any]:
@@ -45,9 +45,9 @@ def plan_dump(job: DumpJob, out: Place | None, processes: Sequence[int]) -> dict
     size, num_positions = _size_bytes(schema, chunk_bytes), schema.num_positions
     rate = write_rate(out) if out is not None else None
     seconds["write"] = size / num_positions / rate if rate is not None and num_positions else 0.0
-    # The thread that encodes also writes.
     memory = peak_memory(job.device)
     memory["memory_bytes"] += _shard_memory(schema)
+    # One thread both encodes and writes. If this takes longer than the model, it decides the rate of the process.
     seconds["one_process"] = max(seconds["one_process"], seconds["encode"] + seconds["write"])
     return {
         "split": schema.split,
@@ -108,7 +108,7 @@ def _measure(job: DumpJob) -> tuple[dict[str, float], Positions | None]:
             computed = time.perf_counter()
             behind.submit(functools.partial(encode, kept, schema))
             now = time.perf_counter()
-            if number:  # the first batch also touches new memory
+            if number:  # the first batch is slow, because it touches new memory, so it does not count
                 spent["prepare"] += prepare_s
                 spent["compute"] += computed - begin
                 spent["one_process"] += now - mark
@@ -139,7 +139,7 @@ def _shard_memory(schema: DumpSchema) -> int:
 def _places(job: DumpJob) -> list[tuple[int, np.ndarray]]:
     """Return up to `NUM_BATCHES` batches, (shard, sentences), from all parts of the split, in random order.
 
-    Before them comes a small part of the first batch, which is not timed.
+    The result begins with a small part of the first batch, as a warm-up that is not timed.
     """
     shards = spread(job.schema.layout.num_shards, NUM_BATCHES)
     places = []

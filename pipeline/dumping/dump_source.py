@@ -1,7 +1,7 @@
 """Dump, plan and verify with any source of distributions: a run, the grammar of a sample corpus, or a language model.
 
-A condition says what the distributions depend on besides the previous words; see ``condition`` in
-`storage.dump.schema`. Each kind of source decides which conditions its distributions can have.
+A condition says what the distributions depend on besides the previous words, for example ``tree``: on the tree so far.
+`storage.dump.schema` explains all conditions. Each kind of source decides which conditions its distributions can have.
 ``teacher.teacher_commands`` defines the conditions of teachers, ``student.student_commands`` those of students,
 ``grammar_source`` that of the grammar, and ``causal_lm_source`` that of a folder in Hugging Face's format.
 """
@@ -34,7 +34,7 @@ ModelAndSearch: TypeAlias = tuple[NextTokenModel, Mapping[str, int | str]]
 
 
 class DumpSource(Protocol):
-    """A trained run or a language model before its weights are read, or a grammar."""
+    """What a dump is made from: a trained run, a language model or a grammar. Only ``load`` reads weights."""
 
     @property
     def path(self) -> Path:
@@ -72,7 +72,7 @@ class DumpSource(Protocol):
 
 
 def run_fingerprint(run: RunInfo, sizes: type[Any], which: Which = "best") -> str:
-    """Return the sha256 of a run's weights, its model description, and those of its options that ``sizes`` has."""
+    """Return the sha256 of a run's weights, model description and model options (the fields of ``sizes``)."""
     described = {
         "weights": weights_sha256(run, which),
         "model": run.model,
@@ -82,16 +82,16 @@ def run_fingerprint(run: RunInfo, sizes: type[Any], which: Which = "best") -> st
 
 
 def dump_run(data: Place, sources: Sequence[DumpSource], out: Location, config: DumpConfig) -> DumpSummary | None:
-    """Write the distributions of a source over a split into the store ``out``; see `pipeline.dumping.dump_loop`.
+    """Write a source's distributions at all positions of a split into the store ``out``.
 
-    ``sources`` holds one source, or one run for each fold of the split, in any order; see
-    `pipeline.dumping.cross_fitting`.
+    `pipeline.dumping.dump_loop` describes the work. ``sources`` holds one source, or one run for each fold of the
+    split, in any order (`pipeline.dumping.cross_fitting`).
 
     Returns:
         The statistics of the finished dump on the main rank, None on the other ranks.
 
     Raises:
-        ConfigError: If a source has no distributions under this condition, or the runs do not cover the folds.
+        ConfigError: If a source cannot have this condition, or several runs are not exactly one for each fold.
         FingerprintMismatchError, InputError: If a model cannot read the split; see ``DumpSource.check_reads``.
     """
     _check_condition(sources, config.condition)
@@ -105,8 +105,8 @@ def plan_run(
     """Predict size, memory and hours of a dump, as `pipeline.dumping.dump_plan` describes. Nothing is written.
 
     Raises:
-        ConfigError: If the command itself runs in several processes, a source has no distributions under this
-            condition, or the runs do not cover the folds.
+        ConfigError: If the command itself runs in several processes, a source cannot have this condition, or several
+            runs are not exactly one for each fold.
         FingerprintMismatchError, InputError: If a model cannot read the split; see ``DumpSource.check_reads``.
     """
     _check_condition(sources, config.condition)
@@ -118,15 +118,16 @@ def plan_run(
 def verify_run(
     dump: Place, data: Place, sources: Sequence[DumpSource], *, num_shards: int, seed: int, device: str
 ) -> dict[str, Any]:
-    """Check every byte of a dump, then recompute some shards. Return its statistics, and the outcome as ``recomputed``.
+    """Check every byte of a dump, then recompute some shards.
 
-    The computation uses the options and threads of the dump; see `pipeline.dumping.recompute`.
+    The recomputation uses the options and the number of threads that the dump was made with. The result is the dump's
+    statistics and, under ``recomputed``, what `pipeline.dumping.recompute` found.
 
     Raises:
-        ConfigError: If several runs do not cover the folds.
+        ConfigError: If several runs are not exactly one for each fold.
         FingerprintMismatchError: If the dump was made from other sources or another dataset. This is checked
             before any shard is read.
-        CorruptStoreError: Naming what is damaged or differs from what the model computes.
+        CorruptStoreError: If a file is damaged or differs from what the model computes. The message names it.
     """
     config = computed_with(dump)
     with joined(device, threads=config.threads) as (world, chosen):
@@ -194,7 +195,7 @@ def _check_condition(sources: Sequence[DumpSource], condition: Condition) -> Non
     """Check that sources can give distributions with a condition.
 
     Raises:
-        ConfigError: Naming the possible conditions.
+        ConfigError: If a source cannot. The message names the possible conditions.
     """
     for source in sources:
         if condition not in source.conditions:

@@ -27,9 +27,9 @@ class ImportDumpConfig:
     """What ``import-dump`` reads and writes."""
 
     split: str = "train"
-    """The split of the dataset that the rows belong to."""
+    """The split whose sentences the parquet files hold, one sentence per row."""
     shard_positions: int = 65_536
-    """Positions per shard of the dump."""
+    """Positions per shard of the dump. A shard is the unit of writing."""
 
     def __post_init__(self) -> None:
         refuse("import-dump", too_small(self, 1, "shard_positions"))

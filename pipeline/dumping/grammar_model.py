@@ -1,4 +1,4 @@
-"""Give the exact next-token distributions of the built-in grammar: a ``NextTokenModel`` that was not trained.
+"""Give the exact next-token distributions of the built-in grammar, as a ``NextTokenModel`` that needs no training.
 
 ``pipeline.corpus.sample.prefix`` gives distributions over words. The tokenizer splits a word into pieces. After the
 words x_1 ... x_n and the first pieces u of the next word, the probability of the next piece v is
@@ -8,12 +8,15 @@ words x_1 ... x_n and the first pieces u of the next word, the probability of th
 
 where p(u | ...) is 0 unless u is a complete word, such as *walk*, whose pieces may also begin *walks*. Z is the sum of
 the numerator over all v. ``<eos>`` counts as a next word. So the sums over trees and over words are both exact, and
-the probabilities of a sentence's tokens multiply to the probability that ``inside`` gives the sentence. An entry of the
-vocabulary that no word needs has probability 0 everywhere.
+the product of the probabilities of a sentence's tokens is the probability that the inside algorithm gives the sentence.
+An entry of the vocabulary that no word needs has probability 0 everywhere.
 
 The equation requires that the pieces of a text are the pieces of its words, one word after the other. This is so if the
 tokenizer cuts a text before every word. This module checks the requirement for all pairs of letters at which two words
 of the grammar can meet, and for every sentence that is read.
+
+Shape letters: P positions, Q positions that are not the first of their sentence, D entries of ``GrammarModel.ids``, R
+any number of rows, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,10 +43,10 @@ Floats: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Prefixes:
-    """The word and piece prefixes of all positions of a batch. A row is a row of what ``NextWords.probs`` returns.
+    """What comes before each position of a batch: words of the sentence, and pieces of the latest word.
 
-    ``GrammarModel`` has a trie of the pieces of all words. A node of this trie is a sequence of pieces that begins a
-    word.
+    A row is a row of the array that ``NextWords.probs`` returns: a distribution over words. ``GrammarModel`` has a trie
+    of the pieces of all words. A node of this trie is a sequence of pieces that begins a word.
     """
 
     sentences: list[list[str]]
@@ -56,15 +59,15 @@ class Prefixes:
     start_rows: Ints
     """The row with the distribution of each sentence's first word."""
     positions: Ints
-    """``[Q]``: all other positions."""
+    """``[Q]``: all positions that are not in ``starts``."""
     nodes: Ints
-    """``[Q]``: the pieces of the last word that come before the position, as a node of the trie."""
+    """``[Q]``: the pieces from the beginning of the latest word to the position, as a node of the trie."""
     rows: Ints
-    """``[Q]``: the row with the distribution of this last word."""
+    """``[Q]``: the row with the distribution from which this latest word comes."""
     complete: Ints
     """``[Q]``: the word that consists of these pieces; -1 if there is none."""
     next_rows: Ints
-    """``[Q]``: the row with the distribution of the word after that word; 0 if there is no such word."""
+    """``[Q]``: the row with the distribution of the word that follows ``complete``; 0 if ``complete`` is -1."""
 
 
 class GrammarModel:
@@ -89,7 +92,7 @@ class GrammarModel:
         self._check_neighbours()
         used = sorted({piece for pieces in (*self._first, *self._later) for piece in pieces} | {tokenizer.eos_id})
         self.ids: Tensor = torch.tensor(used)
-        """int64 ``[D]``: the entries that have a probability somewhere, ``<eos>`` among them."""
+        """int64 ``[D]``: the vocabulary entries that any word needs, and ``<eos>``. All others have probability 0."""
         self._column = {token: column for column, token in enumerate(used)}
         self._set_trie()
         self._first_pieces = _FirstPieces([self._column[pieces[0]] for pieces in self._first], len(used))
@@ -101,7 +104,7 @@ class GrammarModel:
 
         Args:
             tokens: Token ids of M sentences.
-            name: Returns what messages call a sentence, given its index.
+            name: A function from the index of a sentence to what messages call it.
 
         Raises:
             InputError: If a sentence fails the check. The error names the first such sentence.
@@ -121,7 +124,7 @@ class GrammarModel:
                 )
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> Prefixes:  # noqa: ARG002  no tree is read
-        """See ``NextTokenModel.prepare``. The sentences must have passed ``check``."""
+        """Return what comes before each position of some sentences. The sentences must have passed ``check``."""
         sentences, _ = self._words_of(tokens)
         lengths = np.array([len(words) for words in sentences], np.int64)
         word_ids = np.array([self._word_ids[word] for words in sentences for word in words], np.int64)
@@ -222,7 +225,10 @@ class GrammarModel:
         )
 
     def _set_trie(self) -> None:
-        """Make the trie. A node is a sequence of pieces that begins a word. A text's first word has its own nodes."""
+        """Make the trie of the pieces of all words. A node is a sequence of pieces that begins a word.
+
+        A word has other nodes at the beginning of a text than inside a text, because its pieces may differ there.
+        """
         nodes: dict[tuple[bool, tuple[int, ...]], int] = {}
         of_forms: list[list[int]] = []
         complete: list[int] = []

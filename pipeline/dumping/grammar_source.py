@@ -36,7 +36,7 @@ class GrammarSource:
         return english_grammar().rules_sha256()
 
     def check_reads(self, dataset: Dataset, split: str) -> None:
-        """See ``check_sentences``."""
+        """Check that the grammar can produce every sentence of a split, as ``check_sentences`` describes."""
         check_sentences(dataset, split)
 
     def load(self, dataset: Dataset, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002

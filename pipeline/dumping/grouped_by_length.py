@@ -44,7 +44,7 @@ class GroupedByLength:
         return groups, torch.from_numpy(places)
 
     def states(self, inputs: tuple[list[Any], Tensor]) -> Tensor:
-        """Return ``[P, D]`` in the order of the batch."""
+        """Return the states ``[P, D]`` of all P positions, in the order of the batch."""
         groups, places = inputs
         states = torch.cat([self._model.states(group) for group in groups])
         return states.index_select(0, places.to(states.device, non_blocking=True))

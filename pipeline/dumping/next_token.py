@@ -40,7 +40,7 @@ class NextTokenModel(Protocol):
         """
 
     def states(self, inputs: Any) -> Tensor:  # noqa: ANN401  the model's own
-        """Return ``[P, D]``: the state from which each position's distribution is read, sentence by sentence."""
+        """Return ``[P, D]``: what ``logits`` needs for each position, such as a hidden vector, sentence by sentence."""
 
     def logits(self, states: Tensor) -> Tensor:
         """Return ``[R, V]`` unnormalised log-probabilities for ``[R, D]`` states."""
@@ -48,7 +48,7 @@ class NextTokenModel(Protocol):
 
 @runtime_checkable
 class MixtureModel(NextTokenModel, Protocol):
-    """A model whose distributions are mixtures over hypotheses, and that reports their effective number."""
+    """A model whose distributions are mixtures over a beam search's hypotheses. It reports their effective number."""
 
     def num_effective(self, states: Tensor) -> Tensor:
         """Return ``[R]``, at least 1, for ``[R, D]`` states: exp of the entropy (in nats) of the mixture's weights."""

@@ -34,9 +34,10 @@ from storage.fingerprints import FileDigest
 from storage.locations import Location, as_folder
 
 MAX_GOLD_DIFFERENCE = 0.01
-"""Bound in nats. With a trained teacher of 128 dimensions, another order of summation moves the log-probability of a
-gold token by at most 1e-6. Weights cut to TF32's 10 bits move it by 7e-4, and weights cut to bfloat16's 7 bits by 6e-3.
-Draws and float16 do not affect gold_logp, so the bound need not allow for them."""
+"""Largest allowed difference of a gold token's log-probability, in nats. With a trained teacher of 128 dimensions,
+another order of summation moves the log-probability of a gold token by at most 1e-6. Weights cut to TF32's 10 bits move
+it by 7e-4, and weights cut to bfloat16's 7 bits by 6e-3. Draws and float16 do not affect gold_logp, so the bound need
+not allow for them."""
 _REMEDY = "The dump was altered after it was computed, or its writer failed. Delete it and dump again"
 
 
@@ -44,23 +45,24 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
     """Recompute shards of a complete dump, and compare. The caller has already verified the dump's digests.
 
     Args:
-        job: The models and dataset of the dump, with the configuration and the threads of `computed_with`.
+        job: The models and dataset of the dump, with the configuration and the threads that `computed_with` returns.
         dump: The location of the dump.
-        num_shards: Number of shards to recompute, or all shards if there are fewer.
+        num_shards: Number of shards to recompute. If the dump has fewer, all are recomputed.
         seed: Seed of the choice of shards.
 
     Returns:
         ``shards``: the recomputed shards. ``num_positions``: positions in these shards. ``is_identical``: whether all
-        their files are identical, byte for byte. ``computation_differences``: the settings that differ and can change
-        the bytes, key → values under ``dump`` and ``here``. ``max_differences``: largest absolute differences in nats
-        of ``gold_logp``, ``tail``, ``logz``, and ``logp`` of ids that agree. ``share_of_ids_that_agree``: share of the
-        dump's ids that are also in the recomputed row of the same position; None if there are no positions.
+        their files are identical, byte for byte. ``computation_differences``: the entries of ``computation`` that
+        differ, each with the value of the dump (``dump``) and of the recomputation (``here``). ``max_differences``: the
+        largest absolute differences in nats of ``gold_logp``, ``tail``, ``logz``, and of ``logp`` for ids that both
+        rows of a position have. ``share_of_ids_that_agree``: the share of the dump's ids that the recomputed row of the
+        same position also has; None if there are no positions.
 
     Raises:
         FingerprintMismatchError: If the dump was made from another dataset or other teachers.
         StoreError: If other attributes of the dump do not match the dataset and the model.
-        CorruptStoreError: Naming shard and array, if bytes differ although nothing that can change the bytes differs,
-            or if values differ by more than `MAX_GOLD_DIFFERENCE`.
+        CorruptStoreError: If bytes differ although ``computation_differences`` is empty, or if log-probabilities of
+            gold tokens differ by more than `MAX_GOLD_DIFFERENCE`. The message names shard and array.
     """
     manifest = Manifest.read(as_folder(dump))
     schema = manifest.schema
@@ -135,7 +137,7 @@ def check_origin(dump: Location, dataset: Dataset, teachers: Sequence[str]) -> N
         teachers: The fingerprint of the teacher that was given, or one for each fold.
 
     Raises:
-        FingerprintMismatchError: Naming every fingerprint that differs, with both values, or both numbers of teachers.
+        FingerprintMismatchError: If a fingerprint or the number of teachers differs. The message gives both values.
         InputError: If the dataset does not have the split of the dump.
     """
     schema = Manifest.read(as_folder(dump)).schema
@@ -157,7 +159,7 @@ def check_origin(dump: Location, dataset: Dataset, teachers: Sequence[str]) -> N
 
 
 def _differences(dump: Location, schema: DumpSchema, here: DumpSchema) -> dict[str, dict[str, Any]]:
-    """Return how ``computation`` in a dump's schema differs from ``computation`` in the schema here.
+    """Return how ``computation`` in a dump's schema differs from ``computation`` in the schema of the recomputation.
 
     Raises:
         StoreError: If the schemas differ in anything else.

@@ -2,7 +2,7 @@
 
 For a position with probabilities p over the vocabulary, m top tokens, n draws and temperature T:
 
-    logp       = log p(id), natural, at T = 1, not renormalised
+    logp       = natural log of p(id) at T = 1, not renormalised over the kept ids
     logz(T)    = log sum over w of p(w)^(1/T)                  so that p_T(w) = p(w)^(1/T) / exp(logz(T)); logz(1) = 0
     tail(T)    = log sum over w not a top token of p_T(w)      0 if m = 0 (log 1)
     gold_logp  = log p(gold token)
@@ -61,8 +61,8 @@ def reduce_logits(
 
     Args:
         logits: ``[R, V]`` float32 or float64, unnormalised.
-        gold: int64 ``[R]``.
-        k: In 1 .. V.
+        gold: int64 ``[R]``: the gold token of each row.
+        k: Number of columns, in 1 .. V.
         num_top: m, in 0 .. k; if it is k, nothing is drawn.
         temperatures: The declared temperatures.
         generator: Source of the draws, row after row; on the logits' device. It is not used if nothing is drawn.
@@ -117,7 +117,7 @@ def _draw(outside: Tensor, num_draws: int, generator: torch.Generator) -> tuple[
 
     Args:
         outside: ``[R, V]`` log-probabilities up to a constant per row; -inf for ids that must not be drawn.
-        num_draws: n.
+        num_draws: n, the number of draws per row.
         generator: Gives n numbers per row.
 
     Returns:

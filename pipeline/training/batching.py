@@ -6,10 +6,11 @@ batch to equal length, and a teacher needs as many sequential rounds as the long
 are then visited in random order. For a student, a row of input takes the place of a sentence in this module: a row is
 one sentence, or several sentences of one document.
 
-A shuffle window limits how much of the split the next batches come from. The split is cut into blocks of neighbouring
-sentences, and the blocks are put in random order. A window is a number of blocks that follow one another in this order,
-and the batches described above are made inside one window at a time. Windows are for dumps that are larger than memory
-or than the cache of remote files. Without a window, training would need every file of the dump all the time.
+With a shuffle window, the next batches come from a limited part of the split. The split is cut into blocks of
+neighbouring sentences, and the blocks are put in random order. A window is a number of blocks that follow one another
+in this order, and the batches described above are made inside one window at a time. Windows are for dumps that are
+larger than memory or than the cache of remote files. Without a window, training would need every file of the dump all
+the time.
 """
 
 from collections.abc import Iterator
@@ -89,7 +90,11 @@ def longest_first(lengths: np.ndarray, rows: Ragged) -> np.ndarray:
 
 
 def consecutive_batches(lengths: np.ndarray, batch_tokens: int, batch_sentences: int = 0) -> list[tuple[int, int]]:
-    """Cut a sequence of sentences, in its order, into batches ``(first, stop)`` that stay within both budgets."""
+    """Cut sentences, in their order, into batches; return the bounds ``(first, stop)`` of each.
+
+    A batch has at most ``batch_tokens`` positions and ``batch_sentences`` sentences (0: any number). A sentence with
+    more than ``batch_tokens`` positions is a batch of its own.
+    """
     ends = np.cumsum(lengths)
     runs = []
     first = 0

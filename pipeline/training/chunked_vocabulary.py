@@ -27,12 +27,13 @@ CHUNK_ROWS_GPU = 4096
 
 
 class RowLoss(Protocol):
-    """A loss that computes its own gradient. It may also return other sums, as metrics to report."""
+    """A loss that computes its own gradient. It may return more sums besides the loss, as metrics to report."""
 
     def __call__(self, logits: Tensor, rows: slice, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """Return the sums ``[num_parts]`` over some rows, in nats, and the gradient of the first sum, ``[R, V]``.
+        """Return the sums ``[num_parts]`` over some rows, in nats, and the gradient ``[R, V]`` of the first sum.
 
-        Autograd is off. The gradient is None unless ``with_gradient`` is true. It may share the memory of ``logits``.
+        Autograd is off. The gradient is with respect to the logits, and may use their memory. It is None unless
+        ``with_gradient`` is true.
 
         Args:
             logits: ``[R, V]``, float32 or float64. The function may overwrite them.
@@ -76,7 +77,7 @@ class CrossEntropyRows:
         self._gold = gold
 
     def __call__(self, logits: Tensor, rows: slice, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """See ``RowLoss``."""
+        """Return the sum of the cross-entropy over some rows and its gradient, as ``RowLoss`` describes."""
         cross_entropy, gradient = cross_entropy_terms(logits, self._gold[rows, None], with_gradient=with_gradient)
         return cross_entropy.sum().reshape(1), gradient
 
@@ -111,7 +112,7 @@ def softmax_and_log_sum(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """Return the type of products under autocast on a device; None if autocast is off or not supported.
+    """Return the type of matrix products under autocast on a device; None if autocast is off or not supported.
 
     Functions with their own backward pass need this, because they must choose the type of their products themselves.
     """

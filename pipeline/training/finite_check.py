@@ -47,7 +47,7 @@ class DivergenceWatch:
         """Stop if at least one rank recorded a value that is not finite. Waits for the device. Every rank must call it.
 
         Raises:
-            RunError: Naming the first such step, its epoch and its batches.
+            RunError: If a value is not finite. The message names the first such step, its epoch and its batches.
         """
         first = int(world.gather(self._first).min())
         if first != _NONE:
@@ -58,7 +58,7 @@ class DivergenceWatch:
         """Stop if a weight is not finite. Waits for the device.
 
         Raises:
-            RunError: Naming the first such parameter.
+            RunError: If a weight is not finite. The message names the first such parameter.
         """
         bad = [name for name, weight in self._task.model.named_parameters() if not torch.isfinite(weight).all()]
         if bad:

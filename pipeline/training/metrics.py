@@ -1,15 +1,15 @@
 """Compute the metrics of a training, and write them row by row to ``metrics.jsonl`` and TensorBoard.
 
-A row of metrics belongs to one of three splits, or is a row ``gap``, which records that rows were lost. A row of
-``train`` summarises the batches since the last row of ``train``, with dropout and with the weights changing. At each
-evaluation there is a row of ``dev`` and one of ``train_sample``, a fixed sample of the training split, both without
-dropout. If the losses of these two rows are equal, the model underfits. If the loss on dev rises while the loss on
-``train_sample`` falls, the model overfits.
+A row of metrics belongs to one of three splits (``train``, ``dev``, ``train_sample``), or is a row ``gap``, which
+records that rows were lost. A row of ``train`` summarises the batches since the last row of ``train``, with dropout and
+while the weights change. At each evaluation there is a row of ``dev`` and one of ``train_sample``, a fixed sample of
+the training split, both without dropout. If the losses of these two rows are equal, the model underfits. If the loss on
+dev rises while the loss on ``train_sample`` falls, the model overfits.
 
-A row of ``train`` has losses, the learning rate and others, and these metrics of speed:
+A row of ``train`` has, among others, losses, the learning rate and these metrics of speed:
 
-- ``model_flops_per_s``: the operations that the model needs per second, summed over all ranks. Only if the task counts
-  them.
+- ``model_flops_per_s``: the floating-point operations per second that the model needs, summed over all ranks. A row has
+  this metric only if the task counts operations.
 - ``mfu``: model FLOPs utilisation (Chowdhery et al. 2022, appendix B). It is ``model_flops_per_s`` divided by the peak
   rate of all devices together, if that rate is known.
 - ``data_wait_share``: the share of the time that the main rank waited for batches.
@@ -35,7 +35,7 @@ from storage.files import cannot_write
 log = logging.getLogger(__name__)
 
 TRAIN_SAMPLE = "train_sample"
-"""The split of rows of the fixed training sample."""
+"""The name of the split in rows about the fixed training sample."""
 
 
 class Metrics:
@@ -46,9 +46,10 @@ class Metrics:
         after_step: The step that training continues from. Rows of later steps come from an interrupted process. They
             are removed, as is an incomplete last line. TensorBoard hides its copies of these rows.
         elapsed_s: Seconds of training up to that step.
-        expected_rows: The number of rows of train up to that step. If there are fewer, because somebody removed some, a
-            warning says so, and a row ``gap`` records it. The lost metrics cannot be computed again.
-        tracker: Gets every row too.
+        expected_rows: The number of rows of train that training wrote up to that step. If there are fewer, because
+            somebody removed some, a warning says so, and a row ``gap`` records it. The lost metrics cannot be computed
+            again.
+        tracker: If given, it also gets every row.
 
     Raises:
         RunError: If a line that must stay is damaged.
@@ -145,7 +146,7 @@ def _cut_back(run: Path, step: int) -> int:
 
 
 class Tally:
-    """Add up losses, positions, FLOPs and times since the last row. Losses stay on the device until then."""
+    """Add up losses, positions, FLOPs and times since the last row. Losses stay on the device until ``close``."""
 
     def __init__(self, parts: Sequence[str], device: torch.device, *, peak_flops: float | None = None) -> None:
         """Begin the first row. ``peak_flops`` is the peak rate of all devices together; None if unknown."""

@@ -1,7 +1,8 @@
 """List the training runs below a folder: the state of each, its best dev loss, and what differs between them.
 
-This reads only small files: ``run.json``, ``history.jsonl`` and ``metrics.jsonl``. A damaged run becomes a row with an
-error. To see whether a process is training a run now, this module takes the run's lock, and releases it at once.
+This module reads only small files: ``run.json``, ``history.jsonl`` and ``metrics.jsonl``. A damaged run becomes a row
+with an error. To see whether a process is training a run now, this module takes the run's lock, and releases it at
+once.
 """
 
 import json
@@ -22,8 +23,8 @@ from storage.errors import InputError, RnngDistillError
 log = logging.getLogger(__name__)
 
 RunState: TypeAlias = Literal["finished", "stopped", "failed", "training", "interrupted"]
-"""In this order: ended by itself, by a signal, by an error; still training; killed without an entry in its history, as
-by kill -9."""
+"""finished: training completed. stopped: a signal ended it. failed: an error ended it. training: it still runs.
+interrupted: it ended without an entry in the history, as after kill -9."""
 Differences: TypeAlias = dict[str, dict[str, dict[str, Any]]]
 """Kind → run → options and shortened fingerprints that are not equal in all runs of that kind."""
 
@@ -168,7 +169,7 @@ def _figures(run: Path) -> tuple[int, tuple[float, int] | None]:
 
 
 def _differences(rows: Sequence[RunRow], made_by: Mapping[str, Mapping[str, Any]]) -> Differences:
-    """Return options and fingerprints that are not equal in all runs of a kind; None for one that a run lacks."""
+    """Return options and fingerprints that are not equal in all runs of a kind. A run that lacks one has None."""
     found: Differences = {}
     for kind in dict.fromkeys(str(row.kind) for row in rows):
         made = {row.path: made_by[row.path] for row in rows if row.kind == kind}

@@ -37,9 +37,9 @@ class Task(Protocol):
 
     @property
     def objective(self) -> nn.Module:
-        """A module around the model, which returns sums over a batch's positions.
+        """A module that contains the model and returns sums, such as the loss, over a batch's positions.
 
-        The first sums are those named in ``parts``. Others may follow.
+        The first sums are those named in ``parts``. More sums may follow.
         """
 
     @property
@@ -142,7 +142,7 @@ class StepPlan:
             planned()
 
     def _plan_epoch(self) -> None:
-        """Plan the next epoch. It ends at ``max_steps``, if not earlier."""
+        """Plan the next epoch. If ``max_steps`` is inside the epoch, the epoch ends there."""
         words = self._task.batch_words(len(self._epoch_ends))
         if not len(words):
             raise InputError(

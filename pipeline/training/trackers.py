@@ -28,7 +28,7 @@ class Tracker:
 
     Args:
         log_to: The service: ``wandb`` or ``trackio``.
-        project: The project there.
+        project: The project in the service.
         run: The run. In the service, its name is that of its directory, and its group is what ``group_of`` returns.
 
     Raises:
@@ -74,9 +74,9 @@ def tracker_of(config: TrainConfig, run: Path) -> Tracker | None:
 
 
 def group_of(run: RunInfo) -> str:
-    """Return a name that runs share if and only if they differ in nothing but seed, ``--out`` and ``FREE``.
+    """Return a name that runs share if and only if they differ in nothing but the seed, ``--out`` and ``FREE`` options.
 
-    ``FREE`` holds the options that may change when a run is resumed, such as the device.
+    ``FREE`` lists the options that may change when a run is resumed, such as the device.
     """
     deciding = {name: value for name, value in run.configuration.items() if name not in _NOT_OF_A_GROUP}
     text = json.dumps([run.kind, deciding, run.model, run.fingerprints], sort_keys=True)

@@ -8,8 +8,8 @@ batch of N times the size.
 With a given world size, a step depends only on weights, optimiser, seed and step number. Its batches follow from (seed,
 epoch, index), and every random generator is seeded from (seed, step, rank). So a training that is resumed from a
 checkpoint takes bit for bit the steps of an uninterrupted training, if world size and threads are the same. On a GPU
-this also needs ``deterministic``. ``pipeline.runtime.checkpoint`` stores the state of a training. ``finite_check``
-stops at the first NaN or infinity.
+this also needs the option ``--deterministic``. ``pipeline.runtime.checkpoint`` stores the state of a training.
+``finite_check`` stops at the first NaN or infinity.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from storage.errors import RunError
 log = logging.getLogger(__name__)
 
 _SHOWN_AFTER_S = 5.0
-"""Planning that takes longer than this shows its progress."""
+"""Seconds. Planning that takes longer shows its progress."""
 
 
 def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
@@ -46,8 +46,8 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
 
     ``RUN/checkpoints/last`` holds the newest weights, and ``best`` holds the weights with the lowest dev loss. The loop
     writes ``last`` at each evaluation and every ``checkpoint_every`` steps, and ``best`` when an evaluation finds a new
-    best. It writes ``words_1M`` and so on, together with ``last``, after the first step that reaches that number of
-    words.
+    best. Word checkpoints, such as ``words_1M``, are written together with ``last``, after the first step that has seen
+    that number of words.
 
     On SIGTERM on any rank, the current step ends and ``last`` is written. The run's history records how training ended.
 
@@ -57,7 +57,8 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
         StoreError: If a checkpoint cannot be written; the previous one stays.
         StoppedBySignal: On all ranks, after SIGTERM on one of them.
     """
-    # Outermost, so that a second SIGTERM cannot end the process between the last checkpoint and the history record.
+    # These contexts enclose everything else, so that a second SIGTERM cannot end the process between the last
+    # checkpoint and the history record.
     with stop_request() as stop, recorded_end(run, world) as ending:
         training = Training(task, config, run, world, stop)
         training.resume()
@@ -76,7 +77,7 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
 
 
 def evaluate(task: Task, batches: Iterable[Batch], world: World) -> dict[str, float]:
-    """Return nats per position for each of the task's ``dev_parts``: its loss, then other sums that it reports.
+    """Return nats per position for each of the task's ``dev_parts``: the loss first, then the other sums.
 
     The sums are over all ranks, computed in float32 without dropout.
     """
@@ -114,9 +115,9 @@ class Training:
         self._metrics: Metrics | None = None
 
     def resume(self) -> None:
-        """Continue from the run's checkpoint if it has one, and connect the model to those of the other processes.
+        """Continue from the run's checkpoint if it has one, and connect the model to the models of the other processes.
 
-        Also writes the weight files that a killed process left out. ``--plan`` never calls this.
+        Also writes the weight files that a killed process left out. ``--plan`` never calls this method.
 
         Raises:
             RunError: If the run's state is damaged or belongs to another model.
@@ -124,12 +125,12 @@ class Training:
         state = load_state(self._run, self._task.model, self._optimizer, self._world)
         if state is not None:
             self._restore(state)
-        # After the weights are loaded, because DistributedDataParallel copies the main rank's weights to all ranks.
+        # This comes after loading, because DistributedDataParallel copies the main rank's weights to all ranks.
         if self._world.size > 1:
             self._parallel = DistributedDataParallel(self._task.objective)
 
     def _planned(self, stop: StopRequest) -> StepPlan:
-        """Return the plan of the steps. With many epochs this takes long, so it shows progress and heeds SIGTERM."""
+        """Return the plan of the steps. With many epochs this takes long, so it shows progress and stops at SIGTERM."""
         with contextlib.ExitStack() as stack:
             progress: Progress | None = None
             start = time.monotonic()
@@ -201,7 +202,8 @@ class Training:
         with parallel.no_sync() if parallel is not None and not place.closes_step else contextlib.nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=self._config.dtype == "bfloat16"):
                 sums: Tensor = (parallel or self._task.objective)(place.batch)
-            # DistributedDataParallel averages gradients over ranks. The loss is a mean over the positions of all ranks.
+            # The loss is a mean over the positions of all ranks, but DistributedDataParallel averages gradients over
+            # ranks. So the loss is multiplied by the number of ranks.
             with self._world.reducing_gradients():
                 (sums[0] * (self._world.size / place.num_positions_step)).backward()
         sums = sums.detach()
@@ -209,7 +211,7 @@ class Training:
         self._tally.add(sums, place.batch.num_positions_global, flops=place.num_flops)
 
     def update(self, place: StepBatch) -> Tensor:
-        """Update the weights with the gradient of the step; return its norm before clipping."""
+        """Update the weights with the gradient of the step; return the gradient's norm before clipping."""
         config = self._config
         factor = lr_factor(
             place.step - 1,
@@ -283,7 +285,7 @@ class Training:
         self._world.on_main(lambda: self._write(row_sums, row_positions))
 
     def state(self, elapsed_s: float, row_sums: Tensor, row_positions: int) -> TrainingState:
-        """Return what a checkpoint holds, given what only the writer of the metrics knows."""
+        """Return what a checkpoint holds: this state, the seconds of training, and sums for the next row of metrics."""
         return TrainingState(
             step=self.step,
             positions=self.positions,
@@ -361,5 +363,5 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """Return the generator seed of (seed, step, rank), which stays the same if the step is taken later or again."""
+    """Return the generator seed of (seed, step, rank). If a resumed training repeats a step, the seed is the same."""
     return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63

@@ -30,7 +30,7 @@ from pipeline.training.training_loop import Training, evaluate
 NUM_STEPS = 20
 """Maximum number of steps to time for each number of processes."""
 LEAST_STEPS = 2
-"""Number of steps to time even if they take longer than the time for measuring."""
+"""Minimum number of steps to time, even if they take longer than the time for measuring."""
 NUM_DEV_BATCHES = 8
 _ROW_BYTES = 1_200
 """Bytes of a row of metrics.jsonl and of the same figures for TensorBoard, measured."""
@@ -42,11 +42,12 @@ def plan_training(
     """Return counts, rates, memory, bytes and hours of a training as JSON values; hours for each of ``processes``.
 
     Args:
-        task_for: Returns the task of a process, with its slices of all batches. The tasks may share a model.
+        task_for: A function that returns the task of one process: a model, and the slices of this process of all
+            batches. The tasks may share a model.
         config: The options of the training.
         run: The run directory that would be written.
         device: Where the model is.
-        processes: Numbers of processes.
+        processes: The numbers of processes to give hours for.
     """
     budget_s = MEASURE_S / (1 + len(processes))
     with Progress("plan", total=len(processes) + 1, unit="measurements") as progress:
@@ -118,7 +119,7 @@ class _Size:
 
 
 def _step_seconds(training: Training, device: torch.device, budget_s: float) -> float:
-    """Take some steps; return the mean seconds of one. The first step also touches new memory, so it does not count."""
+    """Take some steps; return the mean seconds per step, without the first step, which also touches new memory."""
     seconds: list[float] = []
     begin = mark = time.perf_counter()
     with ReadAhead(training.plan.batches(after_step=0)) as stream:
@@ -137,7 +138,7 @@ def _step_seconds(training: Training, device: torch.device, budget_s: float) -> 
 
 
 def _take_largest_step(training: Training, task: Task) -> None:
-    """Take a step with the batch of the first epoch that has the most positions. It needs the most memory."""
+    """Take a step with the largest batch (in positions) of the first epoch, because it needs the most memory."""
     batch = next(iter(task.train_batches(0, int(task.batch_positions(0).argmax()))))
     place = StepBatch(
         step=1, epoch=0, index=0, batch=batch, opens_step=True, closes_step=True,

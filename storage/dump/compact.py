@@ -1,14 +1,15 @@
 """Encode, decode and read the rows of a compact dump, which stores a log-probability as one byte.
 
-A row is one position: its k most probable tokens, the most probable one first. For each token the dump stores the gap,
-which is how far the log-probability falls from the token before to this one. Code d means a gap of d/16 + (d/64)³ nats,
-and code 255 means a fall to probability 0. So decoded log-probabilities never rise, and a row keeps its order. Most
-codes are 0 or 1, which compress well. The encoder chooses each code from the sum of the gaps before it, so errors do
-not add up. The gaps of neighbouring codes differ by 1/16 nat if the codes are small, and by up to 0.8 nat if they are
-large. The fall from the first token to any other is off by about half this difference at most.
+A row is one position: its k most probable tokens, the most probable one first. For each token the dump stores its gap:
+the log-probability of the token before it minus its own. The gap is rounded and stored as a code, one byte d. A code d
+stands for a gap of d/16 + (d/64)³ nats, except 255, which stands for a fall to probability 0. So decoded
+log-probabilities never rise along a row. Most codes are 0 or 1, so the codes compress well. The encoder chooses each
+code so that the sum of all gaps so far comes nearest to the true sum. So errors do not add up. The gaps of neighbouring
+codes differ by 1/16 nat if the codes are small, and by up to 0.8 nat if they are large. The decoded fall from the first
+token to any other token is wrong by at most about half of such a difference.
 
-The first log-probability and the normalisers (``logz``, one for each temperature) are not stored. They follow from the
-gaps and the tail, the log of the mass of all other tokens, since a distribution sums to 1 at every temperature,
+The first log-probability and ``logz`` (log Σ_w p(w)^(1/T), one for each temperature T) are not stored. They follow from
+the gaps and the tail, the log of the mass of all other tokens, since a distribution sums to 1 at every temperature,
 
     p_T(ids[j]) = (1 - exp(tail_T)) exp(-fall[j] / T) / Σ_i exp(-fall[i] / T)        fall[j] = Σ_{i <= j} gap(gaps[i])
 
@@ -17,8 +18,8 @@ do the kept mass and the perplexity of the dump, which follow from these arrays.
 compresses the bytes.
 
 To read a row, its whole chunk (1,024 rows by default) is decompressed and its checksum is checked, unless the chunk is
-among the few that are kept in memory. So reading ranges is cheap, and reading single sentences at random is expensive.
-In return a compact dump has about half as many bytes as an exact one.
+among the few decoded chunks that are kept in memory. So reading ranges is cheap, and reading single sentences at random
+is expensive. In return a compact dump has less than half as many bytes as an exact one.
 
 Legend: n positions, k ids kept, nT declared temperatures.
 """
@@ -48,18 +49,18 @@ TO_ZERO = 255
 missing shard. The first code of a row is always 0, so fill values cannot be taken for rows."""
 
 _UNCHANGED = ("tokens", "ids", "gold_logp", "tail")
-"""Arrays that equal those of an exact dump."""
+"""Arrays that equal those of a dump of profile ``exact``."""
 _UNITS = 1 << 18
 """Units per nat. Every gap is a whole number of units, so that encoding gives the same codes on every machine."""
 _LUT_UNITS = 1 << 8
 _DEEPEST = 1 << 30
-"""4,096 nats. Log-probabilities below -4,096 are clipped, so that every int32 sum stays in range."""
+"""4,096 nats, in units. Log-probabilities below -4,096 are clipped, so that every int32 sum stays in range."""
 _BLOCK = 2_048
 """Rows per block of work: the temporary arrays of a block fit into the processor's cache."""
 
 
 def encode_rows(positions: Positions, temperatures: Sequence[float], *, where: str) -> dict[str, NDArray[Any]]:
-    """Return the arrays of `storage.dump.schema.DumpSchema.stored_arrays` for some positions.
+    """Return what a compact dump stores for some positions: `storage.dump.schema.DumpSchema.stored_arrays`.
 
     Args:
         positions: Rows that passed `storage.dump.positions.check_positions`.
@@ -192,8 +193,9 @@ class CompactRows:
 
 def _gap_units() -> NDArray[np.int64]:
     """Return the gap of each code below `TO_ZERO` in units: d/16 + (d/64)³ nats."""
-    # Where most gaps are, neighbouring codes differ by 1/16 nat. The cube lets 255 codes reach 78 nats; with equal
-    # steps they would reach only 16 nats. After a wide gap probabilities are small, so an error there costs little.
+    # Most gaps are small, and for these neighbouring codes differ by 1/16 nat. The cube lets 255 codes reach 78 nats;
+    # with equal steps they would reach only 16 nats. After a wide gap probabilities are small, so an error there costs
+    # little.
     codes = np.arange(TO_ZERO, dtype=np.int64)
     return codes * (_UNITS // 16) + codes**3
 
@@ -208,7 +210,7 @@ def _nearest_codes() -> NDArray[np.uint8]:
 
 @cache
 def _half_units() -> NDArray[np.int32]:
-    """Return the depth below 0 of every float16 in units, indexed by its bits. The depth of -inf exceeds `_DEEPEST`."""
+    """Return how far every float16 is below 0, in units, indexed by its bits. For -inf it is more than `_DEEPEST`."""
     with np.errstate(invalid="ignore"):
         depths = -np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64) * _UNITS
     depths = np.nan_to_num(np.rint(depths), nan=0.0, posinf=np.inf, neginf=0.0)

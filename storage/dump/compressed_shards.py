@@ -9,10 +9,10 @@ The layout is that of uncompressed shards (`storage.dump.shards`), but each chun
 then zstd) whose length varies. So this module parses the index. The index must account for every byte of the file:
 chunks follow one another in order without gaps. A chunk is decoded only if its checksum is correct and its
 header states the size that the layout gives. It is decoded into memory of that size, so a wrong size in a file does no
-harm. The bytes equal those of zarr-python for the same versions of Blosc and zstd (tested).
+harm. The encoded bytes equal those that zarr-python writes with the same versions of Blosc and zstd (tested).
 
 Reading one row decodes its whole chunk, so reading ranges of rows is efficient and reading single rows is not. A few
-decoded chunks are kept.
+decoded chunks are kept in memory.
 """
 
 import struct
@@ -57,13 +57,13 @@ class ChunkCache(threading.local):
     """
 
     def __init__(self, max_bytes: int = MAX_CHUNK_BYTES) -> None:
-        """Create a cache of at most ``max_bytes``. The newest chunk is kept even if it is larger."""
+        """Create a cache of at most ``max_bytes``. The newest chunk is kept even if it alone is larger."""
         self._max_bytes = max_bytes
         self._num_bytes = 0
         self._chunks: OrderedDict[tuple[str, int, int], NDArray[Any]] = OrderedDict()
 
     def get(self, key: tuple[str, int, int]) -> NDArray[Any] | None:
-        """Return the chunk of (array, shard, chunk), or None if it is not in the cache."""
+        """Return the chunk with a key (array name, shard number, chunk number), or None if it is not in the cache."""
         chunk = self._chunks.get(key)
         if chunk is not None:
             self._chunks.move_to_end(key)
@@ -153,7 +153,7 @@ class CompressedShardView:
             ``[R, *row_shape]`` of the array's dtype.
 
         Raises:
-            CorruptStoreError: If a chunk that holds one of them is damaged.
+            CorruptStoreError: If a chunk that holds one of the rows is damaged.
         """
         out = np.empty((len(rows), *self._spec.row_shape), self._spec.dtype)
         chunks, inside = np.divmod(rows, self._spec.layout.chunk_rows)
@@ -168,7 +168,7 @@ class CompressedShardView:
         """Copy rows ``start`` to ``stop`` of the shard into ``out`` ``[stop - start, *row_shape]``.
 
         Raises:
-            CorruptStoreError: If a chunk that holds one of them is damaged.
+            CorruptStoreError: If a chunk that holds one of the rows is damaged.
         """
         chunk_rows = self._spec.layout.chunk_rows
         for chunk in range(start // chunk_rows, -(-stop // chunk_rows)):
@@ -233,7 +233,7 @@ class CompressedShardView:
 
 
 def compress(data: NDArray[np.uint8], spec: ArraySpec) -> bytes:
-    """Return the Blosc buffer of contiguous bytes of an array: bits of its items transposed, then zstd."""
+    """Compress contiguous bytes of an array by Blosc: it transposes the bits of the items, then applies zstd."""
     typesize = spec.dtype.itemsize
     compressed: bytes = blosc.compress(data, b"zstd", BLOSC_LEVEL, blosc.BITSHUFFLE, 0, typesize=typesize)
     return compressed

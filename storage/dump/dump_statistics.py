@@ -2,8 +2,8 @@
 
 The kept mass of a position is the summed probability of its top tokens. A shard is a range of positions. The sums of a
 shard depend only on its rows, and they are added up in the order of the shards. So the statistics of a dump do not
-depend on which process wrote which shard. Given the tree, the teacher is almost certain of ``<eos>``, so some
-statistics are also given without the positions of ``<eos>``.
+depend on which process wrote which shard. A teacher that is given the tree is almost certain of ``<eos>``, because the
+tree is then complete. So some statistics are also given without the positions of ``<eos>``.
 
 The entropy of a position is computed over its top tokens and one bucket for all other tokens, at T = 1:
 
@@ -11,8 +11,8 @@ The entropy of a position is computed over its top tokens and one bucket for all
 
 Merging outcomes never increases entropy (Cover and Thomas 2006, problem 2.5). The bound is exact if k = V. Entropies
 are rounded to whole numbers of a small unit (`ENTROPY_UNITS` of them are one nat), so that their sum is exact.
-Quantiles come from a histogram. They are exact to within a bin, 1/64 nat, and cost 1 to 3 kB per shard. Exact quantiles
-would need the entropies of all positions.
+Quantiles come from a histogram, which takes 1 to 3 kB per shard. They are exact to within a bin, 1/64 nat. Exact
+quantiles would need the entropies of all positions.
 """
 
 import math
@@ -55,8 +55,8 @@ class DumpSummary:
     mean_kept_mass_without_eos: float | None
     """``mean_kept_mass`` without the positions of ``<eos>``; None if there are no other positions."""
     kept_mass_by_k: dict[int, float]
-    """k' → mean of the summed probability of the first k' ids. k' is ``num_top`` or a power of two below
-    ``num_top``."""
+    """k' → mean of the summed probability of the first k' ids. k' is the number of top tokens, or a power of two below
+    it."""
     gold_nats: float
     """Sum of the negative log-probabilities of all gold tokens."""
     eos_nats: float
@@ -69,12 +69,13 @@ class DumpSummary:
     """Mean entropy of a position's top tokens and one bucket for all other tokens. None without positions or without
     top tokens."""
     entropy_nats_quantiles: dict[int, float] | None
-    """Percent → quantile of these entropies, to within 1/64 nat; None if ``mean_entropy_nats`` is None."""
+    """Percent → quantile of the positions' entropies, to within 1/64 nat; None if ``mean_entropy_nats`` is None."""
     mean_num_effective: float | None = None
-    """Mean effective number of hypotheses in a position's mixture (beam search); None unless all shards have it."""
+    """Mean effective number of hypotheses in a position's mixture (beam search); None unless it is known for
+    all shards."""
 
     def __post_init__(self) -> None:
-        for name in ("kept_mass_by_k", "entropy_nats_quantiles"):  # JSON orders the keys as text
+        for name in ("kept_mass_by_k", "entropy_nats_quantiles"):  # JSON sorts the keys as text: 16 before 2
             if (figures := getattr(self, name)) is not None:
                 object.__setattr__(self, name, dict(sorted(figures.items())))
 
@@ -92,10 +93,10 @@ class DumpSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardFigures:
-    """Sums and a histogram of one shard. `summarise` turns those of all shards into the statistics of the dump."""
+    """Sums and a histogram of one shard. `summarise` turns the figures of all shards into statistics of the dump."""
 
     sums: dict[str, Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]]
-    """Float64 sums over the rows; ``num_effective`` only if it is known."""
+    """Name, for example ``gold_nats`` → float64 sum over the rows. ``num_effective`` only if it is known."""
     entropy_histogram: list[Count]
     """Number of rows whose entropy is in each bin of 1/64 nat, from 0, without zeros at the end. Empty without top
     tokens."""

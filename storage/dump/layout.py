@@ -1,8 +1,8 @@
 """Compute where each row of an array is stored: its shard, its chunk, its file; and the array's Zarr metadata.
 
 Only the first dimension is cut. In most arrays a row belongs to a position; in the array of offsets it belongs to a
-sentence boundary. Rows go into shards of equal size, and only the last shard may be shorter. Each shard is cut into
-chunks. This is integer arithmetic without I/O. File names are computed here and never read from a store.
+sentence boundary. All shards have equally many rows, except that the last may have fewer. Each shard is cut into
+chunks. The module does integer arithmetic, without I/O. File names are computed here and never read from a store.
 """
 
 import math
@@ -42,7 +42,7 @@ class Layout:
         return self.shard_rows // self.chunk_rows
 
     def rows_of(self, shard: int) -> range:
-        """Return the rows of a shard.
+        """Return the numbers of the rows of a shard.
 
         Raises:
             IndexError: If there is no such shard.
@@ -83,7 +83,7 @@ class ArraySpec:
 
     @property
     def fill(self) -> int | float:
-        """NaN for floats, the highest value for unsigned integers, else -1.
+        """The value that zarr returns for a missing shard: NaN for floats, the highest unsigned integer, else -1.
 
         No valid row has only this value, so a missing shard cannot look like data.
         """

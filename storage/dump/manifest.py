@@ -1,9 +1,9 @@
 """Read and write the manifest of a dump: its schema, its state, and the sha256 of every other file.
 
-A manifest is canonical JSON and holds its own sha256. An entry, a small file about one finished shard, has the same
-form. While the store (the folder of the dump) is being written, entries are files under ``finished/``, so that no two
-processes write the same file. When the store is complete, the entries become part of the manifest. Paths are computed
-from the schema and never read from a manifest.
+A manifest is canonical JSON, and one of its keys holds the sha256 of the rest of its text. An entry, a small file about
+one finished shard, has the same form. While the store (the folder of the dump) is being written, entries are files
+under ``finished/``, so that no two processes write the same file. When the store is complete, the entries become part
+of the manifest. Paths are computed from the schema and never read from a manifest.
 """
 
 import re
@@ -25,8 +25,8 @@ COMPANIONS = (TOKENIZER, CARD)
 """Files for people and programs that get the dump without its dataset. Dumps of older versions do not have them."""
 
 _OWN_DIGEST = re.compile(rb',"sha256":"([0-9a-f]{64})"')
-"""The digest that a file holds of itself. In the digest of another file ``sha256`` is the first key, so no comma comes
-before it, and the pattern does not match."""
+"""Matches the key that holds the sha256 of the rest of the text. A manifest also holds digests of other files. In these
+``sha256`` is the first key, so no comma comes before it, and the pattern does not match."""
 _REMEDY = "Restore it from a copy, or delete the store and dump again"
 
 
@@ -39,7 +39,7 @@ class ShardEntry:
     """Array → digest."""
     figures: ShardFigures
     checksums: dict[str, Sha256] = field(default_factory=dict)
-    """Array → sha256 of the checksums of its chunks, in order. Empty in entries of older versions."""
+    """Array → one sha256 over the checksums of all its chunks in this shard. Empty in entries of older versions."""
 
     def to_json(self) -> dict[str, Json]:
         """Return the entry as JSON values, without ``checksums`` if they are not known."""
@@ -56,7 +56,7 @@ class ShardEntry:
         return None
 
     def write(self, store: Folder, dump: str) -> None:
-        """Write the entry's file. ``dump`` is the `Manifest.identity` of its dump."""
+        """Write the entry's file. ``dump`` is the `Manifest.identity` of the dump."""
         store.write(entry_name(self.shard), _with_digest({**self.to_json(), "dump": dump}))
 
     @classmethod
@@ -171,7 +171,7 @@ class Manifest:
         if not manifest.companions.keys() <= set(COMPANIONS):
             raise ValueError(f"the companions are not among {', '.join(COMPANIONS)}")
         fits = _rule_of_entries(manifest.schema)
-        # The number is compared first, because a stranger's schema may have any number of shards.
+        # The number of shards is compared first, because a stranger's schema may claim any number.
         if len(manifest.shards) != (manifest.schema.layout.num_shards if manifest.is_complete else 0) or any(
             entry.shard != number or not fits(entry) for number, entry in enumerate(manifest.shards)
         ):
@@ -229,7 +229,7 @@ def _rule_of_entries(schema: DumpSchema) -> Callable[[ShardEntry], bool]:
 
 
 def entry_name(shard: int) -> str:
-    """Return the relative path of the entry of a finished shard. It exists only while the store is being written."""
+    """Return the relative path of a finished shard's entry. This file exists only while the store is being written."""
     return f"finished/{shard}.json"
 
 
@@ -246,10 +246,10 @@ def metadata_paths(schema: DumpSchema) -> list[str]:
 def refuse_foreign_files(
     store: Folder, schema: DumpSchema, *, is_complete: bool, companions: Collection[str] = COMPANIONS
 ) -> None:
-    """Check that the store holds no foreign files. ``companions`` are the companion files that it may hold.
+    """Check that every file in the store belongs to the dump. ``companions`` are the companion files that it may hold.
 
     Raises:
-        StoreError: If it holds foreign files. The message names up to three of them.
+        StoreError: If the store holds foreign files. The message names up to three of them.
     """
     own = {MANIFEST, *companions, *metadata_paths(schema)}
     foreign = [

@@ -1,17 +1,17 @@
 """Read the rows of a dump of profile ``exact`` from its mapped files, without copying them through Zarr.
 
-In this profile the arrays are stored as they were computed, without compression. A shard is a range of positions, with
-one file per array. Each file is cut into chunks of equal size. For each array, the files of all shards are mapped one
-after another into one address range, so that numpy sees one array over all shards. The distance between shards is
-fixed, and so are the distances between the chunks of a shard and between the rows of a chunk. So arithmetic turns a
-position into an address. A sentence is usually one slice per array, and any set of positions is one gather per array.
-Without the common address range, a gather over S shards would be S gathers, with a sort before and a scatter after
-them. This would take three times as long for 512 sentences (docs/decisions/0006).
+In this profile the arrays are stored as they were computed, without compression. A row is what an array holds for one
+position. A shard is a range of positions, with one file per array. Each file is cut into chunks of equal size. For each
+array, the files of all shards are mapped one after another into one address range, so that numpy sees one array over
+all shards. The distance between shards is fixed, and so are the distances between the chunks of a shard and between the
+rows of a chunk. So arithmetic turns a position into an address. A sentence is usually one slice per array, and any set
+of positions is one gather per array. Without the common address range, a gather over S shards would be S gathers, with
+a sort before and a scatter after them. This would take three times as long for 512 sentences (docs/decisions/0006).
 
 A shard is mapped when it is first needed. Then this module checks the sizes of the shard's files, their indexes of
-chunks, and that the files belong to the dump. The checksums and values of a chunk are checked in all arrays when one of
-its rows is first read. Files stay mapped until no array looks into their address range any more. A damaged copy of a
-remote file is fetched again once.
+chunks, and that the files belong to the dump. When a row of a chunk is first read, the checksums and values of the
+chunk are checked in all arrays. Files stay mapped as long as any numpy array is a view of their address range. A
+damaged copy of a remote file is fetched again once.
 """
 
 import ctypes
@@ -178,7 +178,7 @@ class MappedRows:
 class _Steps:
     """Distances within an array, in steps.
 
-    A step is the largest number of bytes such that every row starts at a whole number of steps.
+    A step is the largest number of bytes such that every row starts at a multiple of it.
     """
 
     row: int
@@ -203,8 +203,8 @@ class _MappedArray:
 
     Attributes:
         spec: The array.
-        rows: ``[num_shards, chunks_per_shard, C, *row_shape]``, a view of the mapped bytes. Entries after the last row
-            of the last shard are not data.
+        rows: ``[num_shards, chunks_per_shard, chunk_rows, *row_shape]``, a view of the mapped bytes. What comes after
+            the last row of the last shard is not data.
     """
 
     def __init__(self, folder: Folder, spec: ArraySpec, shards: Sequence[ShardEntry]) -> None:
@@ -226,9 +226,10 @@ class _MappedArray:
             min(stride - CRC_BYTES, self._pitch),
             strides=(self._pitch, stride),
         )
-        # A row starts at a multiple of `step`, so the range can be viewed as one vector of overlapping rows. One index
-        # then gathers 10,240 rows of 128 bytes in 52 µs. A chunk index and a row index would take 258 µs. numpy.take
-        # takes 36 µs, but needs rows that do not overlap.
+        # Every row starts at a multiple of `step`. So the range can be viewed as one vector with an item at each step;
+        # an item is as long as a row, so items overlap. One index into this vector gathers 10,240 rows of 128 bytes in
+        # 52 µs. A chunk index and a row index would take 258 µs. numpy.take takes 36 µs, but needs items that do not
+        # overlap.
         self._step = math.gcd(self._pitch, stride, spec.row_bytes)
         self.steps = _Steps(
             spec.row_bytes // self._step,
@@ -309,10 +310,10 @@ class _MappedArray:
 
 
 class AddressRange:
-    """A range of addresses into which files are mapped. The rest reads as zeros and takes no memory.
+    """A range of addresses into which files are mapped. Addresses without a file read as zeros and take no memory.
 
     Attributes:
-        bytes: The whole range, uint8, read-only. The range is unmapped when the last array that looks into it is gone.
+        bytes: The whole range, uint8, read-only. The range is unmapped when no numpy array is a view of it any more.
 
     Raises:
         StoreError: If the system has no free range of this size.
@@ -329,7 +330,7 @@ class AddressRange:
         self.bytes: NDArray[np.uint8] = np.frombuffer(reserved, np.uint8)
 
     def map(self, descriptor: int, offset: int) -> int:
-        """Map a whole file, open for reading, at ``offset``, which is a multiple of a page. Return the file's size.
+        """Map a whole file, open for reading, at ``offset``, a multiple of the page size. Return the file's size.
 
         The descriptor may be closed afterwards. Mapping the same file at the same offset again changes nothing.
 

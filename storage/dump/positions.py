@@ -1,6 +1,6 @@
 """Hold the distributions of positions in memory, and check them before they are written.
 
-Writers of a dump take this form, and readers return it. At each position a dump keeps the top tokens, which are the
+Writers of a dump take `Positions`, and readers return them. At each position a dump keeps the top tokens, which are the
 most probable ones, or tokens drawn at random from the distribution (draws), or both.
 
 Legend: n positions, k columns (the largest number of ids that a position can keep), nT declared temperatures: those
@@ -26,15 +26,15 @@ class Positions:
     tokens: NDArray[Any]
     """``[n]`` uint16 or uint32: the gold tokens."""
     ids: NDArray[Any]
-    """``[n, k]`` uint16 or uint32: the top tokens, then the distinct ids of the draws. Both groups are ordered most
-    probable first, ties by id. If draws repeat an id, the last columns are unused and hold the dtype's highest
+    """``[n, k]`` uint16 or uint32: the top tokens, then the distinct ids of the draws. Each group is ordered from
+    most to least probable, ties by id. If draws repeat an id, the last columns are unused and hold the dtype's highest
     value."""
     logp: NDArray[np.float16]
     """``[n, k]`` float16: natural log-probability of each id over the whole vocabulary at T = 1; NaN if unused."""
     gold_logp: NDArray[np.float32]
     """``[n]`` float32: natural log-probability of the gold token at T = 1."""
     tail: NDArray[np.float32]
-    """``[n, nT]`` float32: natural log of the mass outside the top tokens at each declared T; -inf if it is 0."""
+    """``[n, nT]`` float32: natural log of the mass outside the top tokens at each declared T; -inf if there is none."""
     logz: NDArray[np.float32]
     """``[n, nT]`` float32: log Σ_w p(w)^(1/T) over the whole vocabulary."""
     counts: NDArray[np.uint8] | None = None
@@ -53,7 +53,7 @@ class Positions:
 
 
 def joined_positions(parts: Sequence[Positions]) -> Positions:
-    """Return copies of all positions of one part after the other."""
+    """Concatenate parts: return copies of all their positions, part after part."""
     arrays = [part.arrays() for part in parts]
     return Positions(**{name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]})
 
@@ -62,7 +62,7 @@ def check_positions(positions: Positions, schema: DumpSchema, *, num_positions: 
     """Check that rows have the dtypes, shapes and values of a dump with this schema, before they are written.
 
     Raises:
-        StoreError: If they do not. The message names ``where`` and every array that is wrong.
+        StoreError: If a dtype, shape or value is wrong. The message names ``where`` and every array that is wrong.
     """
     specs, arrays = schema.position_arrays, positions.arrays()
     names = [spec.name for spec in specs]

@@ -1,7 +1,8 @@
-"""Encode and read rows in the profile of a dump: as computed (``exact``), or rounded and compressed (``compact``).
+"""Encode and read rows in a dump's profile: as they were computed (``exact``), or rounded and compressed (``compact``).
 
-`encoded` makes the files of a shard, `as_read` rounds rows as a profile does, and `open_rows` reads the rows of all
-shards. Modules that need numcodecs are imported only for compact dumps, since its import takes a third of a second.
+`encoded` makes the files of a shard, `as_read` rounds rows as writing and reading them would, and `open_rows` reads the
+rows of all shards. Modules that need numcodecs are imported only for compact dumps, since importing numcodecs takes a
+third of a second.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ class Rows(Protocol):
 def encoded(
     positions: Positions, schema: DumpSchema, shard: int, *, where: str
 ) -> Iterator[tuple[ArraySpec, bytes | memoryview, str]]:
-    """Yield each stored array of a shard, the content of the array's file, and one sha256 over its chunks' checksums.
+    """Yield for each stored array of a shard: its spec, the content of its file, one sha256 over its chunks' checksums.
 
     Args:
         positions: The rows of the shard. They must have passed `storage.dump.positions.check_positions`.
@@ -109,7 +110,7 @@ def stored_chunks(
 
 
 def as_read(positions: Positions, schema: DumpSchema, *, where: str) -> Positions:
-    """Return ``positions`` as a reader would return them if they were written. The arguments are those of `encoded`."""
+    """Return ``positions`` as a reader would return them after they were written. The arguments are as in `encoded`."""
     if schema.profile == "exact":
         return positions
     from storage.dump.compact import decode_positions, encode_rows  # noqa: PLC0415  see the module docstring

@@ -1,14 +1,17 @@
-"""Read positions of a complete dump: by sentence, by range, or any set of them, from mapped files.
+"""Read positions of a complete dump from mapped files: those of a sentence, of a range, or any set of positions.
 
-Opening checks the manifest (which lists the digests of all other files), the metadata of the arrays, the offsets of the
-sentences and the size of every file. When a shard is mapped, the reader checks where its chunks begin, and that its
-files are those that the manifest lists. When a row of a chunk is first read, the reader checks the chunk's checksums
-and values. To check everything beforehand, call `verify_dump`. The reader does not use zarr, because zarr takes about a
-millisecond per access, 200 times as long as the reader.
+Opening a dump checks the manifest (which lists the digests of all other files), the metadata of the arrays, the offsets
+of the sentences and the size of every file. When a shard is mapped, the reader checks where its chunks begin, and that
+its files are those that the manifest lists. When a row of a chunk is first read, the reader checks the chunk's
+checksums and values. To check everything beforehand, call `verify_dump`. The reader does not use zarr, because zarr
+takes about a millisecond per access, 200 times as long as the reader.
 
-A reader holds no rows, except a few decoded chunks if the dump was made with ``--profile compact``. It returns copies,
-and the mapped pages belong to the system's page cache, which all readers share and which the system shrinks when it
-needs memory. Threads may share a reader. A forked process can go on using it; a spawned process opens the dump again.
+A reader keeps no rows in its memory, except a few decoded chunks if the dump was made with ``--profile compact``. It
+returns copies. The mapped pages belong to the system's page cache, which all readers share and which the system shrinks
+when it needs memory. Threads may share a reader. A forked process can go on using it; a spawned process opens the dump
+again.
+
+Legend: M sentences and N positions in the dump, n positions in a result.
 """
 
 import functools
@@ -41,7 +44,7 @@ class DumpReader:
         schema: The schema of the dump.
         offsets: ``[M + 1]`` int64: sentence m is positions ``offsets[m]:offsets[m + 1]``.
         summary: The statistics of the dump.
-        manifest_sha256: sha256 of the manifest. The manifest lists the digests of all other files.
+        manifest_sha256: sha256 of the manifest. It identifies the dump: a manifest lists all other files' digests.
     """
 
     def __init__(self, location: Location, *, manifest_sha256: str | None = None) -> None:
@@ -180,10 +183,10 @@ class DumpReader:
         return open_rows(self.folder, self.schema, self._shards, self._verified, self._check_store)
 
     def _check_store(self) -> None:
-        """Raise an error if another dump has replaced this one. Then no file is damaged, though it may seem so."""
+        """Raise an error if another dump has replaced this one. In this case no file is damaged."""
         try:
             found = sha256_bytes(self.folder.read(MANIFEST))
-        except OSError:  # the dump is gone, and the error of the caller says what is missing
+        except OSError:  # the dump is gone: the caller's error says which file is missing
             return
         if found != self.manifest_sha256:
             raise self._replaced()
@@ -192,7 +195,10 @@ class DumpReader:
         return StoreError(f"{self.folder}: another dump replaced this one after it was opened. Start again")
 
     def _current_rows(self) -> Rows:
-        """Return the mapped rows. If too many bytes are mapped, start new maps; unused old maps are then unmapped."""
+        """Return the mapped rows. If too many bytes are mapped, start again with nothing mapped.
+
+        The system unmaps the old files when no array uses them any more.
+        """
         rows, bound = self._rows, self.folder.max_open_bytes
         if bound is not None and rows.open_bytes > bound:
             rows = self._rows = self._open_rows()
@@ -203,8 +209,8 @@ class DumpReader:
 def verify_dump(location: Location, progress: Callable[[int], object] | None = None) -> DumpSummary:
     """Check every byte and value of a complete dump, and that the store holds no other files.
 
-    The bytes are compared with the digests of the manifest. The values must be possible for probability distributions:
-    see `storage.dump.values`. Digests alone do not show that the writer was correct.
+    The bytes are compared with the digests of the manifest. The values must be possible for probability distributions
+    (see `storage.dump.values`). Digests cannot show this: the files of a faulty writer match their digests, too.
 
     Args:
         location: Location of the dump.
@@ -215,7 +221,7 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
         The statistics of the dump.
 
     Raises:
-        StoreError: If `DumpReader` cannot open the dump, or there are foreign files.
+        StoreError: If `DumpReader` cannot open the dump, or the store holds files that are not part of the dump.
         CorruptStoreError: If a file is damaged, or holds a value that no dump can have. The message names array, shard,
             position of the first such value, and remedy.
     """

@@ -2,9 +2,9 @@
 
 `DumpSchema` holds everything that determines the bytes of a store, apart from the offsets and the rows. Its JSON is
 both the attributes of the Zarr group and the ``schema`` of the manifest. The ``zarr.json`` files are derived from the
-schema and never parsed: a reader compares them with those that it would have written. So no foreign codec, data type or
-extension can get in. The group's ``zarr.json`` repeats the metadata of the arrays (consolidated metadata), so that zarr
-lists the arrays without looking at foreign files.
+schema and never parsed: a reader compares them with those that it would have written. So a stranger's dump cannot
+make a reader use another codec, data type or extension. The group's ``zarr.json`` repeats the metadata of the arrays
+(consolidated metadata), so that zarr lists the arrays without looking at the store's other files.
 """
 
 import math
@@ -23,15 +23,15 @@ FORMAT = "rnng-distill dump"
 FORMAT_VERSION = 1
 FINGERPRINTS = ("dataset", "split", "tokenizer", "teacher")
 """The keys of ``DumpSchema.fingerprints``. A cross-fitted dump comes from one teacher for each fold of the split. It
-has a fingerprint for each of these teachers in place of ``teacher``; see ``teacher_names``."""
+has a fingerprint for each of these teachers in place of ``teacher``: ``teacher of fold 1`` and so on."""
 GAPS = "gaps"
 """Name of the array that replaces ``logp`` in a compact dump; see `storage.dump.compact`."""
 MAX_CHUNK_BYTES = 1 << 26
 """Largest size of a decoded chunk, so that a few compressed bytes cannot claim all memory."""
 MAX_CHUNKS = 1 << 20
-"""Largest number of chunks per shard, so that a schema cannot claim all memory: readers keep a byte for each."""
+"""Largest number of chunks per shard, so that a schema cannot claim all memory: readers keep a byte per chunk."""
 MAX_BYTES = 1 << 60
-"""Largest size of an array, so that no product of its sizes overflows."""
+"""Largest size of an array, so that no size in bytes that is computed from its shape overflows."""
 MAX_DRAWS = 255
 """Largest number of draws per position that uint8 can count."""
 
@@ -62,8 +62,8 @@ class DumpSchema:
     k: int
     """Columns per position: the number of kept ids or, with draws, the largest number that can be kept."""
     num_top: int = 0
-    """Number of most probable tokens, which come first in the row of a position. ``topk``: k; a 0 is replaced by k.
-    ``sampled``: 0. ``stratified``: above 0 and below k."""
+    """Number of most probable tokens, which come first in the row of a position. ``topk``: k (a 0 is replaced by
+    k). ``sampled``: 0. ``stratified``: above 0 and below k."""
     temperatures: tuple[float, ...]
     """The temperatures T for which the arrays ``tail`` (log of the mass outside the top tokens) and ``logz`` (log of
     the normaliser Σ p^(1/T)) have a column; the first is 1."""
@@ -83,11 +83,11 @@ class DumpSchema:
     search sums over trees. ``none``: the words alone; the model has no trees. ``exact``: the words alone; an
     exact sum over all trees of a known grammar."""
     tree_source: str
-    """Origin of the trees. If no trees are given, a text that begins with ``none``."""
+    """Origin of the trees that the teacher was given; a text that begins with ``none`` if it was given no trees."""
     split: str
     """Split of the dataset that was dumped."""
     fingerprints: dict[str, str]
-    """Name in ``FINGERPRINTS`` → sha256. A cross-fitted dump has a teacher for each fold; see ``teacher_names``."""
+    """Name in ``FINGERPRINTS`` → sha256. A cross-fitted dump has ``teacher of fold 1`` and so on."""
     computation: dict[str, str | int | float]
     """Everything else that can change the stored values: threads, batch budget, dtype, device model, versions, beam
     sizes."""
@@ -229,7 +229,7 @@ class DumpSchema:
         chunk_positions = min(self.chunk_positions, self.shard_positions)
         if self.shard_positions % chunk_positions:
             problems.append(
-                f"shard_positions is {self.shard_positions}, not a multiple of {chunk_positions}, the chunk"
+                f"shard_positions is {self.shard_positions}, not a multiple of chunk_positions ({chunk_positions})"
             )
         if self.shard_positions // chunk_positions > MAX_CHUNKS:
             problems.append(f"shard_positions is {self.shard_positions}, more than {MAX_CHUNKS} chunks")
@@ -292,7 +292,7 @@ class DumpSchema:
 
 
 def teacher_names(num_teachers: int) -> tuple[str, ...]:
-    """Return the names of the teachers among the fingerprints: ``teacher``, or one for each fold."""
+    """Return the names of the teachers among the fingerprints: ``teacher``, or ``teacher of fold 1`` and so on."""
     if num_teachers == 1:
         return ("teacher",)
     return tuple(f"{_OF_FOLD}{fold}" for fold in range(1, num_teachers + 1))
@@ -304,7 +304,7 @@ def num_folds(fingerprints: Iterable[str]) -> int:
 
 
 def cross_fitted(fingerprints: Iterable[str]) -> str:
-    """Return what to append to the name of a dump's distributions; empty if the dump is not cross-fitted."""
+    """Return the end of a description of a dump: ``, cross-fitted over 5 folds``; empty if it is not cross-fitted."""
     folds = num_folds(fingerprints)
     return f", cross-fitted over {folds} folds" if folds else ""
 

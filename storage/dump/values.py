@@ -1,9 +1,10 @@
 """Find values that no dump can have: ids outside the vocabulary, NaN, probabilities above 1, and others.
 
-A digest shows that bytes are those that were written. It does not show that the writer was correct. So most rules are
-checked three times: before rows are written, when a reader first reads from a chunk, and by ``verify``. Three rules are
-too slow for readers: log-probabilities do not rise along a row, a row has no id twice, and a row and its tail sum to 1.
-``verify`` checks all three. Writers check the first and, for a compact dump, the last.
+A digest shows that bytes are those that were written. It does not show that the writer was correct. So most rules about
+values are checked three times: before rows are written, when a reader first reads from a chunk, and by ``verify``.
+Three rules are too slow for readers: log-probabilities do not rise along a row, a row has no id twice, and the
+probabilities of a row and its tail sum to 1. ``verify`` checks all three. Writers check that log-probabilities do not
+rise and, for a compact dump, that probabilities sum to 1.
 
 Legend: n positions, k columns, nT declared temperatures.
 """
@@ -19,8 +20,8 @@ from storage.dump.schema import GAPS, DumpSchema
 from storage.errors import CorruptStoreError
 
 MASS_TOLERANCE = 0.01
-"""How far the sum of a row and its tail may be from 1. Float16 rounds a log-probability above -16 by at most
-2⁻⁸."""
+"""How far the sum of a row and its tail may be from 1. Rounding to float16 changes a log-probability above
+-16 by at most 2⁻⁸."""
 _LOG_TOLERANCE = 0.01
 """How far rounding may lift a float32 logarithm above its bound."""
 _HALF_POSITIVE_TINY = 0x1400
@@ -31,7 +32,7 @@ _HALF_POSITIVE_INFINITY = 0x7C00
 
 
 class ImpossibleValue(NamedTuple):
-    """The first row of an array that breaks a rule."""
+    """A broken rule: an array, its first row that breaks the rule, and what is wrong."""
 
     array: str
     row: int
@@ -43,7 +44,7 @@ def impossible_values(arrays: Mapping[str, NDArray[Any]], schema: DumpSchema) ->
     """Yield each rule that rows break, with the first such row. This takes little time compared with reading the rows.
 
     Args:
-        arrays: Name → ``[n, ...]``, n at least 1: some or all arrays of the dump. A dump with draws needs all.
+        arrays: Name → ``[n, ...]``, n at least 1: some arrays of the dump; all arrays if the dump has draws.
         schema: The schema of the dump.
     """
     is_unused = None
@@ -65,7 +66,7 @@ def impossible_values(arrays: Mapping[str, NDArray[Any]], schema: DumpSchema) ->
 def impossible_value(
     found: ImpossibleValue, where: str, schema: DumpSchema, shard: int, chunk: int
 ) -> CorruptStoreError:
-    """Return the error for a value that no dump can have, in a chunk whose bytes are those that were written."""
+    """Return the error for a value that no dump can have, in a chunk whose checksum is correct."""
     position = shard * schema.shard_positions + chunk * schema.chunk_positions + found.row
     return CorruptStoreError(
         f"{where}, chunk {chunk}: position {position}: {found.problem}. The program that wrote the dump was wrong. "
@@ -86,8 +87,8 @@ def unordered_rows(logp: NDArray[np.float16], counts: NDArray[np.uint8] | None, 
 def repeated_ids(ids: NDArray[Any], schema: DumpSchema) -> ImpossibleValue | None:
     """Return the first row of ``ids`` ``[n, k]`` that has an id twice. Unused columns do not count.
 
-    A row with draws can have unused columns, for example if an id was drawn twice. These hold the fill value, which is
-    not in the vocabulary.
+    A row with draws can have unused columns, for example if an id was drawn twice. Unused columns hold the fill value,
+    which is not in the vocabulary.
     """
     ordered = np.sort(ids, axis=1)
     repeats = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] < schema.vocab_size)
@@ -134,8 +135,8 @@ def _impossible_ids(
 def _impossible_log_probs(
     values: NDArray[np.float16], is_unused: NDArray[np.bool_] | None
 ) -> Iterator[ImpossibleValue]:
-    # numpy emulates float16 comparisons, which is slow, so bit patterns are compared. As uint16, a NaN with a sign is
-    # above -inf. As int16, values below 0 are negative, and every other NaN is above every number.
+    # numpy emulates float16 comparisons, which is slow, so bit patterns are compared. As uint16, a negative NaN is
+    # above -inf. As int16, values below 0 are negative, and a positive NaN is above every number.
     bits = _bits(values, is_unused)
     highest = np.maximum.reduce(bits, axis=None)
     if highest > _HALF_NEGATIVE_INFINITY or np.maximum.reduce(bits.view(np.int16), axis=None) > _HALF_POSITIVE_TINY:
@@ -144,13 +145,13 @@ def _impossible_log_probs(
 
 
 def _impossible_logarithms(name: str, values: NDArray[np.float32], schema: DumpSchema) -> Iterator[ImpossibleValue]:
-    # A maximum or minimum is NaN if a value is, and every comparison with NaN is false. So the comparisons below say
-    # what is right, and ``not`` finds what is wrong.
+    # A maximum or minimum is NaN if one of the values is NaN, and every comparison with NaN is false. So the
+    # comparisons below say what is right, and ``not`` finds what is wrong.
     columns = values.reshape(len(values), -1)
     highest, lowest = np.maximum.reduce(columns, axis=0), np.minimum.reduce(columns, axis=0)
     if name == "logz":
         for index, temperature in enumerate(schema.temperatures):
-            # Σ p^(1/T) is between 1, for a certain outcome, and V^(1 - 1/T), for a uniform distribution.
+            # Σ p^(1/T) is between 1 (one token has probability 1) and V^(1 - 1/T) (all tokens are equally probable).
             bound, slack = (1 - 1 / temperature) * math.log(schema.vocab_size), _LOG_TOLERANCE * max(1, 1 / temperature)
             low, high = min(0.0, bound) - slack, max(0.0, bound) + slack
             if not (low <= lowest[index] and highest[index] <= high):
@@ -186,12 +187,12 @@ def _impossible_draws(
         (
             "counts",
             (is_unused != is_nan) | (is_unused != is_fill),
-            "a used column has NaN in logp or the fill value in ids, or an unused column lacks one of these",
+            "a used column has NaN in logp or the fill value in ids, or an unused column does not have both",
         ),
     )
     yield from (ImpossibleValue(name, _first(broken), text) for name, broken, text in rules if broken.any())
     if schema.selection == "sampled" and arrays["tail"].any():
-        text = "tail is not 0, the log of all mass, though there are no top tokens"
+        text = "tail is not 0 (the log of mass 1), though there are no top tokens"
         yield ImpossibleValue("tail", _first(arrays["tail"] != 0), text)
 
 

@@ -91,20 +91,20 @@ class DumpWriter:
     def pending(self) -> list[int]:
         """Return the pending shards: their entry or one of their files is missing, truncated or altered.
 
-        This hashes every finished shard (1.5 GB/s). If there are several processes, call this method in one of them and
-        send the result to the others.
+        The method hashes every finished shard (1.5 GB/s). If there are several processes, call this method in one of
+        them and send the result to the others.
         """
         if self.is_complete:
             return []
         return [shard for shard in range(self.schema.layout.num_shards) if isinstance(self._check(shard), str)]
 
     def write_shard(self, shard: int, positions: Positions, num_effective: NDArray[np.float32] | None = None) -> None:
-        """Write one shard, replacing its earlier files. When this returns, the shard is finished and on the disk.
+        """Write one shard, replacing its earlier files. When the method returns, the shard is finished and on the disk.
 
         Args:
             shard: Number of the shard.
             positions: All positions of the shard, ``schema.layout.rows_of(shard)``.
-            num_effective: See `figures_of_shard`.
+            num_effective: ``[n]``: the effective number of hypotheses of each row, if beam search computed the rows.
 
         Raises:
             StoreError: If the rows do not match the schema, or cannot be written. The shard stays pending.
@@ -129,7 +129,7 @@ class DumpWriter:
         progress: Callable[[int], object] | None = None,
         companions: Callable[[DumpSummary], Mapping[str, bytes]] = lambda _: {},
     ) -> DumpSummary:
-        """Verify every byte and write the final manifest, which opens the dump to readers. Only for the main process.
+        """Verify every byte and write the final manifest. Then readers can open the dump. Only for the main process.
 
         Args:
             progress: Called with 1 after each shard.
@@ -246,7 +246,10 @@ def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> 
 
 
 def _reopen(folder: Folder, manifest: Manifest) -> Manifest:
-    """Verify the shards of a complete store. If some are damaged, reopen the store, with entries for the others."""
+    """Verify the shards of a complete store, and return its manifest.
+
+    If shards are damaged, set the state back to ``writing``, and write entries for the undamaged shards.
+    """
     damaged = {entry.shard for entry in manifest.shards if entry.problem_with(folder, manifest.schema)}
     if not damaged:
         _remove_entries(folder, manifest.schema)
@@ -298,7 +301,7 @@ def _is(data: bytes | None, digest: FileDigest) -> bool:
 
 
 def _restore(folder: Folder, metadata: Mapping[str, bytes | memoryview]) -> None:
-    """Write the files that are missing or differ."""
+    """Write each file that is missing in the folder or has other content there."""
     for name, data in metadata.items():
         if folder.problem_with(name, FileDigest.of_bytes(data)):
             folder.write(name, data)

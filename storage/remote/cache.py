@@ -1,7 +1,7 @@
 """Keep local copies of remote files: verified, limited in size, and shared by all processes of a machine.
 
     CACHE/objects/AB/SHA256     a file, named by the sha256 of its content, so a copy is never stale
-    CACHE/folders/KEY/NAME      a whole folder; see `storage.remote.transfer`
+    CACHE/folders/KEY/NAME      a whole folder; KEY is a sha256 of its URL and listing (`storage.remote.transfer`)
     CACHE/locks/AB              a lock file; a process locks it while it copies an object whose sha256 starts with AB
 
 A file is verified after it is copied, and only then gets its name. Later uses check its size, and readers check the
@@ -29,8 +29,8 @@ from storage.fingerprints import FileDigest
 from storage.remote.objects import CACHE_VARIABLE, NO_ROOM, no_room, plain_text
 
 DEFAULT_CACHE_BYTES = 10_000_000_000
-"""A dump of 10 million words at k=64 takes a third of this size. Home folders on clusters often have little more
-room."""
+"""A dump of 10 million words at k=64 takes a third of this size. Home folders on clusters often have little
+more room than this."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REMEDY = (
     "Restore it from a copy, or run dump-teacher again with the same options: it rewrites only the missing and damaged "
@@ -61,7 +61,7 @@ class FileCache:
 
         Args:
             digest: Digest of the file.
-            fetch: Copies the file to a path.
+            fetch: A function that copies the file to a path.
             where: Name of the file in messages.
 
         Raises:
@@ -89,11 +89,10 @@ class FileCache:
 
     @contextmanager
     def locked(self, key: str) -> Iterator[None]:
-        """Hold a lock that keeps out all other processes.
+        """Hold the lock for a key, which is a sha256. It keeps out all other processes.
 
-        All keys that start with the same two characters share one lock.
-        There are 256 lock files, which are never removed. If one were removed while a process waits for it, two
-        processes could hold the same lock.
+        All keys that start with the same two characters share one lock. There are 256 lock files, which are never
+        removed. If one were removed while a process waits for it, two processes could hold the same lock.
 
         Raises:
             StoreError: If the cache cannot be written, or its file system lacks flock.

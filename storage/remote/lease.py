@@ -1,17 +1,17 @@
 """Admit one writer at a time to a dump (or another store of files) in an object store, by a lease.
 
 The lease is an object next to the store. It names its holder and the time at which it expires. The holder renews it in
-a thread. If the holder dies, its lease stays behind. Any process may take the lease over once it has expired,
-`TIME_TO_LIVE_S` after the last renewal, or at once with ``take_over``. A process that takes the lease waits and reads
-it back. So if two processes take it at once, the process that wrote last keeps it. This also works on object stores
-that cannot refuse to create an object that already exists. Before every write and every line of the history the holder
-reads the lease again, and stops if another process holds it.
+a thread. If the holder dies, its lease stays behind. Any process may take the lease over once it has expired
+(`TIME_TO_LIVE_S` after the last renewal), or before that with ``take_over``. A process that takes the lease waits and
+reads it back. So if two processes take it at the same time, the process that wrote last keeps it. This also works on
+object stores without a request "create this object only if it does not exist". Before every write and every line of the
+history the holder reads the lease again, and stops if another process holds it.
 
 The lease keeps two writers from working at the same time. It cannot stop a writer that sleeps for minutes between the
 check of the lease and the write. Such a late write does no harm: files are whole objects, and their bytes do not depend
-on who computes them. So a late write of a shard writes the bytes that are already there. For the same reason, other
-ranks write shards without the lease. If the clocks of two hosts differ by more than `TIME_TO_LIVE_S` minus
-`HEARTBEAT_S`, a living holder can lose its lease. It then stops.
+on who computes them. So a late write of a shard writes the bytes that are already there. For the same reason, the
+other processes of a dump (all but rank 0) write shards without holding the lease. If the clocks of two hosts differ by
+more than `TIME_TO_LIVE_S` minus `HEARTBEAT_S`, a living holder can lose its lease. The holder then stops.
 """
 
 import json
@@ -83,8 +83,8 @@ class _Holder:
 class Lease:
     """The right of one process to write a store and its history; implements `WriterLock`.
 
-    The history is read when the lease is taken. Each new line rewrites all of it, since objects cannot be appended to.
-    The history of a dump has some tens of lines.
+    The history is read when the lease is taken. To add a line, the whole history is written again, since objects cannot
+    be appended to. The history of a dump has some tens of lines.
     """
 
     def __init__(self, store: str, *, take_over: bool) -> None:
@@ -128,7 +128,7 @@ class Lease:
             holder = f"another process now holds it ({found})" if found else "it is now gone"
             raise StoreBusyError(
                 f"{self._store}: this process held the lease {self._parent}/{self._name}, but {holder}. Make sure that "
-                "one process writes the store, then run the same command again: completed work stays valid"
+                "only one process writes the store, then run the same command again: completed work stays valid"
             )
 
     def log(self, line: bytes) -> None:
@@ -169,7 +169,7 @@ class Lease:
             raise
 
     def _confirm(self, *, insist_against: str | None) -> None:
-        """Wait and read the lease back. The old holder may have renewed its lease meanwhile."""
+        """Wait and read the lease back. If the old holder has renewed its lease meanwhile, take the lease again."""
         for _ in range(INSIST):
             time.sleep(SETTLE_S)
             found = self._read()

@@ -6,7 +6,8 @@ since a server or a library may put a secret into a message. For the same reason
 Listings are never cached.
 
 If the library reports that a write succeeded, this module trusts it: object stores acknowledge whole objects only, the
-libraries send a checksum with each, and every byte of a dump is read back once before the dump is marked complete.
+libraries send a checksum with each object, and every byte of a dump is read back once before the dump is marked
+complete.
 """
 
 import errno
@@ -122,8 +123,8 @@ class ObjectStore:
         """Write an object if none has that name. Return whether it was written.
 
         The request carries the condition If-None-Match, or the store's equivalent. A store without such a condition may
-        ignore it. If the connection breaks after the write, the result may be False for an object just written. A
-        caller that must be certain reads the object back.
+        ignore it. If the connection breaks after the write, the result may be False although this call wrote the
+        object. A caller that must be certain reads the object back.
 
         Raises:
             StoreError: If the object cannot be written.

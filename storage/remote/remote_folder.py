@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 class RemoteFolder:
     """A folder at a URL; implements `Folder`. Threads, forked processes and spawned processes may use it.
 
-    An object that does not exist is a `FileNotFoundError`. Any other failure (no such bucket, no permission, no
-    network) is a `StoreError`, so it is never mistaken for damage.
+    If an object does not exist, the error is a `FileNotFoundError`. For any other failure (no such bucket, no
+    permission, no network) it is a `StoreError`, so the failure is never mistaken for damage.
     """
 
     def __init__(self, url: str, *, cache: FileCache, take_over: bool = False) -> None:
@@ -105,7 +105,7 @@ class RemoteFolder:
             return "the file is missing"
 
     def open(self, name: str, digest: FileDigest) -> FileIO:
-        """Open a copy of a file, as `Folder.open` describes. If the cache has none, copy and verify the file first.
+        """Open a copy of a file, as `Folder.open` describes. If the cache has no copy, make and verify one first.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -115,7 +115,7 @@ class RemoteFolder:
         return self._cache.open(digest, partial(self._objects.fetch, name), where=f"{self}/{name}")
 
     def renew(self, name: str, digest: FileDigest) -> bool:
-        """Drop the copy of a file if it is damaged, as `Folder.renew` describes, with a warning."""
+        """Drop the copy of a file if it is damaged, as `Folder.renew` describes, and log a warning."""
         if name in self._renewed or not self._cache.drop_damaged(digest):
             return False
         self._renewed.add(name)
@@ -123,7 +123,7 @@ class RemoteFolder:
         return True
 
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
-        """Start to copy files in the background, up to half the cache. A failure is reported when a file is opened."""
+        """Start to copy files in the background, up to half the cache's limit. An error is raised only by ``open``."""
         if self._prefetcher is None or self._prefetcher.process != os.getpid():
             self._prefetcher = _Prefetcher(self._objects, self._cache)  # threads do not survive a fork
         self._prefetcher.add(names)

@@ -1,11 +1,11 @@
 """Copy whole folders to and from an object store. Datasets need this, since they are read from a local path.
 
-At the URL there is no list with the sha256 of every file. So a copy is identified by the object store's listing: names,
-sizes, and the store's own tags or times. If the listing has changed, the folder is fetched again. If it has not, the
-files of the copy are hashed, and the copy is used if they have not changed since they were fetched. These hashes do not
-show whether the right bytes were fetched. Readers check that: every dataset holds the digests of its arrays. Copies of
-folders do not count towards the cache's limit, since a process may be reading them. Copies not used for `KEEP_DAYS`
-days are removed.
+At the URL of a dataset there is no list with the sha256 of every file. So a copy is identified by the object store's
+listing: names, sizes, and the store's own tags or times. If the listing has changed since the copy was made, the folder
+is fetched again. Otherwise the files of the copy are hashed. The copy is used if its hashes are still those of the
+fetched files. These hashes do not show whether the right bytes were fetched. Readers check that: every dataset holds
+the digests of its arrays. Copies of folders do not count towards the cache's limit, since a process may be reading
+them. Copies not used for `KEEP_DAYS` days are removed.
 """
 
 import os
@@ -27,7 +27,7 @@ from storage.remote.objects import ObjectStore
 
 KEEP_DAYS = 30
 _TAGS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "mtime", "created", "size")
-"""Attributes of a listing that change when an object changes; each store has other names for them."""
+"""Attributes of a listing that change when an object changes; object stores use different names for them."""
 _DIGESTS = "digests.json"
 
 
@@ -41,7 +41,7 @@ def fetch_folder(location: str | Path, *, cache: FileCache | None = None, again:
 
     Raises:
         ConfigError: If the URL cannot be used.
-        StoreError: If the folder is missing, changes meanwhile or cannot be read, or the cache cannot be written.
+        StoreError: If the folder is missing, unreadable or changes while it is read, or the cache cannot be written.
         CorruptStoreError: If the name of an object would lead out of the copy.
     """
     if not is_url(location):
