@@ -146,7 +146,8 @@ class Dataset:
     statistics: dict[str, dict[str, Any]]
     """The result of ``split_statistics`` for each split. Empty for a dataset of an old version without statistics."""
     trained_on: Sequence[TrainingText]
-    """The words of the training split, and those that its tokenizer and parser were trained on."""
+    """Records of the texts behind the training split: its own text, and the texts that its tokenizer, and its
+    parser or teacher, were trained on."""
     sha256: str
     """sha256 of the labels, the source of the trees, the tokenizer and all splits."""
 
@@ -225,7 +226,7 @@ def write_dataset(
 
 @contextmanager
 def _new_folder(location: Place) -> Iterator[Path]:
-    """Yield a temporary folder; move or upload it to ``location`` if the block succeeds, and delete it otherwise."""
+    """Yield a temporary folder; if the ``with`` block succeeds, move or upload it to ``location``, else delete it."""
     try:
         if is_url(location):
             with tempfile.TemporaryDirectory() as name:
@@ -374,7 +375,7 @@ class _SplitAttributes:
 
 
 def _trained_on(path: Path, splits: Mapping[str, Split], tree_source: str, tokenizer: Tokenizer) -> list[TrainingText]:
-    """Return the content of ``words.json``. If an older version wrote none, only the words of train are known."""
+    """Return the content of ``words.json``. Without the file (older versions), only the words of train are known."""
     record = path / WORDS
     if is_there(record):
         value = read_json(record, list[Any], remedy="remove it, or build the dataset again")

@@ -38,7 +38,7 @@ class SentenceHashes(NamedTuple):
     texts: NDArray[np.uint64]
     """``[M]``: the hash of each whole text."""
     shingles: Ragged
-    """M rows of uint64: the hashes of the 8-grams of words of each text."""
+    """M rows of uint64: row m has the hashes of all sequences of eight words (8-grams) of text m."""
 
 
 def hash_sentences(texts: Sequence[str]) -> SentenceHashes:
@@ -54,7 +54,7 @@ def hash_sentences(texts: Sequence[str]) -> SentenceHashes:
 
 
 class HeldOut:
-    """Find duplicates of the sentences of dev and test. Holds only the hashes of these sentences."""
+    """Find duplicates of the sentences of dev and test. This object holds only the hashes of these sentences."""
 
     def __init__(self, hashes: Sequence[SentenceHashes]) -> None:
         self._texts = _unique([each.texts for each in hashes])
@@ -78,7 +78,7 @@ def is_among(values: NDArray[np.uint64], members: NDArray[np.uint64]) -> NDArray
 
 
 def _shingles(words: Ragged) -> Ragged:
-    """Return the hash of every ``NUM_WORDS`` consecutive words of each text. A shorter text has no hashes."""
+    """Return the hash of every ``NUM_WORDS`` consecutive words of each text. A text of fewer words has no hashes."""
     num_starts = max(0, len(words.values) - NUM_WORDS + 1)
     hashes = np.zeros(num_starts, np.uint64)
     for i, power in enumerate(_POWERS):
