@@ -1,4 +1,4 @@
-"""Normalise text, and read text files line by line with the position of every fault.
+"""Normalise text, and read text files line by line. An error names the line where it was found.
 
 Text is normalised once, when it is read. Teacher, student, trees and evaluation all see the string that
 ``normalise_text`` returns. Normalisation changes only white space, invisible characters, lone surrogates and the
@@ -163,7 +163,7 @@ def read_texts(path: Path, on_error: OnError = "stop") -> Iterator[str | None]:
 
 
 def check_replaces_no_input(command: str, outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Check that no output of a command is also one of its inputs, under whatever spelling or link.
+    """Check that no output of a command is also one of its inputs, for example through a link.
 
     Raises:
         ConfigError: If an output would replace an input.
