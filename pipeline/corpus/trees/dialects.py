@@ -41,7 +41,8 @@ _TRACE_BY_NAME = re.compile(r"\*(T\d*|PRO|pro|ICH|RNR|EXP|PPA|NULL)\*(-?\d+)?|\*
 """Words that are traces whatever their tag is."""
 _TRACE_TAGS = re.compile(r"-?NONE-?", re.IGNORECASE)
 _TAG_OF_0 = re.compile(r"IN|C|COMP|W(DT|P|RB)")
-"""Tags of words that can be left out, but that are never numbers."""
+"""Tags of words that can be left out, such as the conjunction "that". With one of these tags, ``0`` is a trace, and
+not a number."""
 _SPEAKER = re.compile(r"Speaker[A-Z]\d+")
 _SPOKEN_MARK_TAG = re.compile(r"SYM|XX?|\W")
 _BRACKET = re.compile(r"([*#-])([LR][RSC]B)\1", re.IGNORECASE)
@@ -353,6 +354,7 @@ def _without_lemma(leaf: str) -> str:
 
     A lemma often begins with the same letter as its word. So if some hyphens are followed by the first letter of the
     leaf, only these hyphens count. Cut at the middle hyphen of the leaf if it counts, or else at the last that counts.
+    For example, the word of ``ice-cream-ice-cream`` is ``ice-cream``.
     """
     cuts = [i for i, character in enumerate(leaf) if character == "-" and 0 < i < len(leaf) - 1]
     likely = [i for i in cuts if leaf[0].casefold() == leaf[i + 1].casefold()] or cuts

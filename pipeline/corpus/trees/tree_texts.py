@@ -101,7 +101,7 @@ class RunningText:
         self._at = 0
 
     def next(self, tree: Tree) -> tuple[str, bool]:
-        """Return the text of the next tree and True. If other words come next, return them and False.
+        """Return the text of ``tree`` and True. If its words do not come next, return the words that do, and False.
 
         Up to ``_MOST_LINES_SKIPPED`` lines without a tree are passed over.
         """

@@ -38,7 +38,7 @@ TREE_SUFFIXES: Final = (
 BROKEN_LIST: Final = "broken n-best list"
 NO_PARSE: Final = "no parse in its n-best list"
 OTHER_SUFFIX: Final = "trees with another suffix, read with --format brackets"
-"""Reason to pass over a file of a folder with ``--format auto``."""
+"""Reason to pass over a file of trees in a folder, with ``--format auto``."""
 
 _WSJ: Final = re.compile(r"wsj_?(\d\d)\d\d", re.IGNORECASE)
 _HEADER: Final = re.compile(r"\s*(\d{1,6})\s+\S+\s*")
@@ -46,7 +46,7 @@ _S1: Final = re.compile(r"\s*\(\s*S1\s*\(")
 _NESTED: Final = re.compile(r"\(\s*[^\s()]*\s*\(\s*[^\s()]+[\s(]")
 _ANY_SUFFIX: Final = re.compile(r"(?<=.)\.[A-Za-z]\w{0,7}$")
 _ALWAYS_TREES: Final = TREE_SUFFIXES[:5]
-"""Suffixes that give a folder the format brackets, even if its files begin like files of the format bllip."""
+"""A folder with files of these suffixes has the format brackets, even if its files begin like bllip files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,7 +32,7 @@ TokenPhrase: TypeAlias = tuple[int, int, int]
 
 
 class MalformedTreeError(InputError):
-    """A piece of a file is not a tree. ``reason`` is one of a few categories, by which errors are counted."""
+    """A piece of a file is not a tree. ``reason`` is a short category, by which such pieces are counted."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -220,7 +220,7 @@ def _odd_space(text: str) -> MalformedTreeError:
 
 
 def _hint(text: str) -> str:
-    """Return what to write instead, if brackets are written in one of the ways that cannot be read."""
+    """If brackets are written in a known way that cannot be read, return what to write instead; else ""."""
     if "\\n" in text:
         return r"; write a line end in place of each \n"
     if _NUMBERED.search(text):
