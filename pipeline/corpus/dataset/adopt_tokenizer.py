@@ -8,8 +8,8 @@ none, because every command puts ``<bos>`` and ``<eos>`` around a sentence itsel
 This module tries the tokenizer's normalizer on every character of the first four planes of Unicode that can be in the
 texts of this project, on every pair of ASCII characters, on runs of one character, on the words in the normalizer's
 patterns, and on texts with things that some normalizers replace. If the pre-tokenizer or the decoder can remove or
-replace text, this module tries the whole tokenizer on the same texts. A regular expression that matches none of these
-texts is not noticed here; ``build-dataset`` then drops and counts the sentences that decoding does not restore.
+replace text, this module tries the whole tokenizer on the same texts. A tokenizer that changes only other texts is
+not noticed here; ``build-dataset`` then drops and counts the sentences that decoding does not restore.
 
 The converted file has to name its ``<bos>`` and ``<eos>``. It does so in the template for pairs of texts, which nothing
 here uses. So nothing is added to a text.

@@ -1,7 +1,7 @@
 """Run ``build-dataset``: turn trees and text into token ids and oracle actions.
 
-``split_sources`` chooses the files and documents of each split, ``blocks`` processes blocks of sentences,
-``split_builder`` collects them, and ``dataset_store`` writes the result. Every sentence is stored, or dropped and
+``split_sources`` chooses the files and documents of each split, ``blocks`` turns their sentences into arrays,
+``split_builder`` collects the arrays, and ``dataset_store`` writes the result. Every sentence is stored, or dropped and
 counted by reason.
 
 Dev and test are read before train, so that duplicates of their sentences can be found while train is read. The labels

@@ -31,9 +31,9 @@ class BuildConfig:
     test: tuple[Path, ...] = ()
     """STEM of the test files."""
     dev_share: float = 0.0
-    """Move this share of the training sentences to dev, in whole documents drawn at random. Leave out --dev."""
+    """Move this share of the training sentences to dev, in whole documents drawn at random. Give this or --dev."""
     test_share: float = 0.0
-    """Move this share of the training sentences to test, in whole documents drawn at random. Leave out --test."""
+    """Move this share of the training sentences to test, in whole documents drawn at random. Give this or --test."""
     tokenizer: Path
     """The tokenizer.json to use."""
     out: Path | str
@@ -55,8 +55,8 @@ class BuildConfig:
     with an error that names all labels that train does not have."""
     drop_duplicates: Duplicates = "none"
     """Choose what happens to training sentences that are also in dev or test. none: keep all. exact: leave out exact
-    duplicates. near: also leave out sentences with half of their 8-word sequences in dev or test (near
-    duplicates). The duplicates are counted in any case."""
+    duplicates. near: also leave out near duplicates, which have at least half of their 8-word sequences in dev or
+    test. The duplicates are counted in any case."""
     min_words: int = 0
     """Leave out sentences with fewer words than this. Words are white-space-separated strings."""
     max_words: int = 0

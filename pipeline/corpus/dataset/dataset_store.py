@@ -115,7 +115,7 @@ class Split:
 
     @property
     def position_offsets(self) -> NDArray[np.int64]:
-        """``[M + 1]``: sentence m has the positions ``offsets[m]:offsets[m + 1]``."""
+        """``[M + 1]``: sentence m has the positions ``position_offsets[m]:position_offsets[m + 1]``."""
         return self.tokens.offsets + np.arange(len(self.tokens.offsets))
 
     def take(self, sentences: NDArray[np.int64]) -> "Split":
@@ -254,12 +254,12 @@ def check_absent(location: Place) -> None:
 def load_dataset(location: Place) -> Dataset:
     """Return a dataset after checking it against its sha256 digests. A dataset at a URL is first copied into the cache.
 
-    If the copy is damaged, it is fetched once more. If that does not help, the message names the URL.
+    If the copy is damaged, it is fetched once more. If the second copy is damaged too, the error names the URL.
 
     Raises:
         StoreError: If there is no dataset at ``location``, or it has another format version.
         CorruptStoreError: If its bytes are not the bytes that were written.
-        FingerprintMismatchError: If the tokenizer or a split is not the original one of the dataset.
+        FingerprintMismatchError: If the tokenizer or a split is not the one that the dataset was written with.
     """
     path = fetch_folder(location)
     try:
