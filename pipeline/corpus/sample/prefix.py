@@ -145,7 +145,7 @@ class NextWords:
         log_sums: Floats,
         before: Floats,
     ) -> Floats:
-        """Return e_n of each reached string, divided by exp(``before``), the product of the totals before it."""
+        """Return e_n of each reached string, divided by the totals of all shorter prefixes: exp(``before``)."""
         strings, begins, symbols, values = items
         local, sources = np.searchsorted(reached, strings), base[strings] + begins
         values = values * np.exp(log_sums[sources] - before[local])
