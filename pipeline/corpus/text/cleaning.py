@@ -43,9 +43,9 @@ from storage.files import beside, list_files, written_whole
 from storage.fingerprints import Json
 
 MAX_WORD_CHARS = 200
-"""Characters of the longest word that a kept sentence may have. A longer string is not a word."""
+"""Number of characters of the longest word that a kept sentence may have. A longer string is not a word."""
 HEAD_LINES = 2000
-"""Lines at the beginning of a file that show whether the file is hard-wrapped."""
+"""Number of lines at the beginning of a file that show whether the file is hard-wrapped."""
 MAX_WRAPPED_LINES = 1000
 """Largest number of lines of a hard-wrapped paragraph. A longer paragraph is not prose, and is read in pieces of this
 size."""
@@ -65,8 +65,8 @@ def clean_texts(
     ``OUT.docs`` names the document of each sentence. ``OUT.documents.tsv`` has one row per document. ``OUT.speakers``
     has the speaker of each sentence or ``-``; it is written only if a source has speakers. ``OUT.dropped.tsv`` has
     examples of what was dropped and repaired. The new files are first written under temporary names. Then the old files
-    of OUT are removed, and the new files are renamed, ``OUT.txt`` last. So if ``OUT.txt`` exists after a kill, all
-    files belong together.
+    of OUT are removed, and the new files are renamed, ``OUT.txt`` last. So if ``OUT.txt`` exists after the process was
+    killed, all files belong together.
 
     Args:
         texts: Files, plain or gzipped, or folders. For a folder, all files below it except hidden ones are read, in the
@@ -234,7 +234,7 @@ def _paragraphs(
 
 
 def _draft(text: str, source: Source) -> Draft:
-    """Return a line with the rules of its source applied."""
+    """Apply the rules of a source to a line; return the result."""
     draft = Draft(text)
     source.rules(draft)
     if not draft.dropped and not has_word(draft.text):

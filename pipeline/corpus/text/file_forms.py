@@ -212,7 +212,7 @@ def form_of(head: Sequence[Line], path: Path) -> Form:
 
 
 def read_head(lines: Iterator[Line]) -> list[Line]:
-    """Return the lines that show the form of a file. The iterator stays at the line after them."""
+    """Return the lines that show the form of a file. The iterator continues with the line after them."""
     head: list[Line] = []
     num_chars = 0
     while len(head) < HEAD_LINES and num_chars < HEAD_CHARS and (line := next(lines, None)):
@@ -319,7 +319,7 @@ def check_columns(form: Form, names: Sequence[str], path: Path, remedy: str = ""
     """Check that a table or JSON lines have these columns or fields, and each column once.
 
     Raises:
-        InputError: If they do not. The error names the columns.
+        InputError: If a column is missing or occurs twice. The error names the columns.
     """
     numbers = range(1, len(form.columns) + 1) if form.kind == "table" else ()  # JSON objects have names only
     known = {*form.columns, *map(str, numbers)}

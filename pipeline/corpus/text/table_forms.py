@@ -1,10 +1,10 @@
-"""Recognise tables: rows of cells with tabs, commas, semicolons or vertical bars between them, as CSV and TSV have.
+"""Recognise tables: rows of cells with tabs, commas, semicolons or vertical bars between them, as in CSV and TSV.
 
 Prose has commas too. So lines with commas or semicolons must have equal numbers of cells and also look like a table:
 they need a header or a column of numbers, or both if there are spaces next to the delimiters. For lines with tabs or
-vertical bars, three rows with the same number of cells are enough. But lines that have an indent or a
-speaker before the tab are text. Rows that begin with consecutive numbers are a table, even if their lengths differ:
-the quotes around cells with commas are missing. ``find_table`` takes any file that is named .csv or .tsv for a table.
+vertical bars, three rows with the same number of cells are enough. But lines that have an indent or a speaker before
+the tab are text. Rows that begin with consecutive numbers are a table even if their lengths differ, because quotes
+around cells with commas may be missing. ``find_table`` takes any file that is named .csv or .tsv for a table.
 """
 
 import csv

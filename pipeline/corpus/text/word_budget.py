@@ -95,8 +95,8 @@ class WordBudget:
 def budget(texts: Sequence[TrainingText]) -> WordBudget:
     """Add up records. Each text counts once.
 
-    Texts that share a file are one group. If all texts of a group are the same part, only this part counts. Otherwise
-    all files of the group count as a whole, because the union of different parts is not known.
+    Texts that share a file are one group. If all texts of a group have the same ``part``, only this part counts.
+    Otherwise all files of the group count as a whole, because the union of different parts is not known.
     """
     groups: list[list[TrainingText]] = []
     for text in texts:
@@ -187,7 +187,7 @@ def renamed(texts: Iterable[TrainingText], of: str) -> list[TrainingText]:
 
 
 def budget_for_people(texts: Sequence[TrainingText]) -> dict[str, str]:
-    """Return the words of each text of a record and their sum, as text for the screen and the model card."""
+    """Return how many words each text of a record has, and their sum, as text for the screen and the model card."""
     lines: dict[str, str] = {}
     for text in texts:
         count = "not known" if text.num_words is None else f"{text.num_words:,}"

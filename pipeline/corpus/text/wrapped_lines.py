@@ -37,7 +37,7 @@ def is_wrapped(lines: Sequence[str]) -> bool:
 
 
 def wrapped_share(lines: Sequence[str]) -> float:
-    """Return the share of lines that seem to be cut inside a sentence because they are full; 0 if it is too low.
+    """Return the share of lines that seem to be cut inside a sentence because they are full. A low share counts as 0.
 
     Only lines that are followed by another line count. Such a line seems to be cut if it ends with a letter, a digit,
     a comma, a semicolon, an apostrophe or a hyphen, the next line begins with a small letter, and the next line's first
