@@ -55,7 +55,7 @@ _CHARACTERS: Final = {
     "<$$paren>": ("-RRB-", "-RRB-"),
     "<dash/>": (":", "\u2014"),
 }
-"""Tag and word of the codes that stand for characters of the text."""
+"""Code → tag and word of the character of the text that the code stands for."""
 _HYPHEN_IN_WORD: Final = re.compile("<dash/?>")
 _METADATA = re.compile(r"\(\s*(METADATA|VERSION)\b|\(\s*ORTHO\s[^()]*\)\s*\(\s*META\b")
 """The last bracket of a match begins the metadata. ``META`` alone may be a phrase, such as a stage direction."""
@@ -104,7 +104,7 @@ def read_plain_trees(path: Path) -> Iterator[RawTree]:
 
 
 def recognise(path: Path, first: list[RawTree]) -> Dialect:
-    """Return the dialect of a file by its first trees.
+    """Return the dialect of a file, judged by its first trees.
 
     Raises:
         InputError: If most leaves are a word with another part, such as a lemma, in a form that is not known; or if

@@ -135,16 +135,16 @@ class _Shape:
     """Whether most lines are whole trees."""
 
     def is_at_margin(self, text: str) -> bool:
-        """Return whether a line begins with a bracket at the margin, or before it."""
+        """Return whether a line begins with a bracket at the margin, or left of the margin."""
         return text.lstrip()[:1] == "(" and _indentation(text) <= self.margin
 
     def begins_tree(self, text: str, first: str, *, is_broken: bool = False) -> bool:
         """Return whether a line begins a tree, if no bracket is open. ``first`` is the first line of the last block.
 
         ``_cut`` says what a block is. If a tree ended too early, its remaining lines must not be taken for trees. If
-        the trees have a root with a name, or the file has no indentation, only the label tells these lines from the
-        beginning of a tree. If most lines are trees and the block before is broken (``is_broken``), a line that is a
-        whole tree begins a tree.
+        the trees have a root with a name, or the file has no indentation, only the label shows whether a line
+        is one of these or begins a tree. If most lines are trees and the block before is broken (``is_broken``), a line
+        that is a whole tree begins a tree.
         """
         label, before = _label(text), _label(first)
         if label is not None and (label == before or label in ROOT_NAMES):

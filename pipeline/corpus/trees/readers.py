@@ -2,7 +2,7 @@
 
 If a treebank has no text, the text is rebuilt from the words. An error names the first line of a broken tree. A broken
 tree keeps its place in the count, so the other trees stay aligned with their texts. If a broken tree swallows the next
-ones, the numbers of trees and lines differ, which is an error. Files are read once, or twice if the text has blank
+trees, the numbers of trees and lines differ, which is an error. Files are read once, or twice if the text has blank
 lines: then another pass counts trees and lines. Memory does not grow with the size of the files, with one exception:
 ``RunningText`` reads a whole raw file of the Penn Treebank, because its lines are not the sentences of the trees.
 """
