@@ -28,7 +28,7 @@ MIN_SHARE: Final = 0.5
 """A sentence is a near duplicate if at least this share of its 8-grams occurs in dev or test."""
 
 _WORD = re.compile(r"\w+")
-# Powers of an odd number, for a rolling hash over the 64-bit hashes of words.
+# The hash of an 8-gram is the sum of the hashes of its words, each times one of these powers of an odd number.
 _POWERS: Final = np.array([pow(0x9E3779B97F4A7C15, i, 1 << 64) for i in range(NUM_WORDS)], np.uint64)
 
 

@@ -5,7 +5,7 @@ sentence has a teacher that left it out (cross-fitting; Chernozhukov et al. 2018
 
 A document is never divided, because its sentences resemble each other. If the documents are not known, sentences with
 the same text go to the same fold. Duplicates in different documents may be in different folds: short sentences such as
-"Yes." are in most documents, so keeping all of them together would leave one large group.
+"Yes." are in most documents, so keeping all duplicates together would put most documents into one group.
 """
 
 import heapq
@@ -18,7 +18,7 @@ from pipeline.corpus.dataset.dataset_store import Dataset, Split
 from storage.errors import ConfigError, InputError
 
 _STREAM: Final = 3
-"""Added to the dataset's seed, so that folds get random numbers of their own. For shuffled trees, 0 to 2 are added."""
+"""Second number of the random seed of the folds; the first is the dataset's seed. Shuffled trees use 0 to 2 here."""
 
 
 def assign_folds(
