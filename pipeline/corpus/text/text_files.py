@@ -92,7 +92,8 @@ def read_lines(path: Path, on_long: OnError = "stop") -> Iterator[Line]:
 
     Args:
         path: The file.
-        on_long: What to do at a line longer than ``MAX_LINE_BYTES``: "stop", or "skip" (``is_whole`` is false).
+        on_long: What to do at a line longer than ``MAX_LINE_BYTES``: "stop", or "skip" to yield it with
+            ``is_whole`` false.
 
     Raises:
         InputError: If the file is missing, cannot be read, or is a damaged gzip file; or, if ``on_long`` is "stop", at

@@ -141,9 +141,9 @@ class _Shape:
     def begins_tree(self, text: str, first: str, *, is_broken: bool = False) -> bool:
         """Return whether a line begins a tree, if no bracket is open. ``first`` is the first line of the last block.
 
-        ``_cut`` says what a block is. If a tree ended too early, its remaining lines must not be taken for trees. If
+        ``_cut`` says what a block is. If a tree ended too early, the rest of its lines must not be taken for trees. If
         the trees have a root with a name, or the file has no indentation, only the label shows whether a line
-        is one of these or begins a tree. If most lines are trees and the block before is broken (``is_broken``), a line
+        is such a rest or begins a tree. If most lines are trees and the block before is broken (``is_broken``), a line
         that is a whole tree begins a tree.
         """
         label, before = _label(text), _label(first)
