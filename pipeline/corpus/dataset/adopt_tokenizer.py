@@ -8,8 +8,8 @@ none, because every command puts ``<bos>`` and ``<eos>`` around a sentence itsel
 This module tries the tokenizer's normalizer on every character of the first four planes of Unicode that can be in the
 texts of this project, on every pair of ASCII characters, on runs of one character, on the words in the normalizer's
 patterns, and on texts with things that some normalizers replace. If the pre-tokenizer or the decoder can remove or
-replace text, this module tries the whole tokenizer on the same texts. A regular expression that matches none of these
-texts is not noticed here; ``build-dataset`` then drops and counts the sentences that decoding does not restore.
+replace text, this module tries the whole tokenizer on the same texts. A tokenizer that changes only other texts is
+not noticed here; ``build-dataset`` then drops and counts the sentences that decoding does not restore.
 
 The converted file has to name its ``<bos>`` and ``<eos>``. It does so in the template for pairs of texts, which nothing
 here uses. So nothing is added to a text.
@@ -72,11 +72,12 @@ PROBES: Final = (
 _WORDS_OF_A_PROBE: Final = 64
 _ESCAPE: Final = re.compile(r"\\[pP]\{[^}]*\}|\\[A-Za-z]|\(\?[a-z]*[:=!<]?")
 _WORD: Final = re.compile(r"[^\W\d_]{2,}")
-"""A word in a regular expression, after ``_ESCAPE`` was removed from it."""
+"""A word in a regular expression from which the matches of ``_ESCAPE`` were removed."""
 _LOSSLESS: Final = frozenset({"ByteLevel", "Digits", "Fuse"})
 """Steps of pre-tokenizers and decoders that neither remove nor replace text."""
 _NOT_IN_TEXTS: Final = frozenset({"Cn", "Cs", "Co", "Cc", "Cf", "Zs"})
-"""Categories of characters that no normalised text has, or that this version of Python does not know."""
+"""Categories of characters that are not tried: no normalised text has them, or this version of Python does not know
+them."""
 
 
 def adopt_tokenizer(source: Path, out: Path, *, bos: str, eos: str) -> dict[str, Json]:
@@ -222,7 +223,7 @@ def _check_other_files(source: Path, content: Mapping[str, Any]) -> None:
         raise InputError(
             f"{source}: add_prefix_space is {json.dumps(in_tokenizer)}, but {json.dumps(in_config)} in "
             "tokenizer_config.json (false if missing), expected the same value, because some versions of transformers "
-            "use the one and some the other. Set both to the value that was used in training"
+            "use the first value and some use the second. Set both to the value that was used in training"
         )
 
 
@@ -240,7 +241,7 @@ def _restored(content: Mapping[str, Any], ordinary: Sequence[dict[str, Any]]) ->
     plain = with_tokens([])
     space = added_space(plain)
     kept = [token for token in ordinary if not normalised_to_nothing(plain, token)]
-    together = with_tokens(kept)  # a large tokenizer takes seconds to load, so try all tokens in one
+    together = with_tokens(kept)  # loading a large tokenizer takes seconds, so first try all tokens in one
     if all(restores(together, token) for token in kept):
         return kept
     return [token for token in kept if restores(with_tokens([token]), token)]
@@ -288,7 +289,7 @@ def _problems_of_entries(vocab: Mapping[str, int], added: Mapping[str, int], *, 
 def _change_by(normalizer: Any) -> tuple[str, str] | None:  # noqa: ANN401
     """Return a text that a normalizer changes, and the result. None if it changes no text.
 
-    A space that it puts before a text is not a change.
+    A space that the normalizer puts before a text is not a change.
     """
     own = _probes_of_patterns(_steps(json.loads(normalizer.__getstate__()), "normalizers"))
     for probe in (*PROBES, *own, *_systematic_probes()):
@@ -355,5 +356,5 @@ def _kinds(part: Mapping[str, Any] | None, inside: str) -> list[str]:
 
 
 def _steps(part: Mapping[str, Any], inside: str) -> list[Mapping[str, Any]]:
-    """Return the members of a step that is a sequence, also those of sequences inside it; else the step alone."""
+    """Return the steps of a sequence of steps, also of sequences inside it; for a single step, the step itself."""
     return [step for each in part[inside] for step in _steps(each, inside)] if inside in part else [part]

@@ -1,4 +1,4 @@
-"""Build blocks of sentences, in this process or in several.
+"""Turn trees and texts into arrays of token ids and actions, block by block, in this process or in several.
 
 A ``Block``, some trees of one file with their text, becomes a ``BuiltBlock`` of flat arrays. The arrays depend only on
 the block, so the dataset has the same bytes for any number of processes. A process does not know which phrase labels
@@ -6,7 +6,7 @@ occur in other blocks. So each block lists its own labels, and its actions refer
 labels their numbers once all labels of train are known.
 
 A process takes a third of a second to start, so a corpus of a few blocks is built without worker processes. Each worker
-uses one core. At most ``_BLOCKS_AHEAD`` blocks per worker are in work, or wait to be yielded.
+uses one core. At most ``_BLOCKS_AHEAD`` blocks per worker are being built or wait to be yielded.
 """
 
 import gc
@@ -61,7 +61,7 @@ class BuiltBlock:
     """TOP, the label of every root, and then the other labels in order of first appearance."""
     columns: dict[str, NDArray[np.int32]]
     """Arrays ``[M]`` by name: ``document_ids``, ``num_tokens``, ``num_actions``, ``num_words``, ``num_bytes``,
-    ``num_crossing`` and ``num_lost``. ``TokenTree`` explains the last two."""
+    ``num_crossing`` (tokens that cross the edge of a phrase) and ``num_lost`` (phrases that get no token)."""
     text: bytes
     """The sentences in UTF-8, with a line end after each."""
     hashes: SentenceHashes
@@ -72,7 +72,7 @@ class BuiltBlock:
         return len(self.columns["num_tokens"])
 
     def select(self, is_kept: NDArray[np.bool_]) -> "BuiltBlock":
-        """Return the block with only the sentences where ``is_kept``, ``[M]``, is true. Its counts stay the same."""
+        """Return the block with only the sentences where ``is_kept``, ``[M]``, is true. ``counts`` is not changed."""
         if is_kept.all():
             return self
         lines = [line + b"\n" for line in self.text.split(b"\n")[:-1]]
@@ -87,7 +87,7 @@ class BuiltBlock:
 
 
 class BlockBuilder:
-    """Build blocks one after the other."""
+    """Build one block at a time, with the tokenizer and the options of the command."""
 
     def __init__(self, tokenizer: Tokenizer, config: BuildConfig) -> None:
         self.tokenizer, self.config = tokenizer, config
@@ -205,7 +205,7 @@ class BlockPool:
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """Return the dtype of stored token ids: uint16 up to a vocabulary of 65,535, uint32 above."""
+    """Return the dtype of stored token ids: uint16 for a vocabulary of up to 65,535 entries, else uint32."""
     return np.dtype(np.uint16 if vocab_size <= 65_535 else np.uint32)
 
 

@@ -1,14 +1,14 @@
 """Run ``build-dataset``: turn trees and text into token ids and oracle actions.
 
-``split_sources`` chooses the files and documents of each split, ``blocks`` processes blocks of sentences,
-``split_builder`` collects them, and ``dataset_store`` writes the result. Every sentence is stored, or dropped and
+``split_sources`` chooses the files and documents of each split, ``blocks`` turns their sentences into arrays,
+``split_builder`` collects the arrays, and ``dataset_store`` writes the result. Every sentence is stored, or dropped and
 counted by reason.
 
-Dev and test are read before train, so that each block of train can be compared with them when it arrives. The labels of
-the dataset are TOP and those of the kept training sentences, in alphabetical order. They are known only when all of
-train has been read. Until then the blocks of dev and test wait in memory. A control dataset (``--trees shuffled`` or
-``right``) gets its own trees, and with ``right`` its own labels, when its splits are finished. So it has exactly the
-same sentences as a dataset with the given trees.
+Dev and test are read before train, so that duplicates of their sentences can be found while train is read. The labels
+of the dataset are TOP and the labels in the kept training sentences, in alphabetical order. All labels are known only
+when all of train has been read. Until then the blocks of dev and test wait in memory. For a control dataset (``--trees
+shuffled`` or ``right``), the sentences are chosen with the given trees, and the trees are replaced at the end. So a
+control dataset has exactly the same sentences as a dataset with the given trees.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -43,17 +43,17 @@ _ROWS_AT_ONCE: Final = 20_000
 
 
 def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = None) -> dict[str, Json]:
-    """Build a dataset; return what the command prints: the sizes of each split, and its counts by reason.
+    """Build a dataset; return what the command prints: the sizes of each split, and what was dropped, by reason.
 
     Args:
         config: The options of the command.
-        progress: Called with the number of sentences done since the last call.
+        progress: Called with the number of trees processed since the last call.
 
     Raises:
         InputError: If a file is missing or malformed; if trees and text do not pair; if a split is left without a
-            sentence; if dev or test has labels unseen in training and ``unseen_labels`` is "refuse"; if dev or test
-            is to be a share of the training sentences (``--dev-share``, ``--test-share``) and the documents are not
-            known; or if there are too few documents and sentences for the folds.
+            sentence; if dev or test has labels unseen in training and ``unseen_labels`` is "refuse"; if
+            ``--dev-share`` or ``--test-share`` is given, but the documents are not known; or if there are fewer
+            documents than folds (each different sentence without a document counts as one).
         StoreError: If something exists at ``out``, or the dataset cannot be written.
         WorkerError: If a worker process was killed.
     """
@@ -117,7 +117,7 @@ def _read(
     sources: Mapping[str, SplitSources],
     progress: Callable[[int], None] | None,
 ) -> dict[str, SplitBuilder]:
-    """Return the builder of each split, which holds the sentences that are kept."""
+    """Read all splits. Return a ``SplitBuilder`` for each split, which holds the sentences that are kept."""
     builders = {name: SplitBuilder() for name in sources}
     train = builders["train"]
     waiting: dict[str, list[BuiltBlock]] = {}
@@ -161,7 +161,7 @@ def _blocks(stem: StemSource, on_error: OnError) -> Iterator[Block]:
 
 
 def _pairs(stem: StemSource, on_error: OnError) -> Iterator[RawPair]:
-    """Yield each tree with its text, for the documents that belong to the split."""
+    """Yield the trees of the documents that belong to the split, each tree with its text."""
     files, ids = stem.files, stem.document_ids
     num_trees = 0
     for pair in read_pairs(files.trees, files.texts, on_error=on_error):
@@ -173,10 +173,10 @@ def _pairs(stem: StemSource, on_error: OnError) -> Iterator[RawPair]:
 
 
 def shuffle_trees(arrays: dict[str, NDArray[Any]], generator: np.random.Generator) -> int:
-    """Give each sentence the actions of another one of the same length; return how many had to keep their own."""
+    """Give each sentence the tree of another sentence of as many tokens; return how many kept their own tree."""
     source = permutation_within_lengths(np.diff(arrays["offsets"]), generator)
     actions = Ragged(arrays["actions"], arrays["action_offsets"])
-    # In pieces, because each action needs an index of 8 bytes while it is moved.
+    # The actions are moved in pieces, because each action needs an index of 8 bytes while it is moved.
     pieces = [actions.take(source[i : i + _ROWS_AT_ONCE]).values for i in range(0, len(source), _ROWS_AT_ONCE)]
     shuffled = Ragged.from_lengths(np.concatenate(pieces), actions.lengths[source])
     arrays["actions"], arrays["action_offsets"] = shuffled.values, shuffled.offsets
@@ -186,8 +186,8 @@ def shuffle_trees(arrays: dict[str, NDArray[Any]], generator: np.random.Generato
 def permutation_within_lengths(lengths: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
     """Return for each sentence the sentence whose tree it takes: if possible, another sentence of the same length.
 
-    All sentences of the same length are put in a random circle, and each takes the tree of its neighbour. So each tree
-    is used once. A sentence keeps its own tree if no other sentence has its length.
+    All sentences of the same length are put in a random circle, and each takes the tree of the one before it. So each
+    tree is used once. A sentence keeps its own tree if no other sentence has its length.
 
     Args:
         lengths: int64 ``[M]``, tokens per sentence.
@@ -222,8 +222,8 @@ def _trained_on(
 ) -> list[TrainingText]:
     """Return records of all texts behind the training split, for counting their words.
 
-    The first record describes the text of the split. The others describe the texts that models learned from: the
-    tokenizer, a parser that made the trees, and a teacher that the sentences were sampled from.
+    The first record describes the text of the split. The other records describe the texts on which the tokenizer was
+    trained, and the texts of the parser or teacher if one made the trees.
     """
     files: dict[str, int | None] = {}
     others = list(read_record(config.tokenizer, RECORD_SUFFIX, of=TOKENIZER, sha256=tokenizer.sha256))
@@ -243,7 +243,7 @@ def _trained_on(
 
 
 def _tree_source(config: BuildConfig, sources: Mapping[str, SplitSources]) -> str:
-    """Return where the trees come from, in words: see ``Dataset.tree_source``."""
+    """Return in words where the trees come from, for example "given, files of trees sha256 3f9a1c00b7e2"."""
     if config.trees == "right":
         return "right-branching"
     files = [stem.files for split in sources.values() for stem in split.stems]

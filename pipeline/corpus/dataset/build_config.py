@@ -15,7 +15,7 @@ Trees: TypeAlias = Literal["given", "right", "shuffled"]
 UnseenLabels: TypeAlias = Literal["drop", "map", "refuse"]
 Duplicates: TypeAlias = Literal["none", "exact", "near"]
 MAX_FOLDS: Final = 255
-"""The largest number that the dataset can store for a fold."""
+"""The largest number of folds: a dataset stores the number of a fold in 8 bits, and 0 is not a fold."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,37 +23,40 @@ class BuildConfig:
     """The input files of ``build-dataset``, the dataset that it writes, and the sentences that it leaves out."""
 
     train: tuple[Path, ...]
-    """STEM of the training files: STEM.mrg and STEM.txt, optionally STEM.docs and STEM.documents.tsv, each plain or
-    .gz. The files of several STEMs are read one after the other."""
+    """STEM of the training files, for example trees/train. STEM.mrg has the trees, and STEM.txt their text.
+    STEM.docs (the document of each tree) and STEM.documents.tsv are optional. Each file may be plain or .gz. The
+    files of several STEMs are read one after the other."""
     dev: tuple[Path, ...] = ()
     """STEM of the dev files."""
     test: tuple[Path, ...] = ()
     """STEM of the test files."""
     dev_share: float = 0.0
-    """Take this share of the training sentences as dev, in whole documents, instead of --dev."""
+    """Move this share of the training sentences to dev, in whole documents drawn at random. Give this or --dev."""
     test_share: float = 0.0
-    """Take this share of the training sentences as test, in whole documents, instead of --test."""
+    """Move this share of the training sentences to test, in whole documents drawn at random. Give this or --test."""
     tokenizer: Path
     """The tokenizer.json to use."""
     out: Path | str
-    """The dataset to write. Nothing may exist there yet."""
+    """The folder or URL where the dataset is written. Nothing may exist there yet."""
     folds: int = 0
     """Divide the training sentences into this number of folds, in whole documents and with about equal numbers of
     tokens. train-teacher --leave-out then leaves one fold out. 0: no folds."""
     trees: Trees = "given"
-    """Choose the trees to store. given: the trees of the files. right: a control, right-branching trees with one label.
-    shuffled: a control, each sentence with the tree of another sentence of the same length."""
+    """Choose the trees to store. given: the trees of the files. right: as a control, right-branching trees with one
+    label. shuffled: as a control, give each sentence the tree of another sentence with as many tokens."""
     seed: int = 1
-    """Seed for drawing the documents of the shares, for shuffling trees and for the folds."""
+    """Seed of the random choices: the documents for --dev-share and --test-share, the shuffled trees, the folds."""
     on_error: OnError = "stop"
-    """Choose what happens at a malformed tree or line. stop: end with an error. skip: leave it out and count it."""
+    """Choose what happens at a malformed tree or line. stop: end with an error. skip: leave out the
+    sentence and count it."""
     unseen_labels: UnseenLabels = "drop"
     """Choose what happens to a sentence of dev or test with a label that train does not have. drop: leave the sentence
     out and count it. map: replace the label by the most frequent label of train and count the sentence. refuse: end
     with an error that names all labels that train does not have."""
     drop_duplicates: Duplicates = "none"
-    """Leave out training sentences that dev or test contains too. none: keep all. exact: leave out exact
-    duplicates. near: leave out exact and near duplicates. Duplicates are counted in any case."""
+    """Choose what happens to training sentences that are also in dev or test. none: keep all. exact: leave out exact
+    duplicates. near: also leave out near duplicates, which have at least half of their 8-word sequences in dev or
+    test. The duplicates are counted in any case."""
     min_words: int = 0
     """Leave out sentences with fewer words than this. Words are white-space-separated strings."""
     max_words: int = 0

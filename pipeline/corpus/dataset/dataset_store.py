@@ -115,7 +115,7 @@ class Split:
 
     @property
     def position_offsets(self) -> NDArray[np.int64]:
-        """``[M + 1]``: sentence m has the positions ``offsets[m]:offsets[m + 1]``."""
+        """``[M + 1]``: sentence m has the positions ``position_offsets[m]:position_offsets[m + 1]``."""
         return self.tokens.offsets + np.arange(len(self.tokens.offsets))
 
     def take(self, sentences: NDArray[np.int64]) -> "Split":
@@ -146,7 +146,8 @@ class Dataset:
     statistics: dict[str, dict[str, Any]]
     """The result of ``split_statistics`` for each split. Empty for a dataset of an old version without statistics."""
     trained_on: Sequence[TrainingText]
-    """The words of the training split, and those that its tokenizer and parser were trained on."""
+    """Records of the texts behind the training split: its own text, and the texts that its tokenizer, and its
+    parser or teacher, were trained on."""
     sha256: str
     """sha256 of the labels, the source of the trees, the tokenizer and all splits."""
 
@@ -225,7 +226,7 @@ def write_dataset(
 
 @contextmanager
 def _new_folder(location: Place) -> Iterator[Path]:
-    """Yield a temporary folder; move or upload it to ``location`` if the block succeeds, and delete it otherwise."""
+    """Yield a temporary folder; if the ``with`` block succeeds, move or upload it to ``location``, else delete it."""
     try:
         if is_url(location):
             with tempfile.TemporaryDirectory() as name:
@@ -253,12 +254,12 @@ def check_absent(location: Place) -> None:
 def load_dataset(location: Place) -> Dataset:
     """Return a dataset after checking it against its sha256 digests. A dataset at a URL is first copied into the cache.
 
-    If the copy is damaged, it is fetched once more. If that does not help, the message names the URL.
+    If the copy is damaged, it is fetched once more. If the second copy is damaged too, the error names the URL.
 
     Raises:
         StoreError: If there is no dataset at ``location``, or it has another format version.
         CorruptStoreError: If its bytes are not the bytes that were written.
-        FingerprintMismatchError: If the tokenizer or a split is not the original one of the dataset.
+        FingerprintMismatchError: If the tokenizer or a split is not the one that the dataset was written with.
     """
     path = fetch_folder(location)
     try:
@@ -374,7 +375,7 @@ class _SplitAttributes:
 
 
 def _trained_on(path: Path, splits: Mapping[str, Split], tree_source: str, tokenizer: Tokenizer) -> list[TrainingText]:
-    """Return the content of ``words.json``. If an older version wrote none, only the words of train are known."""
+    """Return the content of ``words.json``. Without the file (older versions), only the words of train are known."""
     record = path / WORDS
     if is_there(record):
         value = read_json(record, list[Any], remedy="remove it, or build the dataset again")

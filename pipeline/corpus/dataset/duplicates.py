@@ -28,7 +28,7 @@ MIN_SHARE: Final = 0.5
 """A sentence is a near duplicate if at least this share of its 8-grams occurs in dev or test."""
 
 _WORD = re.compile(r"\w+")
-# Powers of an odd number, for a rolling hash over the 64-bit hashes of words.
+# The hash of an 8-gram is the sum of the hashes of its words, each times one of these powers of an odd number.
 _POWERS: Final = np.array([pow(0x9E3779B97F4A7C15, i, 1 << 64) for i in range(NUM_WORDS)], np.uint64)
 
 
@@ -38,7 +38,7 @@ class SentenceHashes(NamedTuple):
     texts: NDArray[np.uint64]
     """``[M]``: the hash of each whole text."""
     shingles: Ragged
-    """M rows of uint64: the hashes of the 8-grams of words of each text."""
+    """M rows of uint64: row m has the hashes of all sequences of eight words (8-grams) of text m."""
 
 
 def hash_sentences(texts: Sequence[str]) -> SentenceHashes:
@@ -54,7 +54,7 @@ def hash_sentences(texts: Sequence[str]) -> SentenceHashes:
 
 
 class HeldOut:
-    """Find duplicates of the sentences of dev and test. Holds only the hashes of these sentences."""
+    """Find duplicates of the sentences of dev and test. This object holds only the hashes of these sentences."""
 
     def __init__(self, hashes: Sequence[SentenceHashes]) -> None:
         self._texts = _unique([each.texts for each in hashes])
@@ -78,7 +78,7 @@ def is_among(values: NDArray[np.uint64], members: NDArray[np.uint64]) -> NDArray
 
 
 def _shingles(words: Ragged) -> Ragged:
-    """Return the hash of every ``NUM_WORDS`` consecutive words of each text. A shorter text has no hashes."""
+    """Return the hash of every ``NUM_WORDS`` consecutive words of each text. A text of fewer words has no hashes."""
     num_starts = max(0, len(words.values) - NUM_WORDS + 1)
     hashes = np.zeros(num_starts, np.uint64)
     for i, power in enumerate(_POWERS):

@@ -5,7 +5,7 @@ sentence has a teacher that left it out (cross-fitting; Chernozhukov et al. 2018
 
 A document is never divided, because its sentences resemble each other. If the documents are not known, sentences with
 the same text go to the same fold. Duplicates in different documents may be in different folds: short sentences such as
-"Yes." are in most documents, so keeping all of them together would leave one large group.
+"Yes." are in most documents, so keeping all duplicates together would put most documents into one group.
 """
 
 import heapq
@@ -18,7 +18,7 @@ from pipeline.corpus.dataset.dataset_store import Dataset, Split
 from storage.errors import ConfigError, InputError
 
 _STREAM: Final = 3
-"""The random stream of the folds under the dataset's seed. Shuffled trees have the streams 0 to 2."""
+"""Second number of the random seed of the folds; the first is the dataset's seed. Shuffled trees use 0 to 2 here."""
 
 
 def assign_folds(
@@ -30,11 +30,11 @@ def assign_folds(
     seed: int,
     where: str,
 ) -> NDArray[np.uint8]:
-    """Return the fold of each of M sentences. The result depends only on the arguments.
+    """Return the fold of each of M sentences. The same arguments give the same folds.
 
-    A group is one document, or all sentences with the same text whose documents are not known. Large groups come first,
-    and groups of similar size (within a factor of two) come in random order. Each group goes to the fold with the
-    fewest tokens so far. So two folds differ by no more tokens than the largest group has.
+    A group is one document. If the documents are not known, a group is all sentences with the same text. Large groups
+    are assigned first, and groups of similar size (within a factor of two) in random order. Each group goes to the fold
+    with the fewest tokens so far. So two folds differ by no more tokens than the largest group has.
 
     Args:
         document_ids: ``[M]``, numbered from 1; 0 if the document is not known.

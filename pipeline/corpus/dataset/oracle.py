@@ -20,18 +20,18 @@ REDUCE: Final = 1
 FIRST_NT: Final = 2
 """NT(label) is ``FIRST_NT + label``."""
 MAX_LABELS: Final = 32_000
-"""The largest number of labels of a dataset, which stores actions in 16 bits. Treebanks have at most a few hundred."""
+"""The largest number of labels in a dataset, which stores an action in 16 bits. Treebanks have a few hundred labels."""
 
 
 def check_num_labels(trees: str, num_labels: int) -> None:
     """Check that trees do not have more labels than a dataset can store.
 
     Raises:
-        InputError: If they have more.
+        InputError: If they have more than ``MAX_LABELS``.
     """
     if num_labels > MAX_LABELS:
         raise InputError(
-            f"{trees}: more than {MAX_LABELS:,} different labels, expected those of a treebank, at most a few hundred. "
+            f"{trees}: more than {MAX_LABELS:,} different labels, expected at most some hundreds, as in treebanks. "
             "Check that the phrases have labels and not words"
         )
 

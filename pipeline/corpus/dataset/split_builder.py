@@ -1,8 +1,8 @@
 """Collect the blocks of one split into the arrays that the dataset stores.
 
-A block is the built sentences of some trees of one file (``blocks.BuiltBlock``). A growing split holds flat arrays of
-small numbers: no text, and no Python object per sentence. Labels get their numbers only in ``finish``, when all labels
-of train are known.
+A block holds the sentences that were made from some trees of one file (``blocks.BuiltBlock``). To save memory, a split
+is collected as flat arrays of small integers, without text and without a Python object per sentence. Labels get their
+numbers only in ``finish``, when all labels of train are known.
 """
 
 import hashlib
@@ -27,17 +27,17 @@ from storage.ragged import Ragged
 
 _STORED_COLUMNS: Final = ("document_ids", "num_words", "num_bytes")
 _NO_LABEL: Final = -1
-"""The number of NT(X) for a label X that the dataset does not have. No kept sentence has such a label; if one did,
+"""The action stored for NT(X) if the dataset does not have the label X. No kept sentence has such a label; if one did,
 ``load_dataset`` would refuse the dataset, because the number is negative."""
 
 
 class SplitBuilder:
-    """The sentences and counts of one split."""
+    """Collect the sentences and counts of one split."""
 
     def __init__(self) -> None:
         self.counts = Counts()
         self.label_counts: Counter[str] = Counter()
-        """Number of phrases of the sentences added, by label; TOP is left out."""
+        """For each label except TOP: how many phrases of the added sentences have this label."""
         self.duplicates: dict[str, Json] = {}
         self.text_hashes: list[NDArray[np.uint64]] = []
         """The hashes of the texts, one array per block."""
@@ -50,7 +50,7 @@ class SplitBuilder:
         }
 
     def count(self, block: BuiltBlock) -> None:
-        """Add the counts of a block to those of the split. ``add`` adds its sentences."""
+        """Add the counts of a block to the counts of the split. The method ``add`` adds the sentences of the block."""
         self.counts.num_trees += block.counts.num_trees
         self.counts.num_kept += block.counts.num_kept
         self.counts.dropped.update(block.counts.dropped)
@@ -72,7 +72,7 @@ class SplitBuilder:
             arrays.append(getattr(block, name) if name in ("tokens", "actions") else block.columns[name])
 
     def without_duplicates(self, block: BuiltBlock, held_out: HeldOut, drop: Duplicates) -> BuiltBlock:
-        """Count the duplicates of held-out sentences in a block; return the block without the duplicates to drop."""
+        """Count the exact and near duplicates of dev and test in a block; return the block without those to drop."""
         exact, near = held_out.find(block.hashes)
         is_kept = np.ones(len(block), bool)
         for name, reason, found, is_dropped in (
@@ -87,7 +87,7 @@ class SplitBuilder:
         return block.select(is_kept)
 
     def with_labels_of(self, train: "SplitBuilder", block: BuiltBlock, policy: UnseenLabels) -> BuiltBlock:
-        """Apply ``policy`` to the sentences of a block that have labels unseen in ``train``; return the new block."""
+        """Drop, change or refuse the sentences of a block with labels unseen in ``train``; return the new block."""
         unseen = [i for i, label in enumerate(block.labels) if label != ROOT and label not in train.label_counts]
         if not unseen:
             return block
@@ -109,7 +109,7 @@ class SplitBuilder:
         return block.select(is_kept)
 
     def check_labels(self, trees: str, train: "SplitBuilder") -> None:
-        """Check that ``with_labels_of`` refused no label.
+        """Check that ``with_labels_of`` found no label to refuse (``--unseen-labels refuse``).
 
         Raises:
             InputError: If a label was refused. The message names all refused labels.
@@ -123,12 +123,12 @@ class SplitBuilder:
             )
 
     def count_in_train(self, train: "SplitBuilder") -> None:
-        """Count the sentences that are also in train, word for word."""
+        """Count the sentences of this split whose text is also a sentence of train."""
         hashes_of_train = np.sort(np.concatenate(train.text_hashes))
         self.duplicates["num_in_train"] = int(is_among(np.concatenate(self.text_hashes), hashes_of_train).sum())
 
     def finish(self, labels: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Return the arrays in the form in which they are stored. After this call no sentence can be added.
+        """Return the arrays as the dataset stores them. After this call no sentence can be added.
 
         Args:
             labels: The labels of the dataset by number, TOP first.
@@ -149,7 +149,7 @@ class SplitBuilder:
         }
 
     def to_json(self) -> dict[str, Json]:
-        """Return all counts (by reason, of phrases, of duplicates), and the sha256 of the text that was kept."""
+        """Return the counts of trees, phrases and duplicates, and the sha256 of the text that was kept."""
         return {
             **self.counts.to_json(),
             "num_crossing_tokens": self._num_crossing,
@@ -170,7 +170,7 @@ def _most_frequent(label_counts: Counter[str]) -> str | None:
 
 
 def _with_labels_mapped(block: BuiltBlock, unseen: Sequence[int], fallback: str, rows: NDArray[np.int64]) -> BuiltBlock:
-    """Return a block in which ``fallback`` replaces unseen labels. ``rows`` are the sentences that have such labels.
+    """Return a block in which ``fallback`` replaces unseen labels. ``rows`` has the indices of the sentences with them.
 
     As everywhere in a dataset, a phrase X whose only child is a phrase X is merged with this child. So some of these
     sentences get fewer actions.

@@ -39,9 +39,9 @@ class StemFiles(NamedTuple):
     runs: DocumentRuns | None
     """The content of the file ``documents``. None if the file does not exist."""
     parsed_by: str
-    """The parser that made the trees; empty for a treebank."""
+    """The parser that made the trees; empty if no parser made them, as for a treebank."""
     sampled_from: str
-    """The teacher from which trees and text were drawn; empty for other text."""
+    """The teacher from which ``sample`` drew trees and text; empty if the trees were not drawn from a teacher."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -73,9 +73,9 @@ def choose_sources(
 ) -> dict[str, SplitSources]:
     """Return the sources of each split, in the order train, dev, test.
 
-    For ``shares``, the documents are visited in a random order. A document goes to the first split of ``shares`` that
-    has room for all its sentences, or else to train. So a split is never larger than its share, rounded to whole trees,
-    and it falls short of its share by less than one document.
+    For ``shares``, the documents of train are visited in a random order. A document goes to the first split of
+    ``shares`` that has room for all its sentences, or else to train. So a split is never larger than its share, rounded
+    to whole trees, and it falls short of its share by less than one document.
 
     Args:
         stems: STEMs by split. ``train`` is always among them.
@@ -83,8 +83,8 @@ def choose_sources(
         seed: Seed of the random order.
 
     Raises:
-        InputError: If a file is missing or malformed, two STEMs of a split have a document of the same name, a share
-            is asked for and the documents are not known, or no document fits into a share.
+        InputError: If a file is missing or malformed; if two STEMs of a split have a document of the same name; if
+            ``shares`` is not empty, but the documents are not known; or if no document fits into a share.
     """
     found = {name: [_read_stem(stem) for stem in paths] for name, paths in stems.items()}
     for files in found.values():
@@ -100,8 +100,8 @@ def _read_stem(stem: Path) -> StemFiles:
     """Return the files of a STEM.
 
     Raises:
-        InputError: If trees or text are missing, a file exists both plain and compressed, a file is malformed, or
-            there is a table of documents but no file with the document of each tree.
+        InputError: If trees or text are missing; if a file exists both plain and compressed; if a file is malformed; or
+            if there is STEM.documents.tsv, but no STEM.docs.
     """
     documents, table = find_companion(stem, DOCS_SUFFIX), find_companion(stem, TABLE_SUFFIX)
     if table is not None and documents is None:
@@ -144,13 +144,13 @@ def _sources(stems: Sequence[StemFiles], chosen: set[str] | None) -> SplitSource
 
 
 def _draw_documents(stems: Sequence[StemFiles], shares: Mapping[str, float], seed: int) -> dict[str, set[str]]:
-    """Return the names of the documents of train and of each split of ``shares``."""
+    """Return the names of the documents that go to train, and of those that go to each split of ``shares``."""
     sizes: dict[str, int] = {}
     for stem in stems:
         if stem.runs is None:
             raise InputError(
-                f"{stem.trees}: no file of documents next to it, but a share is drawn in whole documents; add the "
-                "name of each tree's document (import-trees --documents), or give the split files of its own"
+                f"{stem.trees}: there is no .docs file next to it, but --dev-share and --test-share take whole "
+                "documents; name the document of each tree (import-trees --documents), or give --dev and --test"
             )
         counts = np.bincount(stem.runs.numbers, minlength=len(stem.runs.documents))
         for document, count in zip(stem.runs.documents, counts.tolist(), strict=True):
@@ -168,7 +168,7 @@ def _draw_documents(stems: Sequence[StemFiles], shares: Mapping[str, float], see
         if not chosen[name]:
             raise InputError(
                 f"{stems[0].trees}: no document fits into {name}, a share of {share:g}: the smallest of {len(sizes)} "
-                f"has {min(sizes.values())} of {sum(sizes.values())} trees; give a larger share, or files for {name}"
+                f"documents has {min(sizes.values())} of {sum(sizes.values())} trees; give a larger share, or --{name}"
             )
     if not chosen["train"]:
         raise InputError(

@@ -1,9 +1,10 @@
-"""Compute statistics of a split: lengths, tree heights, labels, branching, and the amount of text from each source.
+"""Compute statistics of a split: lengths, tree heights, labels, branching, and how much text is from each source.
 
 The statistics come from the finished arrays, so they describe what models see. Lengths are in tokens, except in the
 histogram ``words``. For a control dataset, for example one with right-branching trees, the statistics describe the
-trees of the control and not those of the treebank. The actions are read 20,000 sentences at a time. Entry i of a
-histogram counts the items of size i. Sizes above a limit are counted as the limit.
+trees of the control and not those of the treebank. The actions are read 20,000 sentences at a time. A histogram is a
+list: ``tokens[7]`` is the number of sentences of 7 tokens. Sizes above a limit are counted as the limit: a sentence of
+300 tokens is counted in ``tokens[200]``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,10 +43,10 @@ def split_statistics(
     Returns:
         For sentences: the histograms ``tokens``, ``words`` and ``heights``, and the mean and maximum of the height. The
         height of a sentence is the number of phrases above its deepest token, including TOP.
-        For phrases, without TOP: the number of phrases of each label in ``labels``; the histogram ``children`` and its
-        mean; and ``unary_share``, the share of phrases with a phrase as their only child.
+        For phrases, without TOP: ``labels``, the number of phrases of each label; ``children``, the histogram of the
+        number of children, and its mean; and ``unary_share``, the share of phrases whose only child is a phrase.
         ``sources``: the number of documents, sentences and tokens of each source, and its licences. The source with the
-        most tokens comes first. After the first ``MAX_SOURCES``, all others are summed in one entry.
+        most tokens comes first. All sources after the first ``MAX_SOURCES`` are summed in one entry.
     """
     lengths, action_offsets = np.diff(arrays["offsets"]), arrays["action_offsets"]
     heights = [np.zeros(0, np.int64)]
@@ -79,7 +80,7 @@ def split_statistics(
 
 
 def _depths(actions: NDArray[np.int16]) -> NDArray[np.int32]:
-    """Return how many phrases are open after each action, for sentences that follow one another."""
+    """Return how many phrases are open after each action. The actions are those of consecutive sentences."""
     steps = (actions >= FIRST_NT).astype(np.int8) - (actions == REDUCE)
     return np.cumsum(steps, dtype=np.int32)
 
@@ -88,8 +89,8 @@ def _children(actions: NDArray[np.int16], depths: NDArray[np.int32]) -> tuple[ND
     """Return for each phrase except TOP, in any order, its number of children and whether its only child is a phrase.
 
     After NT(X), X itself is the innermost open phrase. After a SHIFT or REDUCE, the innermost open phrase is the parent
-    of the token or phrase that is now complete. After a stable sort of the actions by depth, the actions that leave the
-    same phrase innermost follow one another: first the NT of this phrase, then for each child the SHIFT or REDUCE that
+    of the token or phrase that is now complete. A stable sort of the actions by depth brings together all actions after
+    which the same phrase is innermost: first the NT of this phrase, then for each child the SHIFT or REDUCE that
     completes the child.
     """
     inside = np.flatnonzero(depths > 1)

@@ -1,4 +1,4 @@
-"""Fit trees over words to the tokens of the text, and convert trees over tokens back to words.
+"""Convert trees over words to trees over the tokens of the text, and trees over tokens to trees over words.
 
 The tokens are fixed, and the tree is adapted to them. A token inside one word goes under the lowest phrase over this
 word. A token over several words goes under their lowest common ancestor. In terms of spans: a token belongs to a phrase
@@ -53,7 +53,7 @@ class TokenSentence:
     ids: list[int]
     """n token ids, without ``<bos>`` and ``<eos>``."""
     spans: list[Span]
-    """The characters of ``text`` that each token covers, including a space before a word."""
+    """The characters of ``text`` that each token covers, including the space before a word."""
     phrases: list[TokenPhrase]
     """In opening order. The first phrase is TOP over all tokens: ``(0, 0, n)``."""
     sentence: Sentence
@@ -103,15 +103,15 @@ def align(phrases: Sequence[Phrase], word_spans: Sequence[Span], token_spans: Se
 
 
 def tree_over_words(phrases: Sequence[Phrase], text: str, token_spans: Sequence[Span]) -> Tree:
-    """Return a tree over tokens as a tree over words, which can be written in brackets and read by ``import-trees``.
+    """Return a tree over tokens as a tree over words. It can be written in brackets and read by ``import-trees``.
 
     The text is divided into words at every space and at every edge of a phrase. So a string between spaces is one word,
     or several words if the tree divides it ("barks" and "." in "barks.", or "do" and "n't"). Each phrase then covers
     whole words, and ``align`` restores its tokens.
 
     Two kinds of edges cannot be written in brackets, so they move. An edge between tokens that share a character moves
-    in front of this character. An edge between the next word and a space that is a token of its own moves in front of
-    the space, so that a phrase that starts at this word also gets the space. After that, a phrase that covers only
+    in front of this character. If a space is a token of its own, an edge between the space and the word after it moves
+    in front of the space. So a phrase that starts at this word also gets the space. Then a phrase that covers only
     spaces is left out, and a phrase X whose only child is a phrase X is merged with this child.
 
     Args:
@@ -152,17 +152,17 @@ def read_gold_trees(
     on_error: OnError = "stop",
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[TokenSentence], Counts]:
-    """Return the sentences of STEM.mrg and STEM.txt over a model's tokens, and the counts of kept and dropped trees.
+    """Return the sentences of STEM.mrg and STEM.txt, with trees over a model's tokens, and the counts of dropped trees.
 
     No sentence is dropped because of a label that the model does not have. Such labels get numbers from ``len(labels)``
     up and are counted as repaired. The model predicts none of these numbers, so a gold phrase with an unknown label
     counts as missed, as it should.
 
     Args:
-        stem: STEM, as in ``import-trees --out``. Either file may be a ``.gz``.
+        stem: STEM: the path of the two files without ``.mrg`` and ``.txt``. Either file may be a ``.gz``.
         tokenizer: The tokenizer of the model.
         labels: The labels of the model, TOP first.
-        on_error: "stop" raises at a malformed line; "skip" drops and counts it.
+        on_error: "stop" raises at a malformed line; "skip" drops and counts the sentence.
         progress: Called with the number of sentences read since the last call.
 
     Raises:

@@ -8,7 +8,8 @@ The file gives the same ids in any program that reads it (docs/decisions/0015).
 
 Other programs that read the file decode each token with its space, so for them the text of a sentence begins with a
 space. Here, ``Tokenizer.decode`` removes this space. Normalised text never begins with a space, so decoding restores it
-exactly. Files of older versions put a space before every text, and their decoder removes it. Such files still work.
+exactly. The tokenizers that older versions of this project trained put a space before every text, and their own
+decoders remove it. Such files still work.
 
 ``train-tokenizer`` gives ``<bos>``, ``<eos>`` and ``<pad>`` the ids 0, 1 and 2. ``adopt-tokenizer``, which converts a
 tokenizer of Hugging Face's format, records which entries serve as ``<bos>`` and ``<eos>``. It does so in the file's
@@ -37,7 +38,7 @@ from storage.fingerprints import Json, sha256_bytes, sha256_file
 from storage.json_files import encoding_problem, read_bytes
 
 SPECIAL_TOKENS: Final = ("<bos>", "<eos>", "<pad>")
-"""The entries with the ids 0, 1 and 2 in a file of ``train-tokenizer``. The entries of the 256 bytes follow."""
+"""The entries with the ids 0, 1 and 2 in a file of ``train-tokenizer``. The next 256 entries are single bytes."""
 MIN_VOCAB_SIZE: Final = len(SPECIAL_TOKENS) + 256
 SPLIT_PATTERN: Final = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]|\s"
 TWO_LEADING_SPACES: Final = r"(?<![\s\S])  "
@@ -82,7 +83,7 @@ class Tokenizer:
         if (problem := problem_with_ids(self._inner.get_vocab())) is not None:
             raise InputError(f"{where}: {problem}. Create a tokenizer with train-tokenizer")
         content = json.loads(data)
-        if _prepends_nothing(content.get("normalizer")):  # the library panics when it encodes a text with it
+        if _prepends_nothing(content.get("normalizer")):  # the library panics at such a normalizer
             raise InputError(f"{where}: its normalizer prepends an empty text. Create a tokenizer with train-tokenizer")
         added = content.get("added_tokens") or ()
         if lost := [token["content"] for token in added if normalised_to_nothing(self._inner, token)]:
@@ -95,7 +96,7 @@ class Tokenizer:
         if added:
             if special := [token["content"] for token in added if token["special"]]:
                 raise InputError(
-                    f"{where}: finds the special tokens {', '.join(special)} in texts. Convert it with adopt-tokenizer"
+                    f"{where}: would turn {', '.join(special)} in a text into special tokens. Use adopt-tokenizer first"
                 )
             plain = tokenizers.Tokenizer.from_str(json.dumps({**content, "added_tokens": []}))
         self._added_space = added_space(plain)
@@ -240,14 +241,14 @@ class Tokenizer:
         return piece
 
     def token(self, token_id: int) -> str:
-        """Return an entry of the vocabulary as it is in the file: each byte is a letter, and a space is ``Ġ``."""
+        """Return an entry of the vocabulary as in the file: with a letter for each byte, such as ``Ġ`` for a space."""
         token: str = self._inner.id_to_token(token_id)
         return token
 
 
 def why_not_a_tokenizer(data: bytes, error: Exception) -> str:
     """Return why the tokenizers library cannot read a file. Its own error names a wrong place if parts are missing."""
-    missing = "" if b'"model"' in data else "it has no part 'model'; it may be a lone vocabulary or of another program"
+    missing = "" if b'"model"' in data else "it has no part 'model'; it may be only a vocabulary"
     return encoding_problem(data) or missing or str(error)
 
 
@@ -273,12 +274,12 @@ def normalised_to_nothing(inner: Any, token: Mapping[str, Any]) -> bool:  # noqa
 
 
 def added_space(inner: Any) -> str:  # noqa: ANN401 - a tokenizer of the library
-    """Return the space that a tokenizer puts before a text and that its decoder leaves there; an empty text if none."""
+    """Return the space that a tokenizer puts before a text and that its decoder leaves there; "" if there is none."""
     return " " if inner.decode(inner.encode("x", add_special_tokens=False).ids) == " x" else ""
 
 
 def _bytes_of(entry: str) -> bytes:
-    """Return the bytes that an entry decodes to. If a character stands for no byte, the entry is plain text."""
+    """Return the bytes that an entry decodes to. An entry with a character that stands for no byte is plain text."""
     if all(letter in _BYTE_OF_LETTER for letter in entry):
         return bytes(_BYTE_OF_LETTER[letter] for letter in entry)
     return entry.encode()
@@ -299,7 +300,7 @@ def json_bytes(content: Mapping[str, Any]) -> bytes:
 
 
 def special_template(ids: Mapping[str, int], *, bos: str, eos: str) -> dict[str, Any]:
-    """Return a ``post_processor`` that adds nothing to a text and records the entries that begin and end a text.
+    """Return a ``post_processor`` that adds nothing to a text, but records which entries begin and end a text.
 
     The entries are recorded in the template for pairs of texts, which no command uses otherwise.
     """

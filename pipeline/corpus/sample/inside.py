@@ -6,15 +6,15 @@ Here beta(A, i, j) is the probability that A expands to words i to j - 1. For a 
 0, n). This is a sum over all derivations of x: over all feature annotations, attachments and homographs. The grammar is
 binarised. A rule with more than two symbols becomes several binary rules. The new symbols in these rules stand for the
 rest of the original rule and expand with probability 1. With U as the matrix of unary rules, chains of unary rules are
-folded into the binary and lexical rules by U* = I + U + U^2 + ... A grammar with a chain that returns to its first
-symbol is refused, so this sum has finitely many terms.
+folded into the binary and lexical rules by U* = I + U + U^2 + ... A grammar with a chain of unary rules that
+returns to its first symbol is refused, so this sum has finitely many terms.
 
 Few symbols fit a given span, so the chart stores only these symbols: for each width, a sorted list of items (first
 position, symbol, value). Two lists are joined: an item of the first list with each item of the second list that begins
 where the first item ends. One numpy call does this for all sentences of a batch. So the time depends on the number of
-joined items and not on the size of the grammar. The price is index arithmetic. The values of each word are divided by
-the largest of these values, and the log of this divisor is added at the end, so long sentences do not underflow. Trees
-are not recovered.
+joined items and not on the size of the grammar. The price is code full of index arithmetic. The values of each word are
+divided by the largest of these values, and the log of this divisor is added at the end, so long sentences do not
+underflow. Trees are not recovered.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ from pipeline.corpus.sample.pcfg import Grammar
 from storage.ragged import concatenated_ranges
 
 BATCH_POSITIONS = 8192
-"""Largest number of words per batch, with one more for each sentence; a longer sentence is a batch of its own. The
-items of all widths of a batch are in memory at the same time."""
+"""Largest number of positions in a batch: a sentence of n words has n + 1. A longer sentence is a batch by itself. All
+items of a batch are in memory at the same time."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -49,7 +49,7 @@ class BinaryRules:
 
     @classmethod
     def of(cls, grammar: Grammar) -> "BinaryRules":
-        """Return the rules of a grammar."""
+        """Return the rules of a grammar after binarisation."""
         names = {symbol: index for index, symbol in enumerate(grammar.symbols)}
         binary: dict[tuple[int, int], dict[int, float]] = {}
         unary: list[tuple[int, int, float]] = []
@@ -99,7 +99,7 @@ def _items(positions: Ints, symbols: Ints, values: Floats, num_positions: int) -
 
 
 def ranges(starts: Ints, counts: Ints) -> tuple[Ints, Ints]:
-    """Return (owner, index) pairs: for each owner o in order, the indices starts[o] ... starts[o] + counts[o] - 1."""
+    """Return owners and indices: for each owner o in order, the indices starts[o] ... starts[o] + counts[o] - 1."""
     return np.repeat(np.arange(len(counts)), counts), concatenated_ranges(starts, counts)
 
 
@@ -108,7 +108,7 @@ class Chart:
     """The inside probabilities of M sentences.
 
     The words of the batch have consecutive positions, with an empty position after each sentence. The values of each
-    word were divided by the scale of this word, its largest value.
+    word were divided by the scale of the word, which is the largest of these values.
     """
 
     starts: Ints

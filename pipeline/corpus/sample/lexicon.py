@@ -170,7 +170,7 @@ def _progressive(base: str) -> str:
 
 
 def verb_forms(entry: str) -> dict[str, str]:
-    """Return Penn tag → form, for an entry of ``VERBS``. A stative verb has no ``VBG``."""
+    """Return the form of a verb for each Penn tag, from an entry of ``VERBS``. A stative verb has no ``VBG``."""
     base, *irregular = entry.lstrip("~").split("/")
     past, participle = irregular[:2] if irregular else (_past(base), _past(base))
     forms = {"VB": base, "VBP": base, "VBZ": third_singular(base), "VBD": past, "VBN": participle}
@@ -180,7 +180,7 @@ def verb_forms(entry: str) -> dict[str, str]:
 
 
 def zipf(words: list[str]) -> dict[str, float]:
-    """Return word → weight for a list that is ordered from frequent to rare."""
+    """Return the weight of each word of a list that is ordered from frequent to rare."""
     weights: dict[str, float] = {}
     for rank, word in enumerate(words):
         weights[word] = weights.get(word, 0.0) + 1.0 / (rank + 2)
@@ -224,7 +224,7 @@ def lexical_entries() -> dict[str, dict[str, float]]:
 
 
 def other_number() -> dict[str, str]:
-    """Return finite verb form → the form of the other number, such as smiles → smile and smile → smiles, is → are."""
+    """Return for each finite verb form the form of the other number: smiles → smile, smile → smiles, is → are."""
     swaps = {"is": "are", "was": "were", "does": "do", "has": "have"}
     for verbs in VERBS.values():
         for forms in map(verb_forms, verbs.split()):

@@ -3,7 +3,7 @@
 The grammar has a derivation for the good sentence of a pair, but not for the bad sentence, which differs in one word. A
 template is a line of grammar symbols with variables such as ``$hsg`` (see ``pipeline.corpus.sample.grammar``). First,
 values of the variables are drawn. Then each symbol is expanded by sampling from the grammar. The symbol marked ``*``
-yields the critical word. The bad sentence has another word in its place. `sample_pairs` keeps a pair only if the exact
+yields the critical word. In the bad sentence, another word replaces it. `sample_pairs` keeps a pair only if the exact
 probabilities are p(good) > 0 and p(bad) = 0. For example, *the teacher helped himself* and *the teacher helped herself*
 are both possible, so this pair is dropped. A pair that was sampled before, or has a sentence in ``avoid``, is dropped
 too.
@@ -50,9 +50,10 @@ class Paradigm:
     """Critical word → its replacement."""
     templates: tuple[str, ...]
     one_prefix: bool = True
-    """Which of BLiMP's methods can compare the sentences. True: the sentences are equal up to the replaced word, so the
-    probability of this word given the words before it decides. False: a later word decides, which is the same in both
-    sentences but has different words before it (the two-prefix method)."""
+    """Which of BLiMP's methods can compare the two sentences. True: the one-prefix method. It compares the
+    probabilities of the critical word and its replacement, after the same words. False: the two-prefix method. It
+    compares the probabilities of a later word that both sentences have, after the critical word and after its
+    replacement."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

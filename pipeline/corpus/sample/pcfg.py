@@ -90,7 +90,7 @@ def parse_rules(
     both = weights.keys() & lexicon.keys()
     if both:
         raise ValueError(
-            f"grammar: {', '.join(sorted(both))} have both words and phrases, expected one of them; use two symbols"
+            f"grammar: {', '.join(sorted(both))} expand to words and to phrases, expected one of these; use two symbols"
         )
     weights |= {lhs: {(word,): weight for word, weight in words.items()} for lhs, words in lexicon.items()}
     return [
@@ -110,7 +110,7 @@ def label_of(symbol: str) -> str:
 
 
 class Grammar:
-    """A proper, subcritical PCFG. It has only the rules that the start symbol can reach.
+    """A PCFG, with only the rules that the start symbol can reach. Its sentences end with probability 1.
 
     Attributes:
         start: The start symbol.
@@ -229,8 +229,8 @@ class Grammar:
         """Return the terminal string that has this text. Unknown words stay as they are.
 
         This function is the inverse of ``text_of_words``. A caller can tell whether ``text_of_words`` could have
-        written the text: if not, the returned words include an unknown word, or ``text_of_words`` makes another text of
-        the words.
+        written the text: if not, the returned words include an unknown word, or ``text_of_words`` makes a different
+        text from them.
         """
         words = _TERMINAL.findall(text)
         if words:

@@ -8,7 +8,7 @@ and Lafferty 1991). It is computed from left to right (Stolcke 1995), over symbo
     p(x_1 ... x_n v)   = sum over A of  c_n[A] p(A -> v)
     p(x_1 ... x_n end) = beta(start, 0, n)
 
-e_n[C] is the probability of all leftmost derivations that have generated x_1 ... x_n and expand next a symbol C that a
+e_n[C] is the probability of all leftmost derivations that have generated x_1 ... x_n and next expand a symbol C that a
 rule A -> B C has introduced. c_n[A] is the same for any symbol A that can be expanded next: C itself, the first symbol
 of a rule of C, the first symbol of a rule of that symbol, and so on. (I - L)^-1 = I + L + L^2 + ... sums over all these
 chains of first symbols, so left recursion is allowed. beta is the inside probability, from the chart of ``inside``.
@@ -31,7 +31,7 @@ from pipeline.corpus.sample.pcfg import Grammar
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Branch:
-    """A prefix that departs from a sentence: some first words of the sentence, then another word."""
+    """A prefix: the first ``num_words`` words of a sentence, and then ``word`` in place of the sentence's next word."""
 
     sentence: int
     """Index of the sentence."""
@@ -77,7 +77,7 @@ class NextWords:
         closure = np.where(begins, np.linalg.inv(np.eye(rules.num_symbols) - first), 0.0)[self._rights]
         self._can_begin = begins @ (lexical > 0)
         self._can_end = _reachable(_last(rules)) @ (lexical > 0)
-        # torch multiplies, because its number of threads is a setting of every command.
+        # The product is taken with torch and not numpy, because every command sets the number of threads of torch.
         self._advance = torch.from_numpy(np.concatenate([closure[:, self._lhs], closure @ lexical], axis=1))
 
     @property
@@ -93,7 +93,7 @@ class NextWords:
 
         Args:
             sentences: Strings of one or more words, all of them in ``words``.
-            branches: Prefixes that depart from one of these sentences.
+            branches: Prefixes that begin like one of these sentences and then have a word of their own.
 
         Returns:
             ``[sum of (n + 1) over sentences of n words, plus number of branches, W + 1]`` float64. The first row of a
@@ -145,7 +145,7 @@ class NextWords:
         log_sums: Floats,
         before: Floats,
     ) -> Floats:
-        """Return e_n of the reached strings, divided by the totals kept (as logs) for the prefixes one word shorter."""
+        """Return e_n of each reached string, divided by the totals of all shorter prefixes: exp(``before``)."""
         strings, begins, symbols, values = items
         local, sources = np.searchsorted(reached, strings), base[strings] + begins
         values = values * np.exp(log_sums[sources] - before[local])
@@ -184,7 +184,7 @@ class _ByEnd:
 
     bounds: Ints
     columns: tuple[Ints, Ints, Ints, Floats]
-    """String, number of words before the span, symbol and inside probability of each item."""
+    """Index of the string, number of words before the span, symbol and inside probability of each item."""
     prefixes: list[tuple[Ints, Floats]]
     """Entry n - 1 is for n words: the strings, ascending, whose first n words are a complete sentence of the grammar,
     and the inside probabilities of these words under the start symbol."""

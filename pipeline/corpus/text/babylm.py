@@ -175,7 +175,7 @@ _NOISE = re.compile(
 
 
 def _as_said(correction: re.Match[str]) -> str:
-    """Return "" if the word also occurs earlier in the line, and else the word as it was said."""
+    """Return the word as it was said, or "" if the same word also occurs earlier in the line."""
     is_again = re.search(rf"\b{re.escape(correction[1])}\b", correction.string[: correction.start()], re.IGNORECASE)
     return "" if is_again else correction[1] + correction[2]
 
@@ -259,7 +259,7 @@ _BRACKETED = (
 
 
 def open_note(text: str) -> str:
-    """Return the reason to drop the note or caption whose bracket is still open at the end; "" if there is none."""
+    """Return why to drop the note or caption whose bracket does not close in ``text``; "" if all brackets close."""
     for pattern, reason in _BRACKETED:
         if (found := pattern.search(text)) and found.end() == len(text) and found[0].count("[") > found[0].count("]"):
             return reason

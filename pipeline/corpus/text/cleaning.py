@@ -3,7 +3,7 @@
 Every line of the input is counted as text, blank, header or dropped. A source is a kind of text with rules of its own,
 such as one part of BabyLM. Changes that these rules make are counted by reason, and examples of changes and dropped
 lines are written for people to read. Memory grows only with the number of documents and speakers: all their names are
-kept, so that no two documents get the same name and speakers can be counted.
+kept, to count the speakers and to give each document a name of its own.
 """
 
 import logging
@@ -43,11 +43,11 @@ from storage.files import beside, list_files, written_whole
 from storage.fingerprints import Json
 
 MAX_WORD_CHARS = 200
-"""Characters of the longest word that a kept sentence may have. A longer string is not a word."""
+"""Number of characters of the longest word that a kept sentence may have. A longer string is not a word."""
 HEAD_LINES = 2000
-"""Lines at the beginning of a file that show whether the file is hard-wrapped."""
+"""Number of lines at the beginning of a file that show whether the file is hard-wrapped."""
 MAX_WRAPPED_LINES = 1000
-"""Largest number of lines of a hard-wrapped paragraph. A longer one is not prose, and is read in pieces of this
+"""Largest number of lines of a hard-wrapped paragraph. A longer paragraph is not prose, and is read in pieces of this
 size."""
 OVERLONG_LINE = f"a line of over {MAX_LINE_BYTES >> 20} MiB"
 OVERLONG_WORD = f"a word of over {MAX_WORD_CHARS} characters"
@@ -65,8 +65,8 @@ def clean_texts(
     ``OUT.docs`` names the document of each sentence. ``OUT.documents.tsv`` has one row per document. ``OUT.speakers``
     has the speaker of each sentence or ``-``; it is written only if a source has speakers. ``OUT.dropped.tsv`` has
     examples of what was dropped and repaired. The new files are first written under temporary names. Then the old files
-    of OUT are removed, and the new files are renamed, ``OUT.txt`` last. So if ``OUT.txt`` exists after a kill, all
-    files belong together.
+    of OUT are removed, and the new files are renamed, ``OUT.txt`` last. So if ``OUT.txt`` exists after the process was
+    killed, all files belong together.
 
     Args:
         texts: Files, plain or gzipped, or folders. For a folder, all files below it except hidden ones are read, in the
@@ -234,7 +234,7 @@ def _paragraphs(
 
 
 def _draft(text: str, source: Source) -> Draft:
-    """Return a line with the rules of its source applied."""
+    """Apply the rules of a source to a line; return the result."""
     draft = Draft(text)
     source.rules(draft)
     if not draft.dropped and not has_word(draft.text):
@@ -273,7 +273,7 @@ def _split(paragraph: Paragraph, source: Source, record: CleaningRecord, words: 
 def _decodable(
     lines: Iterator[Line], path: Path, record: CleaningRecord, on_error: OnError, progress: Callable[[int], None] | None
 ) -> Iterator[Line]:
-    """Yield the lines that have text. At a line that is not UTF-8, raise an error or drop and count the line."""
+    """Yield the lines that have text. A line that is not UTF-8 is an error ("stop") or counted ("skip")."""
     for line in lines:
         if progress is not None:
             progress(1)

@@ -50,7 +50,7 @@ class _Counts:
 
 @dataclass(slots=True)
 class _Sample:
-    """Keep every n-th row of a sequence. n doubles when too many rows are kept, so that they stay spread evenly."""
+    """Keep every n-th row of a sequence. n doubles when too many rows are kept. So the kept rows stay evenly spread."""
 
     num_seen: int = 0
     every: int = 1

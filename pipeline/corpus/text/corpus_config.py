@@ -16,8 +16,8 @@ class CleanConfig:
 
     source: str
     """How to read the texts. plain: one paragraph per line. sentences: one sentence per line. babylm: apply the rules
-    of the BabyLM source that each file is named after. The name of a BabyLM source, such as childes: apply its rules to
-    all files."""
+    of the BabyLM source that each file is named after. The name of a BabyLM source, such as childes: apply the rules
+    of this source to all files."""
     column: str = ""
     """Read the text in this field of JSON lines or this column of a table (CSV, TSV). Each object or row is a document.
     If a table has no header, give the number of the column, from 1. Without this option, the field named text
@@ -27,8 +27,8 @@ class CleanConfig:
     --source plain."""
     source_name: str = ""
     """Name of the source of all documents. It is written to OUT.documents.tsv and begins the name of each document. The
-    command 'evaluate perplexity' gives figures for each source. Without this option, the name is that of the source
-    whose rules are applied."""
+    command 'evaluate perplexity' gives figures for each source. Without this option, it is the name of the rules
+    that are applied, such as childes or plain."""
     licence: str = ""
     """Licence of all documents, written to OUT.documents.tsv."""
     on_error: OnError = "stop"
@@ -41,7 +41,7 @@ class ImportConfig:
     """How ``import-trees`` reads treebanks."""
 
     text: tuple[Path, ...] = ()
-    """Raw text of one of the SOURCES, one sentence per line. Give --text once for each of them, or not at all; for a
+    """Raw text of one of the SOURCES, one sentence per line. Give --text once for each source, or not at all; for a
     folder of trees, give a folder of texts. Without texts, the text is rebuilt from the words of the trees; see
     --joiner."""
     joiner: Joiner = "english"
@@ -49,7 +49,7 @@ class ImportConfig:
     spaces. none: join the words without spaces, as in Chinese and Japanese."""
     format: TreeFormat = "auto"
     """Format of the sources: the Penn Treebank (ptb), parses by the Charniak parser (bllip) or any other trees in
-    brackets. auto: detect the format. If the format is given, the files of a folder may have any suffix."""
+    brackets. auto: detect the format. With a format other than auto, the files of a folder may have any suffix."""
     sections: str = "all"
     """Import only these sections of the Penn Treebank's wsj folders, for example 02-21 or 00,01,24. all: import every
     file."""
@@ -64,9 +64,9 @@ class ImportConfig:
     document_table: Path | None = None
     """Table (TSV) with the columns document, source and licence, and one row per document."""
     source_name: str = ""
-    """Where all documents come from, to record as their source. Replaces what the folder or the table says."""
+    """Name of the source of all documents. It replaces the source that the folder or the table gives."""
     licence: str = ""
-    """Licence of all documents, in place of the licences of the table."""
+    """Licence of all documents. It replaces the licences that the table gives."""
     on_error: OnError = "stop"
     """What to do at a malformed line or tree. stop: end with an error that names the line. skip: leave it out and count
     it."""

@@ -240,15 +240,15 @@ def _read_record(path: Path, kind: type[_Record]) -> _Record | None:
 
 
 def words_of_stem(stem: Path, texts: Path) -> tuple[dict[str, int | None], list[TrainingText]]:
-    """Return the word counts of the files that a STEM's text is from, and what its parser or teacher was trained on.
+    """Return the word counts of the files that a STEM's text is from, and the records of its parser or teacher.
 
     Args:
         stem: STEM.
         texts: STEM.txt, plain or gzipped.
 
     Returns:
-        The number of words of each file, by its sha256, and the record of the parser or of the teacher that drew the
-        text. For a treebank the file is STEM.txt, and the record is empty.
+        The number of words of each file, by the sha256 of the file; and the records of the texts that the parser,
+        or the teacher that drew the text, was trained on. For a treebank: the words of STEM.txt, and no records.
 
     Raises:
         InputError: If STEM.parse.json or STEM.sample.json is damaged.

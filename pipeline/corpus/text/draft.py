@@ -25,7 +25,7 @@ class Draft:
     """The reasons for all changes of the line, without repetitions."""
 
     def replace(self, pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str], reason: str) -> None:
-        """Replace every match of the pattern, and note the reason if the text changed. See ``change``."""
+        """Replace every match. If the text changed, note the reason; if no word is left, drop the line."""
         self.change(pattern.sub(replacement, self.text), reason)
 
     def apply(self, rules: Rules) -> None:
@@ -50,7 +50,7 @@ class Draft:
 
 
 def undo_entities(draft: Draft) -> None:
-    """Undo HTML entities that were escaped up to four times."""
+    """Replace HTML entities by their characters. Entities that were escaped again, up to four times, are undone too."""
     text = draft.text
     for _ in range(4):
         if "&" not in text or not _ENTITY.search(text):

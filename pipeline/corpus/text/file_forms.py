@@ -21,11 +21,11 @@ from pipeline.corpus.text.text_files import Line, OnError, read_lines
 from storage.errors import ConfigError, InputError
 
 HEAD_LINES: Final = 200
-"""Lines at the beginning of a file that show its form."""
+"""Largest number of lines at the beginning of a file that are examined."""
 HEAD_CHARS: Final = 1 << 20
-"""After this number of characters, no further line of the beginning is read."""
+"""After this number of characters, no further line is examined."""
 TEXT_FIELD: Final = "text"
-"""The field of JSON lines that is read if no other is named."""
+"""The field of JSON lines that is read if the user names no field."""
 
 Kind = Literal["text", "JSON lines", "table", "other"]
 
@@ -54,7 +54,7 @@ class Record(NamedTuple):
     cells: Mapping[str, Any]
     """Values by field. Cells of a table are strings. They are also found by the number of their column, from "1"."""
     fault: str = ""
-    """What is wrong with a record that cannot be read. "" if nothing is."""
+    """Why the record cannot be read. "" if it can."""
 
 
 _TREE = re.compile(r"\s*\(\s*[^\s()]*\s*(?:\(|$)")
@@ -90,9 +90,10 @@ _LINE_FORMS: Final = (
         "leave only the text",
     ),
 )
-"""For files whose lines are not text: what a line is like, the share of such lines, what they are, and what to do."""
+"""Forms of lines that are not text. Each form has a pattern for one line, the share of the lines that must at least
+match, a name, and advice for the user."""
 _FORM_LINES: Final = 8
-"""A file with fewer lines than this is not compared with these forms, because so few lines prove nothing."""
+"""A file with fewer lines than this is not compared with ``_LINE_FORMS``, because so few lines prove nothing."""
 _FRAMES = r"\{\d+\}\{\d+\}"
 """The beginning of a subtitle of MicroDVD: its first and last frame."""
 _FOR_SUBTITLES: Final = "use clean-text --source open_subtitles, which removes the times"
@@ -166,7 +167,7 @@ _SIGNATURES: Final = (
         "remove the lines with # and leave only the rows with the sentences or words",
     ),
 )
-"""For files that are neither text nor records: how the file begins, what it is, and what to do about it."""
+"""Files that are neither text nor records. Each has a pattern for its beginning, a name, and advice for the user."""
 _INLINE = "i|b|u|s|em|strong|font|span|sub|sup|small|big|ref|nowiki|center"
 """Tags that text may have: those of subtitles and of Wikipedia."""
 _TAG = re.compile(rf"</?(?!(?:{_INLINE})\b)[a-z][\w:.-]*(?:\s[^<>]*)?/?>", re.IGNORECASE)
@@ -179,7 +180,7 @@ _TIME = re.compile(
 )
 _MARK = r"<\|(?:end|start|begin)_?of_?text\|>"
 _END_OF_TEXT: Final = re.compile(rf"^\s*{_MARK}\s*|\s*{_MARK}\s*$|{_MARK}(?=\w)")
-"""A mark between the texts of a file. Between spaces or quotes it is a word of the text."""
+"""A mark between the texts of a file, such as ``<|endoftext|>``. Between spaces or quotes it is a word of the text."""
 _OBJECT = re.compile(r"\s*(?:\S+ +)?\{\s*(['\"])[^'\"]*\1\s*:")
 """The beginning of a JSON object or of a dictionary of Python, also after a word, such as a key."""
 _MARKED_SHARE: Final = 0.1
@@ -211,7 +212,7 @@ def form_of(head: Sequence[Line], path: Path) -> Form:
 
 
 def read_head(lines: Iterator[Line]) -> list[Line]:
-    """Return the lines that show the form of a file. The iterator stays at the line after them."""
+    """Return the lines that show the form of a file. The iterator continues with the line after them."""
     head: list[Line] = []
     num_chars = 0
     while len(head) < HEAD_LINES and num_chars < HEAD_CHARS and (line := next(lines, None)):
@@ -234,7 +235,7 @@ def read_running_text(
             lines. A number is a column of a table without a header, from 1.
         on_error: What to do at a line that is too long, and at an object or row that cannot be read: "stop", or "skip"
             to yield it as a line with ``fault`` and without text.
-        is_subtitles: Whether the file may be subtitles with times or frames. The caller removes these.
+        is_subtitles: Whether the file may be subtitles with times or frames. The caller removes the times and frames.
 
     Raises:
         InputError: As ``read_lines``; if the file is neither text nor records with this column; if ``on_error`` is
@@ -318,7 +319,7 @@ def check_columns(form: Form, names: Sequence[str], path: Path, remedy: str = ""
     """Check that a table or JSON lines have these columns or fields, and each column once.
 
     Raises:
-        InputError: If they do not. The error names the columns.
+        InputError: If a column is missing or occurs twice. The error names the columns.
     """
     numbers = range(1, len(form.columns) + 1) if form.kind == "table" else ()  # JSON objects have names only
     known = {*form.columns, *map(str, numbers)}
@@ -406,7 +407,7 @@ def _fault(line: Line, expected: str) -> str:
 
 
 def not_a_text(column: str, value: object) -> str:
-    """Return what is wrong with a value of JSON that has parts, such as a list; "" for any other value."""
+    """Return what is wrong with a value of JSON that is a list or an object; "" for any other value."""
     remedy = "expected a string; write the text as a field of its own, for example with jq"
     return f"{column} is {value!r:.40}, {remedy}" if isinstance(value, dict | list) else ""
 
@@ -465,7 +466,7 @@ def _json(first: str, full: Sequence[str], path: Path, *, is_all: bool) -> Form 
 
 
 def _is_json(whole: str, *, is_all: bool) -> bool:
-    """Return whether a text is JSON with strings or objects. It may be cut if ``is_all`` is false."""
+    """Return whether a text is JSON with strings or objects. If ``is_all`` is false, its end may be cut off."""
     decoder, at = json.JSONDecoder(), 0
     has_strings = False
     while at < len(whole):

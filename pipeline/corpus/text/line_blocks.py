@@ -25,7 +25,7 @@ MAX_TIER_LINES: Final = 200
 MAX_CUE_CHARS: Final = 2000
 """After this number of characters, a subtitle is not joined with further lines."""
 _HEADERS: Final = ("WEBVTT", "NOTE", "STYLE", "REGION")
-"""How the blocks of a WebVTT file begin that are no subtitles."""
+"""Beginnings of the blocks of a WebVTT file that are not subtitles."""
 
 _LICENCES: Final = tuple(
     (re.compile(r"\W*" + first, re.IGNORECASE), re.compile(r"\W*" + last, re.IGNORECASE))
@@ -57,7 +57,7 @@ class _Ahead:
         return list(islice(self._seen, count))
 
     def begins(self, start: str) -> bool:
-        """Return whether the next line begins with a text."""
+        """Return whether the next line begins with ``start``."""
         return bool(self._seen or self.see(1)) and self._seen[0].text.startswith(start)
 
     def take(self, count: int) -> Iterator[Line]:
@@ -85,7 +85,7 @@ def with_whole_notes(lines: Iterator[Line], record: CleaningRecord) -> Iterator[
 
 
 def without_licences(lines: Iterator[Line], record: CleaningRecord) -> Iterator[Line]:
-    """Leave out what Project Gutenberg puts before and after a book. A licence without an end stays."""
+    """Leave out what Project Gutenberg puts before and after a book. A licence whose last line is not found stays."""
     ahead = _Ahead(lines)
     for line in ahead:
         last = next((last for first, last in _LICENCES if first.match(line.text)), None)
@@ -128,8 +128,8 @@ def with_whole_cues(lines: Iterator[Line], record: CleaningRecord, *, is_rolling
     Args:
         lines: Lines of the file.
         record: Updated with each line that is not yielded.
-        is_rolling: Whether the file has captions that a program made while listening. They show each line several
-            times, once it is complete. Then a line that repeats the line before it is left out.
+        is_rolling: Whether the file has automatic captions, which a speech recogniser made. They show each line several
+            times. If true, a line that repeats the line before it is left out.
     """
     ahead = _Ahead(lines)
     waiting: Line | None = None

@@ -25,8 +25,8 @@ _BRACKET = re.compile(r"[()\[\]]")
 _FIRST_WORD = re.compile(rf"[{re.escape(_OPENING)}\s]*([^\W_]+(?:['\u2019]\w+)?)?")
 _PAIRS = {")": "(", "]": "["}
 MAX_BRACKETED = 600
-"""Largest number of characters between two brackets. A bracket that does not close within this number is ignored as a
-mistake."""
+"""Largest number of characters between a bracket and its closing bracket. A bracket that does not close within this
+number is ignored as a mistake."""
 
 
 def _words(listed: str) -> frozenset[str]:

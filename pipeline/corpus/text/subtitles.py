@@ -28,7 +28,7 @@ _CREDIT = re.compile(
 )
 _TIME = re.compile(r"^\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")
 WORD_TIME: Final = re.compile(r"<\d+:[\d:.]+>")
-"""The time of a word in captions that a program made while listening."""
+"""The time of a word in automatic captions, which a speech recogniser made."""
 _STYLE = re.compile(
     r"\{\\[^{}]*\}|\{[YyCcSsFf]:[^{}]*\}|^(?:\{\d+\}){2}|\[/?[ibu]\]|</?(?:v|c|lang|ruby|rt)(?:[.\s][^<>]*)?>|"
     rf"{WORD_TIME.pattern}"
@@ -101,13 +101,13 @@ _TURN_OF_NAME = re.compile(
 
 
 def has_cues(texts: Sequence[str]) -> bool:
-    """Return whether lines are those of a file of subtitles with times. Some texts have a time here and there."""
+    """Return whether lines are from a file of subtitles with times. A few lines with times prove nothing."""
     num_cues = sum(CUE.match(text) is not None for text in texts)
     return num_cues >= max(1, _CUE_SHARE * sum(bool(text.strip()) for text in texts))
 
 
 def without_codes(text: str) -> str:
-    """Return a line of a subtitle without the codes and tags that say how it looks."""
+    """Return a line of a subtitle without the codes and tags that set its style."""
     return TAG.sub("", _STYLE.sub("", text)).strip()
 
 
@@ -120,7 +120,7 @@ def open_subtitles(draft: Draft) -> None:
 
 
 def clean_subtitle(draft: Draft) -> None:
-    """Clean a subtitle without style codes."""
+    """Clean a subtitle from which the style codes were removed."""
     draft.drop(_TIME, "subtitle time")
     draft.replace(TAG, "", "tag")
     draft.drop(_CREDIT, "subtitle credit")

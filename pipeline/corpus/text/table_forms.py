@@ -1,10 +1,10 @@
-"""Recognise tables: rows of cells with tabs, commas, semicolons or vertical bars between them, as CSV and TSV have.
+"""Recognise tables: rows of cells with tabs, commas, semicolons or vertical bars between them, as in CSV and TSV.
 
-Prose has commas too. So lines with commas or semicolons must have equal numbers of cells and also look like a table: if
-there are no spaces next to the delimiters, a header or a column of numbers is needed, and otherwise both. For lines
-with tabs or vertical bars, three rows with the same number of cells are enough. But lines that have an indent or a
-speaker before the tab are text. Rows that begin with consecutive numbers are a table, even if their lengths differ:
-somebody forgot the quotes. ``find_table`` takes any file that is named .csv or .tsv for a table.
+Prose has commas too. So lines with commas or semicolons must have equal numbers of cells and also look like a table:
+they need a header or a column of numbers, or both if there are spaces next to the delimiters. For lines with tabs or
+vertical bars, three rows with the same number of cells are enough. But lines that have an indent or a speaker before
+the tab are text. Rows that begin with consecutive numbers are a table even if their lengths differ, because quotes
+around cells with commas may be missing. ``find_table`` takes any file that is named .csv or .tsv for a table.
 """
 
 import csv
@@ -47,10 +47,10 @@ class Table(NamedTuple):
 
 
 def as_cell(text: str) -> str:
-    """Return a text as a cell of a table that we write. A spreadsheet must not take the cell for a formula.
+    """Return a text as a cell of a table, changed so that no spreadsheet takes the cell for a formula.
 
     A text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return gets an apostrophe in front, which
-    spreadsheets do not show. Numbers stay as they are, and so do signs alone, such as a dash, which are no formula.
+    spreadsheets do not show. Numbers stay as they are, and so do texts of signs only, such as a dash.
     ``text_of_cell`` gives the text back.
     """
     return f"'{text}" if _is_taken_for_formula(text) else text
@@ -104,7 +104,7 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
 
 
 def open_table(texts: Iterable[str], table: Table) -> Any:  # noqa: ANN401 - the type is private to csv
-    """Return a ``csv.reader`` of lines with their line ends. It raises ``csv.Error`` at a row that is malformed."""
+    """Return a ``csv.reader`` over lines that include their line ends. It raises ``csv.Error`` at a malformed row."""
     return _reader(texts, table.delimiter, quoted=table.quoted, spaced=table.delimiter in ",;")
 
 
@@ -119,7 +119,7 @@ def _reader(texts: Iterable[str], delimiter: str, *, quoted: bool, spaced: bool)
 
 
 def _head_rows(texts: Sequence[str], delimiter: str, *, quoted: bool, spaced: bool) -> list[list[str]]:
-    """Return the rows at the beginning of a file; none if ``csv`` cannot read them with this delimiter."""
+    """Return the rows at the beginning of a file; no rows if ``csv`` cannot read them with this delimiter."""
     rows: list[list[str]] = []
     try:
         for row in _reader((text + "\n" for text in texts if text.strip()), delimiter, quoted=quoted, spaced=spaced):

@@ -1,4 +1,4 @@
-"""Normalise text, and read text files line by line with the position of every fault.
+"""Normalise text, and read text files line by line. An error names the faulty line.
 
 Text is normalised once, when it is read. Teacher, student, trees and evaluation all see the string that
 ``normalise_text`` returns. Normalisation changes only white space, invisible characters, lone surrogates and the
@@ -76,7 +76,7 @@ class Line(NamedTuple):
     text: str
     """Text without the line end."""
     is_utf8: bool
-    """False if some bytes were replaced by U+FFFD."""
+    """False if the line was not UTF-8. Then U+FFFD replaces the faulty bytes."""
     is_whole: bool = True
     """False if the line is longer than ``MAX_LINE_BYTES``. Then its text is empty."""
     fault: str = ""
@@ -92,7 +92,8 @@ def read_lines(path: Path, on_long: OnError = "stop") -> Iterator[Line]:
 
     Args:
         path: The file.
-        on_long: What to do at a line longer than ``MAX_LINE_BYTES``: "stop", or "skip" to yield it as not whole.
+        on_long: What to do at a line longer than ``MAX_LINE_BYTES``: "stop", or "skip" to yield it with
+            ``is_whole`` false.
 
     Raises:
         InputError: If the file is missing, cannot be read, or is a damaged gzip file; or, if ``on_long`` is "stop", at
@@ -163,7 +164,7 @@ def read_texts(path: Path, on_error: OnError = "stop") -> Iterator[str | None]:
 
 
 def check_replaces_no_input(command: str, outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Check that no output of a command is also one of its inputs, under whatever spelling or link.
+    """Check that no output of a command is also one of its inputs, for example through a link.
 
     Raises:
         ConfigError: If an output would replace an input.

@@ -32,7 +32,7 @@ from storage.json_files import Count, convert, read_json
 
 RECORD_SUFFIX: Final = ".words.json"
 WORDS: Final = "words.json"
-"""The record's name in a dataset."""
+"""Name of the file in a dataset that holds its record."""
 TOKENIZER: Final = "tokenizer"
 PARSER: Final = "parser"
 PUBLISHED_PARSERS: Final = {
@@ -50,7 +50,7 @@ class TrainingText:
     """What was trained: ``tokenizer``, ``parser``, ``teacher`` or ``student``. For the training split of a dataset,
     ``text``."""
     name: str
-    """The files, for people."""
+    """Names of the files, or another description, to show to people."""
     num_words: Count | None
     """The number of words in the text, however often training read it; None if it is not known."""
     part: str = ""
@@ -60,10 +60,10 @@ class TrainingText:
     sources: dict[str, str] = field(default_factory=dict)
     """The corpora in the text, with their licences."""
     note: str = ""
-    """What else is known."""
+    """Anything else that is known, to show to people."""
 
     def to_json(self) -> dict[str, Json]:
-        """Return everything as a JSON object."""
+        """Return all fields as a JSON object."""
         return asdict(self)
 
     @classmethod
@@ -95,8 +95,8 @@ class WordBudget:
 def budget(texts: Sequence[TrainingText]) -> WordBudget:
     """Add up records. Each text counts once.
 
-    Texts that share a file are one group. If all texts of a group are the same part, only this part counts. Otherwise
-    all files of the group count as a whole, because the union of different parts is not known.
+    Texts that share a file are one group. If all texts of a group have the same ``part``, only this part counts.
+    Otherwise all files of the group count as a whole, because the union of different parts is not known.
     """
     groups: list[list[TrainingText]] = []
     for text in texts:
@@ -115,7 +115,7 @@ def budget(texts: Sequence[TrainingText]) -> WordBudget:
 
 
 def record_of_file(path: Path, of: str) -> TrainingText:
-    """Return the record of something (``of``) that was trained on one whole text file, plain or gzipped."""
+    """Return the record of a model of the kind ``of`` that was trained on one whole text file, plain or gzipped."""
     digest, num_words = sha256_file(path), count_words(path)
     return TrainingText(of=of, name=path.name, num_words=num_words, part=digest, files={digest: num_words})
 
@@ -126,13 +126,13 @@ def count_words(path: Path) -> int:
 
 
 def write_record(path: Path, texts: Iterable[TrainingText], *, sha256: str) -> None:
-    """Write the record of a file that has this sha256, next to the file."""
+    """Write the record of a trained model next to its file ``path``, which has this sha256."""
     content = {"sha256": sha256, "trained_on": to_json(texts)}
     write_atomically(beside(path, RECORD_SUFFIX), (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read_record(path: Path, suffix: str, *, of: str, sha256: str) -> list[TrainingText]:
-    """Return the record next to a file, or one text whose words are not known if there is no record of this file.
+    """Return the record next to a file; if no record has the sha256 of the file, one text with unknown word count.
 
     Raises:
         InputError: If the record is damaged.
@@ -187,7 +187,7 @@ def renamed(texts: Iterable[TrainingText], of: str) -> list[TrainingText]:
 
 
 def budget_for_people(texts: Sequence[TrainingText]) -> dict[str, str]:
-    """Return the words of each text of a record and their sum, as text for the screen and the model card."""
+    """Return how many words each text of a record has, and their sum, as text for the screen and the model card."""
     lines: dict[str, str] = {}
     for text in texts:
         count = "not known" if text.num_words is None else f"{text.num_words:,}"

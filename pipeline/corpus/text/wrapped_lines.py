@@ -1,6 +1,6 @@
-"""Notice hard-wrapped text, whose paragraphs have several lines of nearly one width, and join the lines of a paragraph.
+"""Recognise hard-wrapped text, which is cut into lines of nearly the same width, and join the lines of a paragraph.
 
-A blank line ends a paragraph. An indent does not, and verse is joined as well.
+A blank line ends a paragraph. An indented line does not. So lines of verse are joined too.
 """
 
 import re
@@ -37,17 +37,17 @@ def is_wrapped(lines: Sequence[str]) -> bool:
 
 
 def wrapped_share(lines: Sequence[str]) -> float:
-    """Return the share of lines that seem to be cut inside a sentence at one width; 0 if too few are cut.
+    """Return the share of lines that seem to be cut inside a sentence because they are full. A low share counts as 0.
 
     Only lines that are followed by another line count. Such a line seems to be cut if it ends with a letter, a digit,
     a comma, a semicolon, an apostrophe or a hyphen, the next line begins with a small letter, and the next line's first
-    word would not have fitted in.
+    word would not have fitted into the line.
 
     Args:
         lines: Lines of a text, blank ones included.
 
     Returns:
-        A number in [0, 1]; 0 if it is below ``MIN_WRAPPED`` or there are fewer than ``MIN_LINES`` such lines.
+        A number in [0, 1]; 0 if it is below ``MIN_WRAPPED`` or fewer than ``MIN_LINES`` lines are cut.
     """
     texts = [text.strip() for text in lines]
     pairs = [(one, other) for one, other in pairwise(texts) if one and other]

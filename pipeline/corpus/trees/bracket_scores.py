@@ -7,7 +7,7 @@ multisets has the smaller count of each element.
 
     precision        Σ|G_m ∩ P_m| / Σ|P_m|
     recall           Σ|G_m ∩ P_m| / Σ|G_m|
-    F1               2 Σ|G_m ∩ P_m| / (Σ|G_m| + Σ|P_m|)                    the harmonic mean of both
+    F1               2 Σ|G_m ∩ P_m| / (Σ|G_m| + Σ|P_m|)                    harmonic mean of precision and recall
     unlabelled F1    2 Σ|G°_m ∩ P°_m| / (Σ|G_m| + Σ|P_m|)
     exact match      (number of sentences with G_m = P_m) / M              G°_m = P°_m for trees without labels
 
@@ -27,10 +27,10 @@ stop) before it counts spans. It lets ADVP match PRT, uses spans of words, and l
 Here nothing is removed, a label matches only itself, and all sentences count. The spans here are over tokens. A gold
 tree has as many brackets over tokens as over words, but a predicted bracket can end inside a word.
 
-Do not compare two values if their gold trees differ in one of these ways: they come from different treebanks, one set
-is annotated and the other a parser's, or one set is labelled and the other binary. The annotation decides how many
-brackets a sentence has, and so how easy they are to predict. For example, a binary tree over n tokens has n - 1
-brackets.
+Do not compare two values if their gold trees differ in one of these ways: they come from different treebanks; people
+annotated one set and a parser made the other; or one set has labelled trees and the other binary trees. These decide
+how many brackets a sentence has, and so how easy they are to predict. For example, a binary tree over n tokens has
+n - 1 brackets.
 """
 
 from collections import Counter
@@ -46,7 +46,7 @@ DEFINITIONS: Final = {
     "recall": "num_matched / num_gold",
     "f1": "2 num_matched / (num_gold + num_predicted)",
     "unlabelled_f1": "2 num_matched_spans / (num_gold + num_predicted): the same brackets without labels",
-    "exact_match": "num_exact / num_sentences: all brackets right and none too many",
+    "exact_match": "num_exact / num_sentences: the predicted brackets are the gold brackets",
     "sentence_f1": "total_sentence_f1 / num_longer: the mean F1 of the sentences with at least two tokens. The F1 "
     "compares the sets of spans of both trees, without single tokens and without the whole sentence. If neither tree "
     "has such a span, the F1 is 1 (Kim et al. 2019)",

@@ -28,7 +28,7 @@ class WordRule:
     word: str
     """Regular expression for the whole word, as spelt in the text."""
     tag: str
-    """Regular expression for its whole part of speech."""
+    """Regular expression for the whole part-of-speech tag of the word."""
     joins: Joins
     tagged: str
     """Words of an example, as ``word/TAG word/TAG``."""
@@ -295,7 +295,7 @@ _BEFORE: Final = ("before", "both")
 
 
 def doubles_period(words: Sequence[str], i: int) -> bool:
-    """Return whether word i is a period that the text does not have: the abbreviation before it ends with one."""
+    """Return whether word i is a period that the text lacks: the abbreviation before it already ends with a period."""
     if words[i] != "." or i == 0 or (i + 1 < len(words) and words[i + 1] == "."):
         return False
     return len(words[i - 1]) > 1 and words[i - 1][-1] == "." and words[i - 1][-2].isalpha()
@@ -310,7 +310,7 @@ def spell(word: str) -> str:
 def _retagged(words: Sequence[str], spelt: Sequence[str], tags: Sequence[str]) -> list[str]:
     """Return the tags, with an opening or closing tag for each quote, and ``[,]`` for a comma in square brackets.
 
-    Quotes that a treebank spells as `` `` `` or ``''`` show their side. Any other ``"`` may be on either side, and so
+    A quote spelt as `` `` `` opens, and one spelt as ``''`` closes. Any other ``"`` may be on either side, and so
     may a ``'`` that is tagged as a quote. Such a quote opens if it is the first word and closes if it is the last word.
     The quotes in between open and close by turns. But if the sentence has an odd number of these quotes, first and last
     included, a quote in between that is tagged as an opening or closing quote keeps this tag.

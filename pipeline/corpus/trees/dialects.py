@@ -41,7 +41,8 @@ _TRACE_BY_NAME = re.compile(r"\*(T\d*|PRO|pro|ICH|RNR|EXP|PPA|NULL)\*(-?\d+)?|\*
 """Words that are traces whatever their tag is."""
 _TRACE_TAGS = re.compile(r"-?NONE-?", re.IGNORECASE)
 _TAG_OF_0 = re.compile(r"IN|C|COMP|W(DT|P|RB)")
-"""Tags of words that can be left out, but that are never numbers."""
+"""Tags of words that can be left out, such as the conjunction "that". With one of these tags, ``0`` is a trace, and
+not a number."""
 _SPEAKER = re.compile(r"Speaker[A-Z]\d+")
 _SPOKEN_MARK_TAG = re.compile(r"SYM|XX?|\W")
 _BRACKET = re.compile(r"([*#-])([LR][RSC]B)\1", re.IGNORECASE)
@@ -54,7 +55,7 @@ _CHARACTERS: Final = {
     "<$$paren>": ("-RRB-", "-RRB-"),
     "<dash/>": (":", "\u2014"),
 }
-"""Tag and word of the codes that stand for characters of the text."""
+"""Code → tag and word of the character of the text that the code stands for."""
 _HYPHEN_IN_WORD: Final = re.compile("<dash/?>")
 _METADATA = re.compile(r"\(\s*(METADATA|VERSION)\b|\(\s*ORTHO\s[^()]*\)\s*\(\s*META\b")
 """The last bracket of a match begins the metadata. ``META`` alone may be a phrase, such as a stage direction."""
@@ -103,7 +104,7 @@ def read_plain_trees(path: Path) -> Iterator[RawTree]:
 
 
 def recognise(path: Path, first: list[RawTree]) -> Dialect:
-    """Return the dialect of a file by its first trees.
+    """Return the dialect of a file, judged by its first trees.
 
     Raises:
         InputError: If most leaves are a word with another part, such as a lemma, in a form that is not known; or if
@@ -353,6 +354,7 @@ def _without_lemma(leaf: str) -> str:
 
     A lemma often begins with the same letter as its word. So if some hyphens are followed by the first letter of the
     leaf, only these hyphens count. Cut at the middle hyphen of the leaf if it counts, or else at the last that counts.
+    For example, the word of ``ice-cream-ice-cream`` is ``ice-cream``.
     """
     cuts = [i for i, character in enumerate(leaf) if character == "-" and 0 < i < len(leaf) - 1]
     likely = [i for i in cuts if leaf[0].casefold() == leaf[i + 1].casefold()] or cuts

@@ -1,6 +1,6 @@
 r"""Score predicted trees against a treebank as EVALB does with ``COLLINS.prm``, to compare with published scores.
 
-EVALB is the program of Sekine and Collins (1997, https://nlp.cs.nyu.edu/evalb/). Let a sentence have words w_1 … w_n.
+EVALB is the program of Sekine and Collins (1997, https://nlp.cs.nyu.edu/evalb/). It works as follows.
 
 1. Words whose tag is ``-NONE-`` or one of ``, : `` '' .`` are deleted.
 2. A bracket is a phrase: its label, without function tags, and the words that are left in it. TOP is not a bracket, nor
@@ -38,7 +38,7 @@ DELETED: Final = frozenset({ROOT, TRACE_TAG, ",", ":", "``", "''", "."})
 EQUAL: Final = {"PRT": "ADVP"}
 """Label → the label that it counts as."""
 CUT_OFF: Final = 40
-"""Number of words of the longest sentence that counts in the second set of metrics."""
+"""The second set of metrics is over the sentences of at most this number of words."""
 DEFINITIONS: Final = {
     "precision": "num_matched / num_predicted",
     "recall": "num_matched / num_gold",
@@ -56,7 +56,7 @@ class GoldAndPredicted:
     tags: Sequence[str]
     """Part of speech of each word in the treebank."""
     spans: Sequence[Span]
-    """Where each word is, in order."""
+    """Start and stop of each word, in order."""
     gold: Sequence[Phrase]
     """Label, start and stop of each phrase of the treebank."""
     predicted: Sequence[Phrase] | None
@@ -65,7 +65,7 @@ class GoldAndPredicted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalbFigure:
-    """The counts of EVALB, with its metrics as properties. All but ``num_sentences`` leave out skipped sentences."""
+    """The counts of EVALB, with its metrics as properties. Only ``num_sentences`` counts skipped sentences too."""
 
     num_sentences: int = 0
     """Sentences, also those that are skipped."""

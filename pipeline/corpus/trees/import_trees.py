@@ -47,8 +47,8 @@ def import_trees(
     document. Then ``OUT.docs`` and ``OUT.documents.tsv`` are written too.
 
     The old files of OUT stay until all new files are on disk under temporary names. Then the old ``OUT.mrg`` and its
-    companions are deleted, and the new files get their names, ``OUT.mrg`` last. So a kill can leave an OUT without
-    trees, which no command accepts, but it never leaves new trees next to an old text.
+    companions are deleted, and the new files get their names, ``OUT.mrg`` last. So a killed run can leave OUT without
+    ``OUT.mrg``, which no command accepts, but it never leaves new trees next to an old text.
 
     Args:
         sources: Files of trees, plain or gzipped, or folders of such files. They are read in this order.

@@ -1,4 +1,4 @@
-"""Choose how the text of a tree is rebuilt from its words, and notice a corpus that is not English.
+"""Choose how the text of a tree is rebuilt from its words, and recognise a corpus that is not English.
 
 The rules of ``detokenisation`` are those of English. For other languages, give the text itself, or choose one of two
 plain joiners: a space between words, or nothing.

@@ -1,9 +1,9 @@
 """Find each word of a tree in the raw text.
 
 Words are matched by their characters. White space in words and text is ignored. Treebanks write some characters in
-their own way: ``-LRB-`` for a bracket, also inside a word; `` `` `` and ``''`` for quotes; ``--`` for a dash. They also
-contain markup that was never in the text (``<disfluency>``); this module skips such markup. The text is never changed
-to fit the tree.
+their own way: ``-LRB-`` for a bracket, also inside a word; `` `` `` and ``''`` for quotes; ``--`` for a dash.
+Trees also contain markup that was never in the text (``<disfluency>``); this module skips such markup. The text is
+never changed to fit the tree.
 """
 
 import re

@@ -5,8 +5,8 @@ whatever their indentation. If a tree stays open, the next tree begins at the ne
 like the beginning of a tree. If brackets close too early, everything up to the next beginning of a tree is one broken
 piece. So no part of a broken tree becomes a tree.
 
-Some lines belong to a file but not to its trees: a licence, SGML tags, comments. This module leaves them out, and names
-their kinds in the next tree, so that readers can count them.
+Some lines belong to a file but not to its trees: a licence, SGML tags, comments. This module leaves them out, and
+records their kinds with the next tree, so that readers can count them.
 """
 
 import re
@@ -104,7 +104,7 @@ class RawTree(NamedTuple):
     dialect: str = ""
     """Name of the dialect that ``tree`` was written in, or "" for plain brackets."""
     left_out: tuple[str, ...] = ()
-    """What of ``text`` is missing or changed in ``tree``, each as a reason to count by."""
+    """Reasons to count by: one for each thing in ``text`` that ``tree`` lacks or has in another form."""
     lines_left_out: tuple[str, ...] = ()
     """Kinds of the lines before this tree that belong to no tree. The last tree also has the lines after it."""
 
@@ -135,16 +135,16 @@ class _Shape:
     """Whether most lines are whole trees."""
 
     def is_at_margin(self, text: str) -> bool:
-        """Return whether a line begins with a bracket at the margin, or before it."""
+        """Return whether a line begins with a bracket at the margin, or left of the margin."""
         return text.lstrip()[:1] == "(" and _indentation(text) <= self.margin
 
     def begins_tree(self, text: str, first: str, *, is_broken: bool = False) -> bool:
-        """Return whether a line after closed brackets begins a tree. ``first`` is the first line of the block before.
+        """Return whether a line begins a tree, if no bracket is open. ``first`` is the first line of the last block.
 
-        ``_cut`` says what a block is. If a tree ended too early, its remaining lines must not be taken for trees. If
-        the trees have a root with a name, or the file has no indentation, only the label tells these lines from the
-        beginning of a tree. If most lines are trees and the block before is broken (``is_broken``), a line that is a
-        whole tree begins a tree.
+        ``_cut`` says what a block is. If a tree ended too early, the rest of its lines must not be taken for trees. If
+        the trees have a root with a name, or the file has no indentation, only the label shows whether a line
+        is such a rest or begins a tree. If most lines are trees and the block before is broken (``is_broken``), a line
+        that is a whole tree begins a tree.
         """
         label, before = _label(text), _label(first)
         if label is not None and (label == before or label in ROOT_NAMES):
@@ -155,7 +155,7 @@ class _Shape:
         return self.is_at_margin(text) and self.is_indented and may_begin
 
     def is_rest(self, text: str, first: str) -> bool:
-        """Return whether a line after closed brackets can only be the rest of a tree that ended too early."""
+        """Return whether a line, if no bracket is open, can only be the rest of a tree that ended too early."""
         if self.is_tree_per_line or self.begins_tree(text, first):
             return False
         return not self.is_at_margin(text) if self.is_indented else _label(first) in ROOT_NAMES
@@ -163,8 +163,8 @@ class _Shape:
     def interrupts_tree(self, text: str, first: str, depth: int) -> bool:
         """Return whether a line shows that the open tree, which begins with the line ``first``, is broken.
 
-        If most lines are trees, a line that begins as they do may still be a part of the open tree. But if this line
-        also closes the last of the ``depth`` open brackets, then it is more likely that two trees are broken.
+        If most lines are whole trees, a line that begins like a tree may still be a part of the open tree. But if this
+        line also closes the last of the ``depth`` open brackets, two broken trees are more likely.
         """
         label = _label(text)
         closes = self.is_tree_per_line and depth + _change_of_depth(text) <= 0
@@ -385,7 +385,7 @@ def _with_escaped_brackets(line: Line) -> Line:
 
 
 def _header_after(text: str, header: str) -> str:
-    """Return the tag of the header that is open after a line of SGML, or "". ``header`` is the one open before."""
+    """Return the tag of the header that is open after a line of SGML, or "". ``header`` is this tag before the line."""
     if header:
         return "" if f"</{header}>" in text else header
     opened = _OPENED.match(text)
@@ -413,10 +413,10 @@ def _labelled(lines: Iterable[Line], begin: int, *, whole: Path | None = None) -
     Args:
         lines: Lines of a file.
         begin: Number of the first line of trees, if there is a header before it (`_first_line_of_trees`).
-        whole: The file, if these are all its lines.
+        whole: The path of the file, if ``lines`` are all lines of the file.
 
     Raises:
-        InputError: If these are all lines of the file and a comment does not end.
+        InputError: If ``whole`` is given and a comment does not end.
     """
     ends_comment: re.Pattern[str] | None = None
     begins = 0

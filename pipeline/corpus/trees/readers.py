@@ -2,7 +2,7 @@
 
 If a treebank has no text, the text is rebuilt from the words. An error names the first line of a broken tree. A broken
 tree keeps its place in the count, so the other trees stay aligned with their texts. If a broken tree swallows the next
-ones, the numbers of trees and lines differ, which is an error. Files are read once, or twice if the text has blank
+trees, the numbers of trees and lines differ, which is an error. Files are read once, or twice if the text has blank
 lines: then another pass counts trees and lines. Memory does not grow with the size of the files, with one exception:
 ``RunningText`` reads a whole raw file of the Penn Treebank, because its lines are not the sentences of the trees.
 """
@@ -136,7 +136,7 @@ def read_sentences(
         on_error: What to do at a malformed line.
         counts: Updated with each tree.
         read: Function that reads ``trees``.
-        rebuild: Function that rebuilds a text.
+        rebuild: Function that rebuilds a text from words and their parts of speech.
 
     Raises:
         InputError: If a file cannot be read, there are not as many lines as trees, or trees and text are swapped. If
@@ -233,7 +233,7 @@ def read_sentence(
 ) -> Sentence | None:
     """Return the sentence of a pair, or None if it is dropped. ``counts`` is updated.
 
-    If ``rebuild`` is given, it makes the text. Otherwise the text is that of the pair.
+    If ``rebuild`` is given, it makes the text from the words. Otherwise the pair has the text.
 
     Raises:
         InputError: If the tree is malformed and ``on_error`` is "stop". The error names file and line.

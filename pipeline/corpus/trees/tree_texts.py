@@ -74,7 +74,7 @@ def read_tree_texts(path: Path, on_error: OnError) -> Iterator[tuple[int, str | 
 
 
 def is_running_text(path: Path) -> bool:
-    """Return whether a file begins as the Penn Treebank's raw files do."""
+    """Return whether a file begins with ``.START``, as the Penn Treebank's raw files do."""
     lines = (line.text.strip() for line in islice(read_lines(path, "skip"), 100))
     return next(filter(None, lines), "") == _START
 
@@ -101,9 +101,9 @@ class RunningText:
         self._at = 0
 
     def next(self, tree: Tree) -> tuple[str, bool]:
-        """Return the text of the next tree and True. If other words come next, return them and False.
+        """Return the text of ``tree`` and True. If its words do not come next, return the words that do, and False.
 
-        Up to ``_MOST_LINES_SKIPPED`` lines without a tree are passed over.
+        Up to ``_MOST_LINES_SKIPPED`` lines that belong to no tree are passed over.
         """
         longest = sum(2 * len(word) + 4 for word in tree.words) + 40
         later = bisect_left(self._starts, self._at)

@@ -2,7 +2,7 @@
 
 A source is a file or a folder. Its format is one of
 
-    ptb        Penn Treebank (LDC99T42): folders of .mrg files, wsj/02/wsj_0201.mrg; a file is a document
+    ptb        Penn Treebank (LDC99T42): folders of .mrg files, wsj/02/wsj_0201.mrg; each file is a document
     bllip      parses by the Charniak parser (LDC2000T43, LDC2008T13): root S1, one tree per line, or n-best lists
     brackets   any other files of trees in brackets
 
@@ -38,7 +38,7 @@ TREE_SUFFIXES: Final = (
 BROKEN_LIST: Final = "broken n-best list"
 NO_PARSE: Final = "no parse in its n-best list"
 OTHER_SUFFIX: Final = "trees with another suffix, read with --format brackets"
-"""Reason to pass over a file of a folder with ``--format auto``."""
+"""Reason to pass over a file of trees in a folder, with ``--format auto``."""
 
 _WSJ: Final = re.compile(r"wsj_?(\d\d)\d\d", re.IGNORECASE)
 _HEADER: Final = re.compile(r"\s*(\d{1,6})\s+\S+\s*")
@@ -46,7 +46,7 @@ _S1: Final = re.compile(r"\s*\(\s*S1\s*\(")
 _NESTED: Final = re.compile(r"\(\s*[^\s()]*\s*\(\s*[^\s()]+[\s(]")
 _ANY_SUFFIX: Final = re.compile(r"(?<=.)\.[A-Za-z]\w{0,7}$")
 _ALWAYS_TREES: Final = TREE_SUFFIXES[:5]
-"""Suffixes that give a folder the format brackets, even if its files begin like files of the format bllip."""
+"""A folder with files of these suffixes has the format brackets, even if its files begin like bllip files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,10 +59,10 @@ class TreeFile:
     format: str
     """Format in which the file is read: a ``TreeFormat``, or "bllip n-best" for lists of parses."""
     stem: Path
-    """Path relative to the source, without ``.gz`` and other suffixes. Files of the format bllip keep suffixes that are
-    not in ``TREE_SUFFIXES``, because these suffixes tell the files apart."""
+    """Path relative to the source, without ``.gz`` and other suffixes. With the format bllip, suffixes that are not in
+    ``TREE_SUFFIXES`` are kept, because these suffixes tell the files apart."""
     document: Document | None
-    """None if the source is a file."""
+    """The document that the file is. None if the source is one file and not a folder."""
 
 
 def find_trees(
@@ -183,7 +183,7 @@ def read_split_list(path: Path, split: str) -> frozenset[str]:
 
 
 def read_n_best(path: Path) -> Iterator[RawTree]:
-    """Yield the best parse of each sentence of a file of n-best lists, and how many other parses the sentence has.
+    """Read a file of n-best lists. Yield the best parse of each sentence, and how many other parses the sentence has.
 
     A list begins with a line that has the number of parses and the name of the sentence. Then each parse has a line
     with its score and a line with its tree. Blank lines are ignored. A line may have two scores, the reranker's and

@@ -2,8 +2,8 @@
 
 A tree has words and phrases. A phrase is a label and the span of words that it covers. Phrases are in the order in
 which they open. This order is enough to rebuild the tree: if two phrases have the same span, the first of them is above
-the second. So removing words, collapsing chains and fitting phrases to tokens are loops over short tuples, and deep
-nesting needs no recursion. The spans do not tell which phrase contains a phrase without words, but normalisation
+the second. So simple loops over short tuples can remove words, collapse chains and fit phrases to tokens, without
+recursion into deep trees. The spans do not tell which phrase contains a phrase without words, but normalisation
 removes such phrases anyway.
 
 A part-of-speech tag is not a phrase. A tag belongs to its word.
@@ -32,7 +32,7 @@ TokenPhrase: TypeAlias = tuple[int, int, int]
 
 
 class MalformedTreeError(InputError):
-    """A piece of a file is not a tree. ``reason`` is one of a few categories, by which errors are counted."""
+    """A piece of a file is not a tree. ``reason`` is a short category, by which such pieces are counted."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ class Tree:
     """A tree over words."""
 
     words: tuple[str, ...]
-    """Words in the spelling of the treebank: brackets are ``-LRB-`` and so on."""
+    """Words in the spelling of the treebank, for example ``-LRB-`` for a round bracket."""
     tags: tuple[str, ...]
     """Part of speech of each word."""
     phrases: tuple[Phrase, ...]
@@ -106,7 +106,7 @@ def parse_tree(text: str) -> Tree:
 
 
 def without_words(tree: Tree, without: Collection[int]) -> Tree:
-    """Return a tree without some of its words, by their indices. Phrases without words stay."""
+    """Return a tree without the words that have the indices ``without``. Phrases without words stay."""
     if not without:
         return tree
     kept = [i for i in range(len(tree.words)) if i not in without]
@@ -142,7 +142,7 @@ def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
 
 @lru_cache(maxsize=65_536)
 def is_binarised(label: str) -> bool:
-    """Return whether a phrase is no constituent: ``@NP`` of Berkeley's parser, ``NP|<DT-NN>`` and ``NP|<>`` of NLTK."""
+    """Return whether a tool made the phrase to binarise: Berkeley's ``@NP``, NLTK's ``NP|<DT-NN>`` and ``NP|<>``."""
     return _BINARISED.match(label) is not None
 
 
@@ -220,7 +220,7 @@ def _odd_space(text: str) -> MalformedTreeError:
 
 
 def _hint(text: str) -> str:
-    """Return what to write instead, if brackets are written in one of the ways that cannot be read."""
+    """If brackets are written in a known way that cannot be read, return what to write instead; else ""."""
     if "\\n" in text:
         return r"; write a line end in place of each \n"
     if _NUMBERED.search(text):

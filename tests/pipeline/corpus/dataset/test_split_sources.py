@@ -101,13 +101,13 @@ def test_documents_and_sources_of_several_stems_follow_one_another(folder: Path)
 def test_impossible_shares_are_refused(folder: Path) -> None:
     stems = {"train": [folder / "a", folder / "b"]}
     with pytest.raises(
-        InputError, match=r"no document fits into dev, a share of 0\.01: the smallest of 16 has 1 of 40"
+        InputError, match=r"no document fits into dev, a share of 0\.01: the smallest of 16 documents has 1 of 40"
     ):
         choose_sources(stems, {"dev": 0.01}, seed=1)
     with pytest.raises(InputError, match=r"all 8 documents went to dev, test"):
         choose_sources({"train": [folder / "a"]}, {"dev": 0.5, "test": 0.5}, seed=1)
     (folder / "b.docs").unlink()
-    with pytest.raises(InputError, match=r"b\.mrg: no file of documents next to it"):
+    with pytest.raises(InputError, match=r"b\.mrg: there is no \.docs file next to it"):
         choose_sources(stems, {"dev": 0.2}, seed=1)
 
 

@@ -196,7 +196,7 @@ def test_other_files_and_other_tokenizers_are_refused(tokenizer: Tokenizer, tmp_
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     end = {"id": 1, "content": "<eos>", **flags, "special": True}
     path.write_text(json.dumps(content | {"added_tokens": [end]}))
-    with pytest.raises(InputError, match=r"finds the special tokens <eos> in texts\. Convert it with adopt-tok"):
+    with pytest.raises(InputError, match=r"would turn <eos> in a text into special tokens\. Use adopt-tok"):
         Tokenizer.load(path)
     vocab = {token: i for i, token in enumerate(t for t in content["model"]["vocab"] if t not in SPECIAL_TOKENS)}
     path.write_text(json.dumps(content | {"model": content["model"] | {"vocab": vocab}}))
