@@ -100,7 +100,7 @@ def evaluate_babylm(
         model: The model.
         data: The tasks, and the year whose pipeline defines the items and their scoring.
         out: Where to write the files of predictions; None for nowhere.
-        name: The model's name in the paths. If empty: the name of the model's folder up to the last dot, as in the
+        name: The model's name in the paths. If empty: the name of the model's folder up to the last dot, as in BabyLM's
             pipeline.
         revision: The revision in the paths. If empty: ``main``, or ``chck_1M`` and so on for a word checkpoint.
         at_words: Number of words of training, ascending → a function that opens the model's word checkpoint with this
@@ -232,7 +232,7 @@ class _Scored:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def add_choices(self, task: str, outcomes: Sequence[Outcome], rules: Rules) -> None:
-        """Add a task of choices."""
+        """Add the outcomes of a task whose items are choices between texts."""
         self.figures[task] = _figures(outcomes)
         self.predictions[f"{TASKS[task].name}/{task}/predictions.json"] = _predictions(outcomes, rules)
         self.rows.extend(_rows(task, outcomes))

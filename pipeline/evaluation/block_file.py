@@ -5,10 +5,10 @@
     first, a line of JSON       the version of the format, and the fingerprint of everything that the values depend on
     then, for each block        a line of JSON with its number, its size and the sha256 of its bytes; then the bytes
 
-A block is appended when it is finished. The name has the first digits of the fingerprint. So evaluations with different
-options have different files, and each evaluation can be continued. A killed process may leave half a block at the end.
-``BlockFile`` drops this half when it opens the file. If a block is damaged, ``BlockFile`` keeps the blocks before the
-damaged one and drops all others, which then have to be computed again.
+A block is appended when it is finished. The file's name has the first digits of the fingerprint. So evaluations with
+different options have different files, and each evaluation can be continued. A killed process may leave half a block at
+the end. ``BlockFile`` drops this half when it opens the file. If a block is damaged, ``BlockFile`` keeps the blocks
+before the damaged one and drops all others, which then have to be computed again.
 """
 
 import fcntl

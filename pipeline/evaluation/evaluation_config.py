@@ -86,7 +86,7 @@ class BabylmConfig:
     name: str = ""
     """The model's name in the paths below --out. Default: the name of the model's folder up to the last dot."""
     revision: str = ""
-    """The revision in the paths below --out. Default: main, or chck_1M and so on for a word checkpoint."""
+    """The model's revision in the paths below --out. Default: main, or chck_1M and so on for a word checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

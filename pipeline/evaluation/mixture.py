@@ -109,7 +109,7 @@ class MixtureFigures:
     teacher: str
     """The path of the teacher."""
     halves: Halves
-    """What the halves are made of: whole documents, or sentences in turn."""
+    """What the halves are made of: whole documents, or every second sentence."""
     by_distribution: Annotated[Sequence[MixtureFigure], msgspec.Meta(min_length=1)]
     """A figure for each distribution, in the order of ``NEXT_TOKEN``."""
 

@@ -78,7 +78,7 @@ class Result:
     ``MinimalPairFigures``, ``SurprisalFigure``, ``ParseFigure``, ``SyntaxGymFigures`` or ``MixtureFigures`` returns;
     for ``babylm``, the scores by task."""
     settings: dict[str, Any]
-    """Everything that could change ``figures``: checkpoint, batch budget, device, dtype and so on."""
+    """Everything that could change ``figures``: checkpoint, batch size, device, dtype and so on."""
     fingerprints: dict[str, str]
     """The sha256 of the ``weights``, of the ``tokenizer`` and of the data (``DATA``). A mixture also has the sha256 of
     the weights of the ``teacher``."""

@@ -1,7 +1,7 @@
 """Run the evaluations that are the same for every model, record their results, and return summaries.
 
-Minimal pairs, SyntaxGym and surprisals score single sentences with a ``SentenceModel``: a student, a folder in Hugging
-Face's format (both: ``student.student_commands``), or a teacher that finds the trees by beam search
+The evaluations of minimal pairs, SyntaxGym and surprisals score single sentences with a ``SentenceModel``: a student or
+a folder in Hugging Face's format (``student.student_commands``), or a teacher that finds the trees by beam search
 (``teacher.teacher_commands``). A perplexity is computed from a ``ScoredSplit``. Its log-probabilities come from the
 packages ``student`` and ``teacher``, because some models also read the trees or documents of a split.
 """

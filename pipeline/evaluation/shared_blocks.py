@@ -1,4 +1,4 @@
-"""Compute a long evaluation block by block, so that several processes share it and an interruption loses little.
+"""Compute a long evaluation block by block, so that several processes can share it and an interruption loses little.
 
 Rank 0 runs the command as if it were the only process. The other ranks only help: they wait in ``shared_blocks`` until
 rank 0 asks for rows (values of sentences, one row per sentence). Then they compute some blocks of these rows and send

@@ -10,7 +10,7 @@ r"""Read the sentences whose surprisals are wanted: their words, the text before
 The text before a sentence is for models that were trained on documents. It comes from a file with a line for each
 sentence, or from the lines before the sentence. A model reads it as in training: ``<bos>`` comes before each sentence,
 so the input is ``<bos> earlier sentence <bos> sentence``. If the input is too long, this module leaves out the oldest
-sentences. If not even the sentence right before the scored one fits, it loses its first tokens.
+sentences. If not even the sentence right before the scored one fits, only the last tokens of that sentence are kept.
 """
 
 from collections import Counter, deque

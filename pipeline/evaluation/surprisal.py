@@ -90,7 +90,7 @@ class SurprisalFigure:
     num_words_with_frequency: Count | None = None
     """Words with a frequency; None if no frequencies were given."""
     num_with_context: Count = 0
-    """Sentences that were scored after other text."""
+    """Sentences that were scored with text before them."""
     num_with_less_context: Count = 0
     """Sentences for which the oldest part of the text before them was left out, because the whole text did not fit."""
     num_cut_tokens: Count = 0

@@ -4,10 +4,10 @@
                                 than the sum, such as the mean
     an item is right            if every prediction about it is true
 
-A token belongs to the region that contains its characters, spaces apart. A token with characters of two regions belongs
-to the region of its first character. Results have the number of tokens that touch two regions. This number is 0 with a
-tokenizer that keeps words and punctuation apart. ``<eos>`` belongs to no region, so the sums over all regions add up to
-the surprisal of the sentence without ``<eos>``.
+A token belongs to the region that contains its characters other than spaces. A token with characters of two regions
+belongs to the region of its first character. Results have the number of tokens that touch two regions. This number is 0
+with a tokenizer that keeps words and punctuation apart. ``<eos>`` belongs to no region, so the sums over all regions
+add up to the surprisal of the sentence without ``<eos>``.
 
 A prediction is a tie if its truth depends on a comparison of two values that are equal except for rounding. Ties are
 reported and are never right (``formulas``). An item is a tie if none of its predictions is false and at least one is a
@@ -172,7 +172,7 @@ def evaluate_suites(
         scorer: Gives log-probabilities.
         tokenizer: The tokenizer of the model.
         suites: At least one suite.
-        joining: How regions become a sentence: as running text, or with a space between every two
+        joining: How regions become a sentence: as running text, or with a space between every two regions
             (``syntaxgym_suites``).
         max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
             limit.

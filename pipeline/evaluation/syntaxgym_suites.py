@@ -5,8 +5,8 @@ suite's predictions are formulas over the surprisals of regions (``pipeline.eval
 region that an item does not have, ``read_suite`` refuses the suite, before anything is scored.
 
 Regions become a sentence in these steps. White space at the ends of a region is removed, and several spaces inside
-become one. Empty regions add nothing to the sentence, not even a space. The other regions are joined by one space. This
-space belongs to the second of the two regions. The suites have a space before punctuation: ``studied the book , the
+become one. Empty regions add nothing to the sentence, not even a space. Between every two of the other regions there is
+one space, which belongs to the second of the two. The suites have a space before punctuation: ``studied the book , the
 nurse ...``. If ``joining`` is "text", this space is removed before each of ``, . ; : ! ?`` that stands alone. The
 sentence is then written like the running text that models are trained on. If ``joining`` is "tokens", the space stays.
 The published accuracies come from models that read the regions joined by spaces, as with "tokens".

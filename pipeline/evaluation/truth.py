@@ -35,8 +35,9 @@ class Truth:
         split: Name of the split.
 
     Raises:
-        InputError: If ``corpus`` is not a sample corpus, or the split has other sentences than the corpus. The texts
-            differ if the dataset was built from another sample, or if ``build-dataset`` dropped some of the sentences.
+        InputError: If ``corpus`` is not a sample corpus, or the split has other sentences than the corpus. The
+            sentences differ if the dataset was built from another sample, or if ``build-dataset`` dropped some of the
+            sentences.
     """
 
     def __init__(self, corpus: Path, dataset: Dataset, split: str) -> None:

@@ -122,7 +122,7 @@ def _words_by_line(file: Path) -> np.ndarray:
 
 
 def _lines(file: Path, ranges: Sequence[tuple[int, int]]) -> list[str]:
-    """Return the lines of ranges (first line, number of lines), which must be in order."""
+    """Return the lines in some ranges, which must be in order. A range is (first line, number of lines)."""
     found: list[str] = []
     at = 0
     with file.open(encoding="utf-8", newline="\n") as lines:

@@ -92,7 +92,7 @@ class ParserState:
             ) from error
 
     def save(self, row: dict[str, Any], parser: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Add the row of an epoch, and write the state after it.
+        """Add the row of an epoch, and write the state after this epoch.
 
         Raises:
             StoreError: If the disk is full. The state after the previous epoch stays.

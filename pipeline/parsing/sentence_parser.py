@@ -39,8 +39,8 @@ from storage.json_files import names_code
 torch_struct.TreeCRF.arg_constraints = {}
 
 _FAILURES = (ValueError, AssertionError, StopIteration, IndexError, RuntimeError, FloatingPointError)
-"""Errors for a sentence that benepar cannot read: too many subwords, no subword, too little memory, or scores that
-are NaN or infinite."""
+"""The errors that benepar raises for a sentence that it cannot read: too many subwords, no subword, too little memory,
+or scores that are NaN or infinite."""
 _SPELLINGS: Final[dict[str, str]] = SentenceWrapper.TEXT_NORMALIZATION_MAPPING
 
 

@@ -89,8 +89,7 @@ class TextShards:
         write_atomically(self.path / DESCRIPTION, (json.dumps(about, indent=1) + "\n").encode())
 
     def remove(self) -> None:
-        """Remove the folder, ``parse.json`` first, so that after a kill the rest does not look like a parse to
-        continue."""
+        """Remove the folder, ``parse.json`` first: without this file, the rest is not an unfinished ``parse``."""
         (self.path / DESCRIPTION).unlink()
         shutil.rmtree(self.path)
 
@@ -141,7 +140,7 @@ class TextShards:
         write_atomically(self._file(shard), encoded_rows(outcomes))
 
     def rows(self, shard: TextShard) -> Iterator[dict[str, str]]:
-        """Yield an object for each sentence of a shard: ``tree`` and, if it has no parse, ``reason`` and ``detail``.
+        """Yield an object for each sentence of a shard: ``tree`` and, after a failure, also ``reason`` and ``detail``.
 
         Raises:
             StoreError: If the file is damaged or does not have as many objects as the shard has sentences.

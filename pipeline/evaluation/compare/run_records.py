@@ -61,7 +61,7 @@ class RunRecord(RunInfo):
 
     @property
     def is_distilled_from_grammar(self) -> bool:
-        """Whether the run learned the exact distributions of the grammar that wrote the corpus, and nothing else."""
+        """Whether all dumps of the run hold the exact distributions of the grammar that wrote the corpus."""
         return self._has_own_targets and self._conditions_of_dumps == {"exact"}
 
     @property

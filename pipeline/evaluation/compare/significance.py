@@ -1,8 +1,8 @@
 """Test the differences between seed groups on the same items, and correct for the number of tests.
 
 The runs of a seed group are alike in everything but the seed. A difference depends on the items and on the trainings.
-There is a test over items and a test over trainings. A difference counts only if it passes both tests. If a group has a
-single seed, there is only the test over items:
+There is a test over items and a test over trainings. A difference is significant only if it passes both tests. If a
+group has a single seed, there is only the test over items:
 
     over items       The score is averaged over the seeds of each group. d_i is the difference of the two averages on
                      unit i (a paradigm, suite, item or sentence; see below). The mean of d_i gets a bootstrap interval
@@ -125,10 +125,10 @@ def overall_over_seeds(scores: Mapping[int, ItemScores]) -> SeedMean:
 
 
 def compare_seed_groups(scores: Mapping[str, Mapping[int, ItemScores]]) -> list[PairComparison]:
-    """Return every pair of seed groups on one benchmark, in order, with p-values adjusted over all pairs.
+    """Return the comparison of every pair of seed groups on one benchmark, with p-values adjusted over all pairs.
 
     Args:
-        scores: The scores of each run by seed group, then by seed. All are of one benchmark.
+        scores: The scores of each run by seed group, then by seed. All scores are of one benchmark.
 
     Raises:
         InputError: If two runs have different items.

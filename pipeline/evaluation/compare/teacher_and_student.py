@@ -3,9 +3,9 @@
 ``evaluate_mixture`` takes the log-probabilities that both models give to a split, fits their mixture
 (``evaluation.mixture``), and records it with the student's results. For minimal pairs nothing is scored:
 ``paradigms_of_both`` compares the results that both models already have. In the command ``compare``, a teacher is never
-compared with a student, because their probabilities belong to different distributions. Here they are compared, but only
-by their accuracies on minimal pairs: how often each model finds the grammatical sentence more probable under its own
-distribution.
+compared with a student, because their probabilities belong to different distributions. In this module the two models
+are compared, but only by their accuracies on minimal pairs: how often each model finds the grammatical sentence more
+probable under its own distribution.
 """
 
 from collections.abc import Mapping, Sequence
