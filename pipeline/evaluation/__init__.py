@@ -1,1 +1,1 @@
-"""Evaluate a model: perplexity, mixtures, minimal pairs, SyntaxGym and surprisals. Write and read the results."""
+"""Evaluate a model: perplexity, mixtures, minimal pairs, SyntaxGym, BabyLM, surprisals. Write and read the results."""

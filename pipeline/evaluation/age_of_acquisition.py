@@ -1,26 +1,29 @@
-"""Compare when a model and when children learn a word, as BabyLM's task "AoA" does (age of acquisition).
+"""Compare when a model learns a word with when children learn it, as BabyLM's task "AoA" (age of acquisition) does.
 
 The data are two files. ``cdi_childes.json`` has words, each with its contexts: texts that the word may follow.
 ``cdi_human.csv`` has the share of children who know each word at 16 to 30 months.
 
-For each word, this module fits a logistic curve f to points (x, y) of the model, and another to points of the children:
+For each word, this module fits a logistic curve f to points (x, y) of the model, and another curve to points of the
+children:
 
     f(x) = a / (1 + exp(-b (x - c))) + d
 
 - Model: there is a point for each checkpoint. x is log10(1 + words of training), and y is the mean of
   log p(word | context) over the word's contexts. The model knows the word from the x where the curve is halfway between
-  chance and the word's highest y. Chance is -n ln V for a word of n tokens and V entries of the vocabulary.
+  chance and the word's highest y. Chance is the y of a model whose distributions are all uniform: -n ln V for a word of
+  n tokens and a vocabulary of V tokens.
 - Children: there is a point for each age. x is the age in months, and y is the share of children who know the word.
   Children know the word from the x where the curve is 0.5.
 
 A word is left out if one of its two curves cannot be fitted, or if the x from which the word is known is not between
-the first and the last point of the curve. The score is Pearson's correlation of the two values of x over the remaining
-words.
+the first and the last point of the curve. The score is Pearson's correlation, over the remaining words, of the model's
+x with the children's x.
 
 This module follows BabyLM's pipeline of 2026 or, if asked, that of 2025. The 2026 pipeline does what is described
 above, and sets the score to 0 if the correlation has a p-value above 0.1. The 2025 pipeline has a point for each
 checkpoint and context, instead of one for each checkpoint. Its chance is -log2(300,000), in bits, but its points are in
-nats, so halfway between the two has no meaning. Both pipelines and this module fit with ``scipy.optimize.curve_fit``.
+nats, so halfway between chance and the word's highest y has no meaning there. Both pipelines and this module fit curves
+with ``scipy.optimize.curve_fit``.
 
 Chang and Bergen (2022), Word acquisition in neural language models, TACL 10. Frank et al. (2017), Wordbank.
 """
@@ -44,23 +47,23 @@ from storage.errors import InputError
 from storage.json_files import read_json
 
 FOLDERS: Final = ("aoa", "cdi_childes")
-"""The folder of the two files in BabyLM's data of 2026, then in those of 2025."""
+"""The folder of the two files: its name in BabyLM's data of 2026, then its name in the data of 2025."""
 LEAST: Final = 3
-"""The smallest number of points for a curve, and of words for a correlation."""
+"""A curve needs at least this many points, and a correlation needs at least this many words."""
 AGES: Final = tuple(range(16, 31))
-"""In months."""
+"""The ages of the children, in months."""
 _REMEDY: Final = "fetch the evaluation data again"
 CHANCE_OF_2025: Final = math.log2(300_000)
 
 
 Surprisals = Mapping[int, Sequence[NDArray[np.float64]]]
-"""Number of words of training at each checkpoint, ascending → one array for each word of the task, ``[contexts]``: the
-surprisals in nats."""
+"""Number of words of training at a checkpoint, ascending → for each word of the task an array ``[contexts]``: the
+word's surprisal in nats after each of its contexts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AcquisitionTask:
-    """The data of the task, and what is computed from the surprisals of the words."""
+    """The data of the task, with methods that turn the surprisals of the words into figures and files."""
 
     files: tuple[Path, ...]
     contexts: Mapping[str, Sequence[str]]
@@ -69,7 +72,7 @@ class AcquisitionTask:
     """For each word its texts: each context, followed by the word. Only the word is scored."""
     children: Mapping[str, NDArray[np.float64]] | None
     """The result of ``read_children``. None if ``cdi_human.csv`` is missing: then there is no score, but BabyLM can
-    compute it from the surprisals."""
+    compute the score from the surprisals that are written."""
 
     @property
     def name(self) -> str:
@@ -77,7 +80,7 @@ class AcquisitionTask:
         return self.files[0].parent.name
 
     def figures(self, surprisals: Surprisals, tokenizer: Tokenizer, rules: Rules) -> dict[str, Any]:
-        """Return what ``acquisition_scores`` returns; ``{"score": None}`` if there are no data of children."""
+        """Return the figures of ``acquisition_scores``, or ``{"score": None}`` if there are no data of children."""
         if self.children is None:
             return {"score": None}
         by_word = dict(zip(self.contexts, zip(*surprisals.values(), strict=True), strict=True))
@@ -170,7 +173,7 @@ def _read_words(path: Path) -> tuple[dict[str, list[str]], tuple[Choice, ...]]:
 
 
 def read_children(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Return the shares of children who know each word: ``[15]`` for the ages ``AGES``, NaN where a share is missing.
+    """Return for each word the shares of children who know it: ``[15]``, one per age in ``AGES``, NaN if it is missing.
 
     Raises:
         InputError: If a column is missing, or a share is not a number.
@@ -195,7 +198,7 @@ def read_children(path: Path) -> dict[str, NDArray[np.float64]]:
 
 
 def age_of_children(shares: NDArray[np.float64]) -> float | None:
-    """Return the age in months at which half of the children know a word; None if the curve does not show it."""
+    """Return the age in months at which half of the children know a word; None if no curve shows it within the data."""
     known = np.isfinite(shares)
     if known.sum() < LEAST:
         return None
@@ -214,7 +217,7 @@ def age_of_children(shares: NDArray[np.float64]) -> float | None:
 def age_of_model(
     surprisals: NDArray[np.float64], num_words: NDArray[np.float64], *, rules: Rules, chance: float
 ) -> float | None:
-    """Return log10(1 + words of training) from which on the model knows a word; None if the curve does not show it.
+    """Return the log10(1 + words of training) from which the model knows a word; None as in ``age_of_children``.
 
     Args:
         surprisals: ``[checkpoints, contexts]`` in nats.
@@ -255,16 +258,16 @@ def _crossing(
     max_evaluations: int,
     flat: float = 0.0,
 ) -> float | None:
-    """Return the x where the fitted curve reaches the threshold; None if it does not, or cannot be fitted.
+    """Return the x where the fitted curve reaches the threshold; None if no curve fits, or the curve does not reach it.
 
     Args:
-        x: ``[P]``.
-        y: ``[P]``.
+        x: ``[P]``: the x of each of P points.
+        y: ``[P]``: the y of each point.
         threshold: The value to reach.
         start: a, b, c and d at the start of the fit.
         bounds: The smallest and the largest a, b, c and d; None for no bounds.
         max_evaluations: After this many evaluations of the curve, the fit has failed.
-        flat: A curve with an a or b of at most this is flat and reaches nothing.
+        flat: If a or b of the fitted curve is at most this number, the curve counts as flat and reaches nothing.
     """
     from scipy.optimize import OptimizeWarning, curve_fit  # noqa: PLC0415  an extra installs it
 

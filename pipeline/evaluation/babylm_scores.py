@@ -1,15 +1,17 @@
 """Score BabyLM's zero-shot tasks, record the scores, and write the files of predictions that BabyLM collects.
 
 A score of 0.65 here is BabyLM's 65.00. For most tasks the score is an accuracy: the mean of the accuracies on the
-task's subsets, such as the paradigms of BLiMP. For a wug test it is Spearman's correlation with the choices of people.
-For entity tracking, the accuracies are averaged over the numbers of operations, and then over the kinds of texts. An
-item is a tie if the right text and another one are both the most probable. In ``score``, a tie is never right. The 2025
-pipeline counts a tie as right, so its accuracy is recorded too, as ``score_ties_right``. The 2026 pipeline chooses one
-of the tied texts at random.
+task's subsets, such as the paradigms of BLiMP. For a wug test it is Spearman's correlation between the model's
+probability of the first form and the share of people who chose this form. For entity tracking, the accuracies are
+averaged over the numbers of operations, and then over the kinds of texts. An item is a tie if the right text and
+another one are both the most probable. In ``score``, a tie is never right. The 2025 pipeline counts a tie as right, so
+the accuracy that counts ties as right is recorded too, as ``score_ties_right``. The 2026 pipeline chooses one of the
+tied texts at random.
 
-``OUT/NAME/REVISION/zero_shot/causal/TASK/FOLDER/predictions.json`` has the form that ``collate_preds.py`` reads. For a
-tie, the file has the first of the most probable texts with ``--rules 2025``, and the last with ``--rules 2026``. The
-task of the age of acquisition has the files ``AoA_word/surprisal.json`` and ``AoA_word/aoa_score.json`` instead.
+``OUT/NAME/REVISION/zero_shot/causal/TASK/FOLDER/predictions.json`` has the form that BabyLM's ``collate_preds.py``
+reads. For a tie, the file has the first of the most probable texts with ``--rules 2025``, and the last with ``--rules
+2026``. The task of the age of acquisition has the files ``AoA_word/surprisal.json`` and ``AoA_word/aoa_score.json``
+instead.
 """
 
 import importlib
@@ -98,10 +100,11 @@ def evaluate_babylm(
         model: The model.
         data: The tasks, and the year whose pipeline defines the items and their scoring.
         out: Where to write the files of predictions; None for nowhere.
-        name: The model's name in the paths; empty: the name of its folder up to the last dot, as the pipeline has it.
-        revision: The revision in the paths; empty: ``main``, or ``chck_1M`` and so on for a word checkpoint.
-        at_words: For each word checkpoint of the model, a function that opens it, by the number of words of training,
-            ascending.
+        name: The model's name in the paths. If empty: the name of the model's folder up to the last dot, as in BabyLM's
+            pipeline.
+        revision: The revision in the paths. If empty: ``main``, or ``chck_1M`` and so on for a word checkpoint.
+        at_words: Number of words of training, ascending → a function that opens the model's word checkpoint with this
+            number.
 
     Raises:
         ConfigError: If the command was started in several processes. Word checkpoints are opened one after the other,
@@ -153,7 +156,7 @@ def evaluate_babylm(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BabylmData:
-    """The tasks of a folder."""
+    """The tasks in a folder of BabyLM's evaluation data."""
 
     folder: Path
     rules: Rules
@@ -206,13 +209,13 @@ def _other(rules: Rules) -> Rules:
 
 
 def _checked(data: BabylmData, model: SentenceModel, *, num_checkpoints: int) -> BabylmData:
-    """Return the tasks that the model can do, and check that it can read their texts, before hours of scoring."""
+    """Return the data without the tasks that the model cannot do, after a check that it can read all other texts."""
     words = data.words
     if words is not None and (reason := _no_acquisition(model.files.which, num_checkpoints)):
         here = {name: reason for name in FOLDERS if (data.folder / name).is_dir()}
         data, words = replace(data, words=None, left_out=dict(sorted({**data.left_out, **here}.items()))), None
     if words is not None and words.children is not None:
-        importlib.import_module("scipy")  # an extra: without it, stop now
+        importlib.import_module("scipy")  # an optional package: if it is missing, stop now
     for choices in (*data.tasks.values(), *data.by_other.values(), words.choices if words else ()):
         _check_lengths(model, choices)
     return data
@@ -229,7 +232,7 @@ class _Scored:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def add_choices(self, task: str, outcomes: Sequence[Outcome], rules: Rules) -> None:
-        """Add a task of choices."""
+        """Add the outcomes of a task whose items are choices between texts."""
         self.figures[task] = _figures(outcomes)
         self.predictions[f"{TASKS[task].name}/{task}/predictions.json"] = _predictions(outcomes, rules)
         self.rows.extend(_rows(task, outcomes))

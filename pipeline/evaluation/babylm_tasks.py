@@ -4,8 +4,8 @@ The folders and formats are those of the evaluation data of the BabyLM challenge
 
     blimp_*, supplement_*       two sentences. In the supplement, the name of a file without .jsonl is the name of the
                                 subset, such as hypernym
-    ewok_*                      2025: two targets after one context. 2026: one target after each of two contexts. With
-                                the same target twice, its frequency cannot decide. So the 2026 rule is better
+    ewok_*                      2025: two targets after one context. 2026: one target after each of two contexts. The
+                                2026 rule is better: with the same target twice, its frequency cannot decide
     entity_tracking*            a text with one right and several wrong endings. 2026 leaves out the items that have
                                 the word "nothing" in an ending
     comps                       one property after each of two concepts
@@ -59,7 +59,7 @@ class Task:
     """Takes the JSON object of a line, the file name without suffix, and the rules. Returns None if the rules omit the
     item."""
     texts: tuple[str, ...]
-    """The fields that are text."""
+    """The fields that must be text."""
 
 
 def read_choices(folder: Path, rules: Rules) -> list[Choice]:

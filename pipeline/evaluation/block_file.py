@@ -1,14 +1,14 @@
-"""Keep the finished blocks of an unfinished evaluation in one file, to which each finished block is appended.
+"""Keep the finished blocks of an unfinished evaluation in a file. A block has the values of a group of sentences.
 
-    FOLDER/WHAT-0123456789abcdef.blocks
+    FOLDER/WHAT-0123456789abcdef.blocks     WHAT says what is computed, for example ``score``
 
-    a line of JSON      the version of the format, and the fingerprint of everything that the values depend on
-    for each block      a line of JSON with its number, its size and the sha256 of its bytes; then the bytes
+    first, a line of JSON       the version of the format, and the fingerprint of everything that the values depend on
+    then, for each block        a line of JSON with its number, its size and the sha256 of its bytes; then the bytes
 
-The name has the first digits of the fingerprint. So evaluations with other options have other files, and each of them
-can be continued. A killed process may leave half a block at the end. ``BlockFile`` drops this half when it opens the
-file. If a block is damaged, ``BlockFile`` keeps the blocks before the damaged one and drops all others, which then have
-to be computed again.
+A block is appended when it is finished. The file's name has the first digits of the fingerprint. So evaluations with
+different options have different files, and each evaluation can be continued. A killed process may leave half a block at
+the end. ``BlockFile`` drops this half when it opens the file. If a block is damaged, ``BlockFile`` keeps the blocks
+before the damaged one and drops all others, which then have to be computed again.
 """
 
 import fcntl
@@ -58,7 +58,7 @@ class BlockFile:
 
     Args:
         folder: Where the file is. It is created if it does not exist.
-        what: What is computed, the first part of the name.
+        what: The first part of the name, which says what is computed.
         fingerprint: The sha256 of everything that the values depend on.
         num_blocks: The number of blocks of the whole evaluation.
 
@@ -128,7 +128,7 @@ class BlockFile:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             is_free = False
-        is_removed = not os.fstat(file.fileno()).st_nlink  # another process finished while this one waited
+        is_removed = not os.fstat(file.fileno()).st_nlink  # meanwhile another process finished and removed it
         if is_file and is_free and not is_removed:
             return file
         file.close()
@@ -139,13 +139,13 @@ class BlockFile:
         raise StoreError(f"{self.path}: is not a file, expected finished blocks; remove it")
 
     def _read(self, fingerprint: str, num_blocks: int) -> None:
-        """Find the finished blocks, and cut off what comes after the last good one."""
+        """Find the finished blocks, and cut off everything after the last undamaged one."""
         try:
             size = os.fstat(self._file.fileno()).st_size
             good, problem = self._good_bytes(size, fingerprint, num_blocks)
             if good < size:
                 log.warning(
-                    "%s: %s. The %d blocks before it are kept, and the others are computed again",
+                    "%s: %s. The first %d blocks are kept, and the others are computed again",
                     self.path,
                     problem,
                     len(self._places),

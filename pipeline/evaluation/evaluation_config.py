@@ -29,8 +29,9 @@ class PerplexityConfig:
     split: str = "dev"
     """Which split of the dataset."""
     truth: Path | None = None
-    """The folder of sample-corpus that the dataset was built from. Adds the perplexity of the grammar that wrote the
-    text (the floor), and the model's divergence from the grammar's exact distributions, in nats per position."""
+    """Add the perplexity of the grammar that wrote the text (the floor), and the model's divergence from the grammar's
+    exact distributions, in nats per position. Give the folder that sample-corpus wrote and that the dataset was built
+    from."""
     marginal: bool = False
     """For a teacher: also measure without the trees, by beam search."""
 
@@ -44,8 +45,8 @@ class MixtureConfig:
     max_sentences: int | None = None
     """Measure on this many sentences, evenly spaced over the split. Without this option, measure on the whole split."""
     marginal: bool = True
-    """For a teacher: measure without the trees, by beam search, and given the trees. With --no-marginal, measure only
-    given the trees: this takes seconds, but a gain proves nothing, because trees can reveal later words."""
+    """For a teacher: measure twice, without the trees (by beam search) and given the trees. With --no-marginal, measure
+    only given the trees: this takes seconds, but a gain proves nothing, because trees can reveal later words."""
 
     def __post_init__(self) -> None:
         if self.max_sentences is not None:
@@ -61,7 +62,7 @@ class MinimalPairConfig:
     nothing with a tokenizer that train-tokenizer makes now. With a tokenizer that an older version made, and with some
     adopted tokenizers, the space is a token of its own."""
     eos: bool = False
-    """Count <eos> as a token of the sentence. Other programs do not count <eos>."""
+    """Count <eos> as a token of the sentence. Programs such as lm-evaluation-harness do not count <eos>."""
     columns: tuple[str, ...] = ("sentence_good", "sentence_bad")
     """Columns of a table (CSV, TSV), or fields of JSON lines, with the grammatical and the ungrammatical sentence, and
     if you like a third one with the paradigm: GOOD,BAD or GOOD,BAD,PARADIGM. If a table has no header, give the numbers
@@ -83,9 +84,9 @@ class BabylmConfig:
     out: Path | None = field(default=None, metadata={"writes": outputs.FOLDER})
     """Write the files of predictions below this folder, where BabyLM's collate_preds.py looks for them."""
     name: str = ""
-    """The model's name in the paths below --out. Default: the name of its folder up to the last dot."""
+    """The model's name in the paths below --out. Default: the name of the model's folder up to the last dot."""
     revision: str = ""
-    """The revision in the paths below --out. Default: main, or chck_1M and so on for a word checkpoint."""
+    """The model's revision in the paths below --out. Default: main, or chck_1M and so on for a word checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,11 +113,11 @@ class SurprisalConfig:
     """Column of the table that identifies a region within a sentence. Each row is then a region. The rows with the same
     item make a sentence, and the output has a row per region."""
     context: Path | None = None
-    """File with the text before each sentence: line k is before sentence k, and may be empty. For students that were
-    trained with --context document."""
+    """File with the text before each sentence: line k holds the text before sentence k, and may be empty. For students
+    that were trained with --context document."""
     context_sentences: int = 0
-    """Give each sentence up to this many lines before it as context. An empty line then separates two documents. For
-    students that were trained with --context document."""
+    """Let the model read up to this many lines before each sentence as its context. An empty line then separates two
+    documents. For students that were trained with --context document."""
     spans: Path | None = None
     """File that says where each word is, if words are not the strings between spaces. Each line holds three numbers:
     the sentence, the first character of the word, and the character after the word (docs/surprisal.md)."""

@@ -32,9 +32,9 @@ from enum import IntEnum
 from typing import Final, Literal, NamedTuple
 
 TIE_TOLERANCE: Final = 1e-6
-"""Two sides tie if they differ by at most this number times the larger side, or times 1 bit if both sides are smaller.
-This number is more than 10 times float32's precision, 6e-8. A sum of log-probabilities changes by up to about this
-much when the sentence is scored in another batch."""
+"""Two sides tie if they differ by at most this number times the larger side, or times 1 bit if both are below 1 bit.
+This number is more than 10 times float32's precision, 6e-8. A sum of log-probabilities changes by up to about this much
+when the sentence is scored in another batch."""
 EQUAL_RELATIVE: Final = 1e-5
 EQUAL_ABSOLUTE: Final = 1e-3
 """``=`` holds for a and b if |a - b| <= ``EQUAL_ABSOLUTE`` + ``EQUAL_RELATIVE`` |b|, in bits, as in syntaxgym-core."""
@@ -54,7 +54,7 @@ class Truth(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A literal, in bits."""
+    """A number that is written in the formula, in bits."""
 
     value: float
 

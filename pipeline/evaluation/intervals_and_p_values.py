@@ -98,11 +98,11 @@ def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 1
     - For other numbers, the p-value is ``(1 + #{|sum s d| >= |sum d|}) / (1 + B)`` with B random flips. This p-value is
       valid for every B. If there are at most B different flips, each of them is counted once instead, and the p-value
       is exact.
-    - For more than ``_NORMAL_FROM`` other numbers, the sum s d is treated as normal with variance sum d^2, unless a few
-      differences dominate. If sum d^4 <= (sum d^2)^2 / 1000, the excess kurtosis of the sum is above -0.002 and its
-      skewness is 0, so the p-value is off by less than 1e-4 (the first term of Edgeworth's series). This error is
-      smaller than the variation of random flips, and in the tails it makes the p-value too large. A normal sum requires
-      a continuous d, and log-probabilities are continuous.
+    - If there are more than ``_NORMAL_FROM`` of these other numbers, the sum s d is treated as normal with variance sum
+      d^2, unless a few differences dominate. If sum d^4 <= (sum d^2)^2 / 1000, the excess kurtosis of the sum is above
+      -0.002 and its skewness is 0, so the p-value is off by less than 1e-4 (the first term of Edgeworth's series). This
+      error is smaller than the variation of random flips, and in the tails it makes the p-value too large. A normal sum
+      requires a continuous d, and log-probabilities are continuous.
 
     Fisher (1935), The Design of Experiments, section 21; McNemar (1947), Note on the sampling error of the difference
     between correlated proportions or percentages, Psychometrika 12, 153-157; Pagano and Tritchler (1983), On obtaining
@@ -113,7 +113,7 @@ def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 1
     Args:
         differences: ``[N]`` float or int, such as differences between two models' scores; N at least 1.
         seed: Seed of the random flips.
-        num_samples: B. Except for whole numbers, no p-value is below ``1 / (1 + B)``.
+        num_samples: B. Only with whole numbers can a p-value be below ``1 / (1 + B)``.
     """
     given = np.asarray(differences)
     if np.issubdtype(given.dtype, np.integer):
@@ -145,7 +145,7 @@ class SeedMean:
     num_seeds: int
     mean: float
     standard_deviation: float
-    """Standard deviation of the sample, with n - 1; 0 for one seed."""
+    """Standard deviation of the sample, with the divisor n - 1; 0 for one seed."""
     interval: Interval | None
     """Interval of the mean; None for one seed, which cannot show how seeds vary."""
 
@@ -233,7 +233,7 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def holm_adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return Holm's adjusted p-values of several tests. All tests with an adjusted p-value <= alpha can be rejected.
+    """Return Holm's adjusted p-values of several tests. Null hypotheses with an adjusted p-value <= alpha are rejected.
 
     For m p-values in ascending order, ``p~_(i) = max_{j<=i} min(1, (m - j + 1) p_(j))``. The probability of one or more
     false rejections is at most alpha, however the tests depend on each other.

@@ -1,9 +1,10 @@
 """Read minimal pairs in BLiMP's format, and measure how often a model prefers the grammatical sentence.
 
 A pair is right if log p(good) > log p(bad), strictly. Each log-probability is the sum over the tokens of the sentence.
-A tie is never right; results have the number of ties. If ties were right, a model that gives every token the same
-probability would reach 100 % on paradigms whose sentences have the same length. BLiMP has some pairs of two identical
-sentences. No model can have these pairs right, so this module leaves them out and reports their number.
+A tie (equal log-probabilities) is never right; results have the number of ties. If ties were right, a model that gives
+every token the same probability would reach 100 % on paradigms whose sentences have the same length. BLiMP has some
+pairs of two identical sentences. No model can have these pairs right, so this module leaves them out and reports their
+number.
 
 Two conventions change accuracies, so every result names them (docs/decisions/0011):
 
@@ -66,7 +67,7 @@ OTHER_TASKS: Final[Mapping[str, frozenset[str]]] = {
     "Global PIQA": frozenset({"solution0", "solution1"}),
     "SyntaxGym": frozenset({"predictions", "items"}),
 }
-"""Task → keys that every line of this task has. The tasks are SyntaxGym, and those of BabyLM without minimal pairs."""
+"""Task → keys that every line of this task has. The tasks are SyntaxGym and the BabyLM tasks without minimal pairs."""
 _REMEDY: Final = "correct or remove the line, or fetch the file again"
 _FORMAT: Final = 'one JSON object per line, {"sentence_good": "...", "sentence_bad": "..."}, or a table'
 _COLUMNS: Final = "name the columns of your pairs with --columns GOOD,BAD"
@@ -103,7 +104,8 @@ class PairCounts:
     mean_difference: Number
     """Mean of log p(good) - log p(bad) over the pairs, in nats; 0 if there is no pair."""
     standard_deviation: Number
-    """Standard deviation of the differences over the pairs, with n - 1; 0 if there are fewer than two pairs."""
+    """Standard deviation of the differences, with the divisor n - 1 for n pairs; 0 if there are fewer than two
+    pairs."""
 
     def __post_init__(self) -> None:
         """Check that the counts are possible.
@@ -200,13 +202,14 @@ class ScoredPair:
 def read_minimal_pairs(path: Path, columns: Sequence[str] = SENTENCES) -> list[MinimalPair]:
     """Return the pairs of a file, or of all files below a folder, ordered by name.
 
-    The files of a folder are ``*.jsonl`` and ``*.jsonl.gz``. Only if there are none, they are the tables ``*.csv`` and
-    ``*.tsv``, plain or gzipped. Hidden files and folders are not read.
+    In a folder, the files ``*.jsonl`` and ``*.jsonl.gz`` are read. If there are no such files, the tables ``*.csv`` and
+    ``*.tsv``, plain or gzipped, are read instead. Hidden files and folders are not read.
 
     Args:
         path: The file or folder.
         columns: The fields of an object, or the columns of a table, that hold the grammatical and the ungrammatical
-            sentence. A third one names the paradigm. Numbers, from 1, are columns of a table without a header.
+            sentence. An optional third field or column has the paradigm. For a table without a header: the numbers of
+            the columns, from 1.
 
     Raises:
         InputError: If there is no such file or no pair, if a file exists both plain and gzipped or in two folders, if a
@@ -270,8 +273,8 @@ def evaluate_minimal_pairs(
         scorer: Gives log-probabilities.
         tokenizer: The tokenizer of the model.
         pairs: The pairs. Pairs of identical sentences are left out and counted.
-        prefix: What the tokenizer gets before each sentence.
-        eos: Whether ``<eos>`` counts.
+        prefix: What the tokenizer gets before each sentence: nothing or a space.
+        eos: Whether the score of a sentence includes ``<eos>``.
         max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
             limit.
 
@@ -354,7 +357,7 @@ def _refuse_twice(folder: Path, files: Sequence[Path]) -> None:
 
 
 def _refuse_other_tasks(files: Sequence[Path], columns: Sequence[str]) -> None:
-    """Refuse a folder if the first line of a file belongs to another task. The error names the folders of pairs."""
+    """Refuse a folder if the first line of a file belongs to another task. The error names folders with only pairs."""
     others, folders = [], dict[Path, None]()
     for file in files:
         for where, value in islice(_objects(file, columns), 1):
@@ -370,7 +373,7 @@ def _refuse_other_tasks(files: Sequence[Path], columns: Sequence[str]) -> None:
 
 
 def _other_task(value: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, str] | None:
-    """Return None for an object with a sentence of a pair. For any other object, return what is wrong, and a remedy."""
+    """Return None for an object with a sentence of a pair. If it has none, return what is wrong, and a remedy."""
     if any(name in value for name in columns[:2]):
         return None
     expected = f"expected the fields {' and '.join(columns)}"
@@ -399,7 +402,7 @@ def _pairs_of_file(file: Path, columns: Sequence[str]) -> Iterator[MinimalPair]:
 
 
 def _objects(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the place and the fields of each line of JSON or row of a table."""
+    """Yield, for each line of JSON or row of a table, its place (for messages) and its fields."""
     try:
         yield from read_json_lines(file, dict[str, Any], remedy=_REMEDY)
     except InputError as error:
@@ -408,7 +411,7 @@ def _objects(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[
         # The first line is no JSON object, so the whole file may have another form.
         lines = read_lines(file)
         head = read_head(read_lines(file, "skip"))
-        form = form_of(head, file if file.name.endswith(_TABLES) else Path())  # .jsonl is wrong
+        form = form_of(head, file if file.name.endswith(_TABLES) else Path())  # the suffix .jsonl would mislead it
         if form.kind == "table":
             check_columns(form, columns, file, f"; {_COLUMNS}")
             for record in read_records(form, lines, columns[0]):

@@ -60,9 +60,9 @@ class MixtureFigure:
     gain_nats_without_eos: Number | None = None
     """The same mean over positions, but without those of ``<eos>``; None if all sentences are empty."""
     student_nats: Number
-    """Negative log-probability per position, the student alone."""
+    """Mean negative log-probability per position under the student alone."""
     teacher_nats: Number
-    """Negative log-probability per position, the teacher alone."""
+    """Mean negative log-probability per position under the teacher alone."""
     num_fitted: Count
     """Number of sentences on which λ was fitted."""
     num_sentences: Count
@@ -109,7 +109,7 @@ class MixtureFigures:
     teacher: str
     """The path of the teacher."""
     halves: Halves
-    """What the halves are made of: whole documents, or sentences in turn."""
+    """What the halves are made of: whole documents, or every second sentence."""
     by_distribution: Annotated[Sequence[MixtureFigure], msgspec.Meta(min_length=1)]
     """A figure for each distribution, in the order of ``NEXT_TOKEN``."""
 
@@ -169,9 +169,9 @@ def mixed(teacher: NDArray[np.float64], student: NDArray[np.float64], weight: fl
 def teacher_weight(teacher: NDArray[np.float64], student: NDArray[np.float64]) -> float:
     """Return the λ in [0, 1] that gives the gold tokens the highest probability under the mixture.
 
-    The log-likelihood ``Σ log(λ t + (1 - λ) s)`` is concave in λ, so its derivative ``Σ (t - s) / (λ t + (1 - λ) s)``
-    falls. The root is found by bisection, to the last bits of a float64. If the derivative is not positive at 0, the
-    result is 0, and if it is not negative at 1, the result is 1.
+    With t and s the probabilities of a gold token, the log-likelihood ``Σ log(λ t + (1 - λ) s)`` is concave in λ, so
+    its derivative ``Σ (t - s) / (λ t + (1 - λ) s)`` falls. The root is found by bisection, to the last bits of a
+    float64. If the derivative is not positive at 0, the result is 0, and if it is not negative at 1, the result is 1.
 
     Args:
         teacher: ``[P]`` natural log-probabilities of the gold tokens, finite, P at least 1.
@@ -206,11 +206,11 @@ def mixture_figure(
     """Fit the mixture on one half of the sentences, and measure its gain on the other half.
 
     The interval is the percentile bootstrap of the mean over sentences, as in ``compare.significance``. The value of a
-    sentence is its gain divided by the mean number of positions per sentence.
+    sentence is the sum of the gains at its positions, divided by the mean number of positions per sentence.
 
     Args:
         teacher: M rows of n + 1 natural logs, finite. The last value of a row is for ``<eos>``.
-        student: Rows of the same lengths.
+        student: The same for the student, with rows of the same lengths.
         is_fitted: ``[M]`` whether a sentence is in the half for the fit. Both halves must have sentences.
         distribution: The teacher's distribution.
         student_distribution: The student's distribution.

@@ -44,7 +44,7 @@ MARGINAL: Final = "marginal by beam search"
 """p(x) of a teacher that gets no tree: the product of p(x_t | x_<t). Each factor is a weighted mean over the hypotheses
 for x_<t: the unfinished trees that a beam search kept."""
 PREFIX: Final = "sum over trees by beam search"
-"""The sum of p(x, y) over the hypotheses that the search kept, of a teacher. The sum is a lower bound of p(x), so the
+"""The sum of a teacher's p(x, y) over the hypotheses that the search kept. The sum is a lower bound of p(x), so the
 perplexity is an upper bound."""
 FLOOR: Final = "floor"
 """p(x) of the grammar that wrote the text."""
@@ -235,13 +235,13 @@ def _check_finite(rows: Ragged, split: Split, what: str) -> None:
 
 
 def _sums(values: Ragged) -> tuple[float, float]:
-    """Return the sum of all values, and of the last value of each row, which is for ``<eos>``."""
+    """Return the sum of all values, and the sum of the last values of the rows, which are for ``<eos>``."""
     last = values.values[values.offsets[1:] - 1]
     return float(values.values.sum(dtype=np.float64)), float(last.sum(dtype=np.float64))
 
 
 def breakdowns(log_probs: Ragged, split: Split, distribution: str) -> dict[str, dict[str, PerplexityFigure]]:
-    """Return the perplexity by length, and by source if the split has several sources.
+    """Return a perplexity per range of sentence lengths, and per source if the split has several sources.
 
     The sums of each breakdown add up to the sums of ``perplexity_figure``. Ranges and sources without a sentence are
     not in the result.

@@ -1,19 +1,20 @@
 """Compare word surprisals with reading times, as BabyLM's task "reading" does.
 
-The data are a table with one row per word. A row has the text before the word (``item``), the ``word``, both of these
-for the word before (``prev_item``, ``prev_word``), the reading times (the measures), and three controls: frequency,
-length and position. The controls leave some variance of a measure unexplained. The score of the measure is the share of
-this variance that the surprisal explains:
+The data are a table with one row per word. A row has the ``word`` and the text before it (``item``), the preceding word
+(``prev_word``) and the text before the preceding word (``prev_item``), the reading times (the measures), and three
+controls: frequency, length and position. The controls leave some variance of a measure unexplained. The score of the
+measure is the share of this variance that the surprisal explains:
 
     (R2 of controls and surprisal - R2 of the controls) / (1 - R2 of the controls)
 
-where each R2 is that of an ordinary least-squares fit, with the products of every two controls as further terms. The
-score of eye tracking is the mean over four measures. In self-paced reading the length and the surprisal of the word
-before are controls too.
+where each R2 comes from an ordinary least-squares fit. The fit also has a term for the product of every two controls.
+The score of eye tracking is the mean of the scores of four measures. Self-paced reading has two more controls: the
+length and the surprisal of the preceding word.
 
-The surprisal of a word is the sum over its tokens in the text "item word". BabyLM's pipeline encodes the word alone. If
-this gives several tokens (pieces), the pipeline decodes them one by one, and encodes the text before each piece again.
-So it may lose spaces and score other tokens than those of the text. ``word_surprisals`` returns both values.
+The surprisal of a word is the sum of its tokens' surprisals. Here, the text "item word" is encoded as a whole. BabyLM's
+pipeline instead encodes the word alone. If this gives several tokens (pieces), the pipeline decodes them one by one,
+and encodes the text before each piece again. So it may lose spaces and score other tokens than those of the text.
+``word_surprisals`` returns both values.
 
 de Varda, Marelli and Amenta (2023), Cloze probability, predictability ratings, and computational estimates for 205
 English sentences, Behavior Research Methods.
@@ -42,24 +43,24 @@ MISSING: Final = frozenset(
     {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
      "NULL", "NaN", "None", "n/a", "nan", "null"}
 )  # fmt: skip
-"""What pandas takes for a missing value. BabyLM's pipeline reads the table with pandas."""
+"""The cells that pandas takes for a missing value. BabyLM's pipeline reads the table with pandas."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ReadingData:
-    """The table: N rows."""
+    """The columns of ``reading_data.csv`` that the scores need. The table has N rows."""
 
     contexts: tuple[str, ...]
     words: tuple[str, ...]
     previous: tuple[tuple[str, str] | None, ...]
-    """Context and word of the word before; None if there is none."""
+    """For each row, the preceding word and its own context: (context, word). None if no word precedes."""
     columns: Mapping[str, NDArray[np.float64]]
-    """``[N]`` of each measure and control; NaN where a value is missing."""
+    """By name of the measure or control: its values ``[N]``, NaN where a value is missing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Surprisals:
-    """Surprisals of the words, and of the word before each word: ``[N]`` float64 in nats. NaN if no word is before."""
+    """Surprisals of the words, and of the word before each word: ``[N]`` float64 in nats, NaN if no word precedes."""
 
     words: NDArray[np.float64]
     previous: NDArray[np.float64]
@@ -92,7 +93,7 @@ def read_reading_data(path: Path) -> ReadingData:
     if not rows:
         raise InputError(f"{path}: no row, expected one per word; fetch the evaluation data again")
     for i, row in enumerate(rows, 1):
-        if None in row or None in row.values():  # DictReader's mark of a longer and of a shorter row
+        if None in row or None in row.values():  # None: the key of surplus cells, the value of missing cells
             raise InputError(
                 f"{path}: row {i} has more or fewer cells than the {len(names)} of the header; fetch the file again"
             )
@@ -120,7 +121,7 @@ def read_reading_data(path: Path) -> ReadingData:
 def word_surprisals(
     scorer: Scorer, tokenizer: Tokenizer, data: ReadingData, *, max_tokens: int | None
 ) -> tuple[Surprisals, Surprisals]:
-    """Return the surprisals as defined above, then those that BabyLM's pipeline computes for the exported model.
+    """Return the surprisals as the module defines them, then those that BabyLM's pipeline computes for the same model.
 
     Raises:
         InputError: If a text is too long for the model.
@@ -141,8 +142,8 @@ def word_surprisals(
 def reading_scores(data: ReadingData, surprisals: Surprisals) -> dict[str, float | None]:
     """Return the scores ``eye_tracking`` and ``self_paced_reading``.
 
-    A score is None if no row has all values that the score needs, the measure is constant, or the controls explain
-    everything.
+    A score is None if no row has all values that the score needs, if the measure is constant, or if the controls alone
+    explain all its variance.
     """
     controls = {name: data.columns[name] for name in CONTROLS}
     eye = [_gain(data.columns[name], controls, surprisals.words) for name in EYE_TRACKING]

@@ -1,19 +1,19 @@
 """Write and read the results of evaluations.
 
-An evaluation of MODEL writes the first of these files and, if it scores items, the second. They are in
-``MODEL/results`` for a run directory, and in ``MODEL-results`` for a folder in Hugging Face's format, so that nothing
-is added to a folder that is sent to the hub:
+An evaluation of MODEL writes the first of these two files and, if it scores items, also the second. If MODEL is a run
+directory, the files are in ``MODEL/results``. If MODEL is a folder in Hugging Face's format, the files are in
+``MODEL-results``, so that MODEL can be uploaded to the hub without them:
 
     NAME.json     the result: figures (what was measured), settings, fingerprints, versions and the command line
     NAME.jsonl    the item rows: one JSON line per sentence, pair or item, for tests between models
 
-``record`` writes both files. ``load_results`` reads the results of a run's best checkpoint. It checks figures and
+``record`` writes the two files. ``load_results`` reads the results of a run's best checkpoint. It checks figures and
 settings, describes in words the convention of each result (how sentences were scored), and computes averages again from
 the counts. ``PairResult.pairs``, ``SuiteResult.items`` and ``read_sentence_rows`` read item rows, one by one, because a
 split may have millions of sentences.
 
-Results may come from strangers. So values are checked before they are used, and errors name the file and the line. Of
-the figures of parses and of BabyLM's tasks, ``load_results`` checks only that they are a JSON object.
+Results may come from strangers. So values are checked before they are used, and errors name the file and the line. The
+exceptions are the figures of parses and of BabyLM's tasks: ``load_results`` checks only that they are JSON objects.
 """
 
 import json
@@ -71,13 +71,14 @@ class Result:
     """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses``, ``syntaxgym``, ``mixture`` or ``babylm``. A mixture
     mixes the model's distributions with those of a teacher."""
     subject: str
-    """Name of the data: of the split, of the folder of pairs or suites, or of the text; for parses, the trees' STEM."""
+    """Name of the data: of the split, of the folder of pairs or suites, of the text, or (for parses) the STEM of the
+    trees."""
     figures: list[Any] | dict[str, Any]
     """For a perplexity, a list of ``PerplexityFigure.to_json()``. For the other kinds, the object that ``to_json`` of
     ``MinimalPairFigures``, ``SurprisalFigure``, ``ParseFigure``, ``SyntaxGymFigures`` or ``MixtureFigures`` returns;
     for ``babylm``, the scores by task."""
     settings: dict[str, Any]
-    """Everything that could change ``figures``: checkpoint, batch budget, device, dtype and so on."""
+    """Everything that could change ``figures``: checkpoint, batch size, device, dtype and so on."""
     fingerprints: dict[str, str]
     """The sha256 of the ``weights``, of the ``tokenizer`` and of the data (``DATA``). A mixture also has the sha256 of
     the weights of the ``teacher``."""
@@ -128,7 +129,7 @@ def record(
 
 
 def _name_parts(which: str, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> list[str]:
-    """Return what the name of a result says about its checkpoint, its model and its convention."""
+    """Return the parts of a result's file name that tell checkpoints, beams, conventions and teachers apart."""
     joining, rules = settings.get("joining", "text"), settings.get("rules", "2026")
     digests = {name: settings.get(f"{name} sha256") for name in ("spans", "context")}
     digests["teacher"] = fingerprints.get("teacher")
@@ -238,10 +239,10 @@ class LoadedResult(Generic[Figures]):
         return f"evaluate again: {self.command}"
 
     def sha256_of(self, name: str) -> str:
-        """Return a fingerprint.
+        """Return the fingerprint with a name, such as ``weights``.
 
         Raises:
-            InputError: If the result does not have it.
+            InputError: If the result has no such fingerprint.
         """
         found = self.fingerprints.get(name)
         if not isinstance(found, str):
@@ -301,8 +302,8 @@ class Skipped(NamedTuple):
 
     kind: str
     is_outdated: bool
-    """True if the best checkpoint has other weights by now. False if the result is of another checkpoint or of a kind
-    that is not known."""
+    """True if the result is of weights that were once the best checkpoint, but no longer are. False if the result is of
+    another checkpoint than the best, or of a kind that is not known."""
     note: str
     """The path of the file in the run, why the result was skipped, and for an outdated result the command that
     evaluates again."""
@@ -324,7 +325,7 @@ class RunResults:
 
 
 def load_results(run: Path, *, weights_sha256: str | None = None) -> RunResults:
-    """Return the results of a run's best checkpoint as it is now.
+    """Return the results of the weights that are now a run's best checkpoint.
 
     A result counts if it was recorded for the checkpoint ``best`` and the sha256 of its weights is the sha256 of the
     checkpoint file. If a copy of a run has no checkpoints, every result for ``best`` counts.
@@ -397,7 +398,7 @@ class _SentenceRow:
 
 
 def _load(loaded: RunResults, path: Path, result: Result) -> None:
-    """Check a result of a known kind and add it."""
+    """Check a result of a known kind and add it to ``loaded``."""
     name, result_class, figures_class = _KINDS[result.kind]
     remedy = f"evaluate again: {result.command}"
     figures = convert(result.figures, figures_class, where=str(path), remedy=remedy)

@@ -1,12 +1,12 @@
 """Score sentences: compute the log-probability of every token, with any model that needs no tree.
 
-Minimal pairs and SyntaxGym use the ``Scorer`` interface and no model directly. Surprisals use ``DistributionScorer``,
-which also summarises the distribution over the next token at each position, and can read text before a sentence.
-``NextTokenScorer`` implements both for any ``NextTokenModel``. A model conditioned on a tree cannot score, because raw
-sentences have no tree. ``BlockScorer`` implements both with any other scorer. It divides the work among the processes
-of a run, shows the progress, and continues after an interruption.
+There are two interfaces. The evaluations of minimal pairs and SyntaxGym use ``Scorer``. The evaluation of surprisals
+uses ``DistributionScorer``, which also summarises the distribution over the next token at each position, and can read
+text before a sentence. Two classes implement the two interfaces. ``NextTokenScorer`` scores with any ``NextTokenModel``
+that needs no tree, because raw sentences have no tree. ``BlockScorer`` lets several processes score, each with a scorer
+of its own. It divides the sentences among the processes, shows the progress, and continues after an interruption.
 
-Shape letters: n tokens of a sentence, c tokens before it, R rows of logits, V vocabulary.
+Shape letters: n tokens of a sentence, c tokens before the sentence, R positions of any sentences, V vocabulary.
 """
 
 import logging
@@ -28,8 +28,8 @@ from storage.ragged import Ragged, concatenated_ranges
 log = logging.getLogger(__name__)
 
 BLOCK_SENTENCES: Final = 2_000
-"""Sentences scored at a time: enough to batch them by length, but so few that the progress line keeps moving and the
-scores of a long text need little memory."""
+"""Number of sentences to score at a time: enough to batch them by length, but so few that the progress line keeps
+moving and the scores of a long text need little memory."""
 
 Sentences: TypeAlias = Sequence[Sequence[int]] | Sequence[NDArray[np.int64]]
 """The token ids of each sentence."""
@@ -39,7 +39,7 @@ class Scorer(Protocol):
     """Computes the log-probability of every token of a sentence."""
 
     def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
-        """Return an array for each sentence of n token ids: ``[n + 1]`` float32, the last value for ``<eos>``.
+        """Return an array for each sentence: ``[n + 1]`` float32 for n token ids. The last value is for ``<eos>``.
 
         A value is the natural log-probability of a token given ``<bos>`` and all tokens before it. Arrays come in the
         order of the sentences. Sentences have neither ``<bos>`` nor ``<eos>``, and may be empty.
@@ -53,7 +53,7 @@ class TokenScores:
     log_probs: NDArray[np.float32]
     """Log-probability of each token and of ``<eos>``, as ``Scorer.log_probs`` returns it."""
     boundary_log_probs: NDArray[np.float32]
-    """log of the summed probability of all tokens that begin a word, and of ``<eos>``. At most 0."""
+    """log of the probability that the next token begins a word or is ``<eos>``. At most 0."""
     entropies: NDArray[np.float32]
     """Entropy of the distribution over the next token: -sum over the vocabulary of p log p. At least 0."""
 
@@ -64,13 +64,14 @@ class DistributionScorer(Scorer, Protocol):
     def distributions(
         self, sentences: Sentences, before: Sentences, boundary_ids: NDArray[np.int64]
     ) -> Iterable[TokenScores]:
-        """Return the scores of each sentence, in order. Only the positions of the sentences are scored.
+        """Return the scores of each sentence, in order. The text before a sentence is read but not scored.
 
         Args:
             sentences: Token ids without ``<bos>`` and ``<eos>``, as for ``Scorer.log_probs``.
-            before: For each sentence, the c token ids of the text before it, or none. The last of these ids is the
-                ``<bos>`` of the sentence. The model reads one more ``<bos>`` before the first of them.
-            boundary_ids: Ids of the tokens that begin a word, and of ``<eos>``.
+            before: For each sentence, the c token ids of the text before the sentence; empty if there is no such text.
+                The model reads ``<bos>``, then these ids, then the sentence. So the last of these ids must be another
+                ``<bos>``, because a ``<bos>`` comes before each sentence.
+            boundary_ids: The ids of all tokens that begin a word, and the id of ``<eos>``.
         """
 
 
@@ -78,19 +79,20 @@ class DistributionScorer(Scorer, Protocol):
 class NextTokenScorer:
     """Scores sentences with an unconditional ``NextTokenModel``, batched by length.
 
-    In each call, the longest sentences go first, so a batch budget too large for memory fails at the first batch.
-    Sentences of similar length share a batch, so there is little padding.
+    In each call, the longest sentences go first, so a ``batch_tokens`` that is too large for the memory fails at the
+    first batch. Sentences of similar length share a batch, so there is little padding.
     """
 
     model: NextTokenModel
-    """A model that reads no actions, in evaluation mode."""
+    """A model that reads no actions. It must be in evaluation mode."""
     _: KW_ONLY
     eos_id: int
     """Id of ``<eos>``, which is scored at the end of every sentence."""
     batch_tokens: int = 8192
     """Largest number of positions per batch. A longer sentence is a batch by itself."""
     num_trained_positions: int | None = None
-    """Number of positions that were trained; longer sentences give a warning. None if the number is unknown."""
+    """Number of positions whose embeddings were trained. Longer sentences give a warning. None if the number is
+    unknown."""
 
     def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
         """See ``Scorer.log_probs``."""
@@ -130,7 +132,7 @@ class NextTokenScorer:
     def _summaries(
         self, tokens: Ragged, places: NDArray[np.int64], gold: NDArray[np.int64], boundary_ids: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """Return ``[3, R]``: the fields of ``TokenScores`` at some positions ``places`` ``[R]`` of a batch of rows."""
+        """Return ``[3, R]``: the fields of ``TokenScores`` at the R positions ``places`` of the batch ``tokens``."""
         states = self.model.states(self.model.prepare(tokens, None))
         states = states.index_select(0, on_device(places, states.device))
         boundary, targets = on_device(boundary_ids, states.device), on_device(gold, states.device)
@@ -174,7 +176,7 @@ def scoring_jobs(
     Args:
         scorer: A scorer that computes everything in this process.
         max_sentences: Largest number of sentences in a block.
-        max_positions: Largest number of positions in a block of several sentences.
+        max_positions: Largest number of positions in a block. A longer sentence is a block by itself.
     """
 
     def log_probs(inputs: Rows, _: NDArray[np.int64]) -> Rows:
@@ -191,11 +193,12 @@ def scoring_jobs(
 
 
 def warn_beyond(lengths: Sequence[int] | NDArray[np.int64], num_trained_positions: int | None) -> None:
-    """Warn about sentences with more positions than training had: the further position embeddings were never trained.
+    """Warn about sentences with more positions than training had: the embeddings of their last positions are untrained.
 
     Args:
         lengths: Tokens of each sentence. A sentence has one position more.
-        num_trained_positions: Positions that were trained; None if it is unknown, which gives no warning.
+        num_trained_positions: Number of positions whose embeddings were trained. If it is None (unknown), there is no
+            warning.
     """
     if num_trained_positions is None:
         return

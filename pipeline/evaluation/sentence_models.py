@@ -1,9 +1,9 @@
 """Run the evaluations that are the same for every model, record their results, and return summaries.
 
-Minimal pairs, SyntaxGym and surprisals score single sentences with a ``SentenceModel``: a student, a folder in Hugging
-Face's format (``student.student_commands``), or a teacher that sees no tree (``teacher.teacher_commands``). For a
-perplexity, the code of the kind of model (``student`` or ``teacher``) computes the log-probabilities of the split,
-because some models also read the trees or documents of a split.
+The evaluations of minimal pairs, SyntaxGym and surprisals score single sentences with a ``SentenceModel``: a student or
+a folder in Hugging Face's format (``student.student_commands``), or a teacher that finds the trees by beam search
+(``teacher.teacher_commands``). A perplexity is computed from a ``ScoredSplit``. Its log-probabilities come from the
+packages ``student`` and ``teacher``, because some models also read the trees or documents of a split.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,9 +45,10 @@ class SentenceModel:
     settings: Mapping[str, Any]
     """Everything that could change the model's results, including the distribution."""
     num_processes: int = 1
-    """The number of processes that score. Only rank 0 has the model as a ``SentenceModel``."""
+    """The number of processes that score the sentences together. Only rank 0 has a ``SentenceModel``."""
     context_positions: int = 0
-    """Positions that a sentence and the text before it may fill together; 0 if the model reads single sentences."""
+    """Largest number of positions of a sentence and the text before it together; 0 if the model reads single
+    sentences."""
     reads_one: str = ""
     """For error messages: why the model reads only single sentences. "" if the model also reads the text before a
     sentence."""
@@ -55,19 +56,19 @@ class SentenceModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredSplit:
-    """The log-probabilities that a model gives to the tokens of a split, and the facts that its results record."""
+    """The log-probabilities that a model gives to the tokens of a split, and the facts that the result records."""
 
     files: ModelFiles
     split: Split
     """The M sentences that were scored: the whole split or some of its sentences."""
     log_probs: Mapping[str, Ragged]
-    """For each distribution, M rows of n + 1 natural logs: one per token of the sentence, then one for ``<eos>``."""
+    """For each distribution, M rows, one per sentence: n + 1 natural logs for its n tokens and ``<eos>``."""
     settings: Mapping[str, Any]
     """Everything that could change the log-probabilities, except the checkpoint."""
     truth: Truth | None
-    """The true distributions of the split; None if they are not known."""
+    """The next-token distributions of the grammar that wrote the split; None if no grammar is known."""
     divergences: Mapping[str, Ragged]
-    """For some of the distributions, the divergences from the truth: M rows of n + 1 values in nats."""
+    """For some of the distributions, KL(truth || model) in nats at each position: rows as in ``log_probs``."""
 
 
 def spaced_sentences(split: Split, max_sentences: int | None) -> NDArray[np.int64]:
@@ -80,8 +81,8 @@ def spaced_sentences(split: Split, max_sentences: int | None) -> NDArray[np.int6
 def evaluate_split(scored: ScoredSplit) -> dict[str, Any]:
     """Record the perplexities of a split and each sentence's log-probabilities. Return a summary.
 
-    Only the perplexity under the first distribution is also given by source and by length of the sentences. If the true
-    distributions are known, the floor (the perplexity under the true distributions) is added.
+    Only for the first distribution, there is also a perplexity for each source and each range of sentence lengths. If
+    ``truth`` is known, the floor (the perplexity under the grammar's own distributions) is added.
 
     Raises:
         RunError: If a log-probability is not finite.
@@ -136,7 +137,7 @@ def evaluate_minimal_pairs(
     )
     about = {"model": str(model.files.path), "subject": subject, "prefix": prefix, "eos": eos}
     shown = figures.to_json()
-    # Of the accuracy per token, the printed summary has only the averages. The result has everything.
+    # The printed summary has only the averages of the accuracies per token. The result has all figures per token.
     shown["per_token"] = {name: shown["per_token"][name] for name in ("accuracy_macro", "accuracy_micro")}
     return about | shown | {"pairs": str(rows), "written": str(written)}
 
@@ -195,7 +196,7 @@ _ACCURACY = ("right, %", "95 %", "ties")
 
 
 def _accuracy(counts: Mapping[str, Any], number: str) -> tuple[object, ...]:
-    """Return the cells of the columns ``_ACCURACY``, after a cell with the count that has the name ``number``."""
+    """Return four cells of a table's row: the count with the name ``number``, then the columns ``_ACCURACY``."""
     interval = " to ".join(f"{100 * end:.1f}" for end in counts["interval"] or ())
     return counts[number], _percent(counts["accuracy"]), interval, counts["num_ties"]
 
@@ -205,7 +206,7 @@ def _percent(share: float | None) -> str:
 
 
 def _with_table(found: Mapping[str, Any], averages: Mapping[str, object], rows: str) -> str:
-    """Return the plain values of a summary and its averages, the table, and the paths of the files."""
+    """Return a text in three parts: a summary's plain values and averages, the table, and the paths of the files."""
     plain = {name: value for name, value in found.items() if isinstance(value, str | bool)}
     paths: dict[str, object] = {name: plain.pop(name) for name in ("pairs", "items", "written") if name in plain}
     return "\n\n".join([as_text({**plain, **averages}), rows, as_text(paths)])
@@ -254,7 +255,8 @@ def _sentence_rows(log_probs: Mapping[str, Ragged]) -> Iterator[dict[str, Any]]:
         yield {
             "sentence": i,
             "log_probs": {
-                # float32 holds about six decimals of a log-probability, and rounding halves the bytes.
+                # A log-probability in float32 is exact to about six decimals. Rounding to six decimals halves the
+                # file's size.
                 distribution: rows[i].astype(np.float64).round(6).tolist()
                 for distribution, rows in log_probs.items()
             },

@@ -1,11 +1,13 @@
-"""Compute long evaluations block by block: in all processes of a run, and so that an interruption loses little.
+"""Compute a long evaluation block by block, so that several processes can share it and an interruption loses little.
 
-Rank 0 runs a command as if it were alone. The other ranks only help: they wait in ``shared_blocks`` until rank 0 asks
-for rows. Then they compute some blocks of these rows and send the blocks to rank 0. They end when rank 0 has finished.
-Each free process takes the next block, so a slow process does not delay the others.
+Rank 0 runs the command as if it were the only process. The other ranks only help: they wait in ``shared_blocks`` until
+rank 0 asks for rows (values of sentences, one row per sentence). Then they compute some blocks of these rows and send
+the blocks to rank 0. They end when rank 0 has finished. Each free process takes the next block, so a slow process does
+not delay the others.
 
-A block is a group of sentences. ``blocks_of`` forms the blocks from the sentences alone, and one process computes a
-whole block. So the rows do not depend on the number of processes, if each process has the same number of threads.
+A block is a group of sentences. ``Job.blocks_of`` forms the blocks, which depend only on the sentences, and one process
+computes a whole block. So the rows do not depend on the number of processes, if each process has the same number of
+threads.
 
 Rank 0 appends each finished block to a file in the folder of results (``block_file``). If the command is interrupted,
 the same command finds the file and computes the rest, with any number of processes. An interruption loses the blocks
@@ -45,7 +47,7 @@ from storage.ragged import Ragged
 log = logging.getLogger(__name__)
 
 Rows: TypeAlias = Mapping[str, Ragged]
-"""Values of M sentences: by name, M rows."""
+"""Values of M sentences: for each name of a value, M rows, one per sentence."""
 
 NO_LIMIT: Final = 1 << 62
 _FINISHED, _FAILED = b"finished", b"failed"
@@ -54,26 +56,26 @@ _FINISHED, _FAILED = b"finished", b"failed"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is computed for each sentence, and how sentences are grouped."""
+    """What is computed for each sentence, and how the sentences are divided into blocks."""
 
     compute: Callable[[Rows, NDArray[np.int64]], Rows]
-    """Returns the values of some sentences, in the order of the sentences. The arguments are the rows of these
-    sentences, and ``extra`` as it was given to ``SharedBlocks.rows``."""
+    """Returns the values of some sentences, in the order of the sentences. The first argument is the part of ``inputs``
+    for these sentences, the second is ``extra``: both as in ``SharedBlocks.rows``."""
     _: KW_ONLY
     per_position: tuple[str, ...]
     """The names of the values that have a number for each token of a sentence and for ``<eos>``."""
     others: tuple[str, ...] = ()
-    """The names of the other values."""
+    """The names of the other values, of which a sentence may have any number."""
     max_sentences: int
     """Largest number of sentences in a block."""
     max_positions: int = NO_LIMIT
-    """Largest number of positions in a block of several sentences."""
+    """Largest number of positions in a block. A longer sentence is a block by itself."""
     window: int = NO_LIMIT
-    """Number of sentences in a window: sentences that follow each other in the text. All sentences of a block are from
-    the same window. The rows of a window are in memory together."""
+    """Number of successive sentences in a window. All sentences of a block are from one window. The values of one
+    window are in memory at a time."""
 
     def form(self) -> dict[str, Json]:
-        """Return everything but the function."""
+        """Return all fields except ``compute``, for the fingerprint of a file of finished blocks."""
         return {
             "values": [*self.per_position, *self.others],
             "max_sentences": self.max_sentences,
@@ -84,7 +86,8 @@ class Job:
     def blocks_of(self, inputs: Rows) -> list[list[NDArray[np.int64]]]:
         """Return the blocks of each window. A block is the numbers of its sentences, the longest first.
 
-        Sentences of equal length that begin alike are neighbours, because a beam search computes their beginning once.
+        Sentences of equal length that begin alike are neighbours, because a beam search computes their common beginning
+        only once.
         """
         windows, num_positions = [], _num_positions(inputs)
         for first in range(0, len(num_positions), self.window):
@@ -114,7 +117,7 @@ def shared_blocks(
 
     Raises:
         StoreError: If results cannot be written.
-        RunError: If another process has another model, device or version of a library.
+        RunError: If two processes have different models, devices or versions of a library.
     """
     about = canonical_json(
         {
@@ -144,7 +147,7 @@ def shared_blocks(
 
 
 class SharedBlocks:
-    """Computes rows of sentences; see the module. ``shared_blocks`` makes the object and ends its work."""
+    """Computes rows of sentences in all processes. ``shared_blocks`` makes the object and ends its work."""
 
     def __init__(self, jobs: Mapping[str, Job], world: World, files: ModelFiles, about: bytes) -> None:
         self._jobs, self._world, self._model, self._about = jobs, world, files, about
@@ -162,7 +165,7 @@ class SharedBlocks:
             elif kind is KeyboardInterrupt:
                 log.warning("%s: %d finished blocks. Run the same command to continue", file.path, len(file.finished))
             file.close()
-        # While the other ranks may be computing a block, no message is sent: they end because this process leaves them.
+        # Ranks that may be computing a block get no message. They end because this process leaves them.
         if not self._is_sharing and (kind is None or isinstance(error, Exception)):
             self._world.share(_FINISHED if kind is None else _FAILED)
 
@@ -171,12 +174,12 @@ class SharedBlocks:
     ) -> Iterator[dict[str, NDArray[Any]]]:
         """Compute values for M sentences. Return the values of each sentence by name, in order. Only rank 0 calls this.
 
-        Everything is computed when this method returns. The iterator reads the values from the file.
+        Everything is computed when this method returns. The iterator reads the values from the file of finished blocks.
 
         Args:
             what: The name of the job.
-            inputs: What the job reads. The rows ``tokens`` are the sentences.
-            extra: What the job reads besides these rows.
+            inputs: What the job reads, one row per sentence. The rows ``tokens`` are the sentences.
+            extra: What the job reads for every sentence besides these rows, such as the ids of some tokens.
 
         Raises:
             StoppedBySignal: On all ranks, after SIGTERM on one of them.
@@ -275,7 +278,7 @@ class SharedBlocks:
 
 
 def _num_positions(inputs: Rows) -> NDArray[np.int64]:
-    """Return ``[M]``: the number of positions of each sentence and, if there is any, of the text before it."""
+    """Return ``[M]``: the number of positions of each sentence, including those of the text before it."""
     lengths: NDArray[np.int64] = 1 + np.sum([rows.lengths for rows in inputs.values()], axis=0)
     return lengths
 
@@ -319,7 +322,7 @@ def _checked_rows(file: BlockFile, number: int, job: Job, num_tokens: NDArray[np
         or any(not np.array_equal(rows[name].lengths, num_tokens + 1) for name in job.per_position)
     ):
         raise StoreError(
-            f"{file.path}: block {number} has other values than those of its {len(num_tokens)} sentences; remove the "
+            f"{file.path}: block {number} does not have the values of its {len(num_tokens)} sentences; remove the "
             "file, and run the same command again"
         )
     return rows

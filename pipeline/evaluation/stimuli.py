@@ -10,7 +10,7 @@ r"""Read the sentences whose surprisals are wanted: their words, the text before
 The text before a sentence is for models that were trained on documents. It comes from a file with a line for each
 sentence, or from the lines before the sentence. A model reads it as in training: ``<bos>`` comes before each sentence,
 so the input is ``<bos> earlier sentence <bos> sentence``. If the input is too long, this module leaves out the oldest
-sentences. If not even the sentence right before the scored one fits, it loses its first tokens.
+sentences. If not even the sentence right before the scored one fits, only the last tokens of that sentence are kept.
 """
 
 from collections import Counter, deque
@@ -70,7 +70,7 @@ class Stimulus:
     item: tuple[str, ...] = ()
     """Values of the columns that ``SurprisalConfig.item`` names."""
     regions: tuple[str, ...] = ()
-    """Values of the column that ``SurprisalConfig.region`` names, one per word; empty if it names none."""
+    """Values of the column that ``SurprisalConfig.region`` names, one per word; empty if it names no column."""
     before: list[int] = field(default_factory=list)
     """Token ids of the text before this sentence, with a ``<bos>`` after each sentence of that text. Empty if there is
     no such text. The model reads another ``<bos>`` before these ids."""
@@ -99,7 +99,7 @@ def read_stimuli(
             empty lines separate documents, they are not faulty.
         max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
             limit.
-        context_positions: Positions that a sentence and the text before it may fill together.
+        context_positions: Largest number of positions of a sentence and the text before it together.
         dropped: Gets the number of skipped sentences by reason.
 
     Raises:
@@ -257,7 +257,7 @@ def _of_regions(path: Path, records: Iterable[Record], column: str, config: Surp
     seen = set[tuple[str, ...]]()
 
     def item_of(record: Record) -> tuple[str, ...]:
-        if record.fault:  # if this row were skipped, its item would be another sentence
+        if record.fault:  # skipping this row would change the sentence of its item
             raise InputError(f"{path}:{record.number}: {record.fault}; correct this row")
         if fault := not_a_text(column, record.cells[column]):
             raise InputError(f"{path}:{record.number}: {fault}")

@@ -63,8 +63,7 @@ COLUMNS: Final[Mapping[By, tuple[str, ...]]] = {
 it is numbered as if it were the next word and token."""
 LOG_FREQUENCY: Final = "log_frequency"
 """The column after ``COLUMNS["word"]``, if frequencies are given. Empty for ``<eos>`` and for words without a
-frequency. The columns of the input that ``item`` and ``region`` name come last, and keep the names that they have in
-the input."""
+frequency. The columns of the input that the options ``item`` and ``region`` name come last, and keep their names."""
 WordUnit = Literal["white space", "spans", "regions"]
 _WORD_UNITS: Final[Mapping[WordUnit, str]] = {
     "white space": "white-space-separated words",
@@ -91,7 +90,7 @@ class SurprisalFigure:
     num_words_with_frequency: Count | None = None
     """Words with a frequency; None if no frequencies were given."""
     num_with_context: Count = 0
-    """Sentences that were scored after other text."""
+    """Sentences that were scored with text before them."""
     num_with_less_context: Count = 0
     """Sentences for which the oldest part of the text before them was left out, because the whole text did not fit."""
     num_cut_tokens: Count = 0
@@ -131,8 +130,8 @@ def corrected_bits(stimulus: Stimulus, scores: TokenScores, begins: NDArray[np.b
 
         p(t_1 .. t_k | before) * p(B | before, t_1 .. t_k) / p(B | before)
 
-    where p(B | ..) is the sum over B of the probabilities of the next token. The factor in the numerator is the
-    probability that the word ends after t_k, and the divisor is the probability that the word before had ended.
+    where p(B | ..) is the sum over B of the probabilities of the next token. The factor p(B | before, t_1 .. t_k) is
+    the probability that the word ends after t_k, and the divisor is the probability that the word before had ended.
     ``<eos>`` is in B and has no end of its own: its probability is p(<eos> | before) / p(B | before). In the product
     over a sentence, the factor of each word cancels with the divisor of the next word or ``<eos>``. So the sum of the
     surprisals is -log2 p(sentence) + log2 p(B | <bos>), where the last probability is almost 1.
@@ -222,13 +221,13 @@ def write_surprisals(
         tokenizer: The tokenizer of the model.
         path: The text or table.
         out: The table to write.
-        config: What is read and written.
+        config: The options of ``evaluate surprisal``.
         max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
             limit.
-        context_positions: Positions that a sentence and the text before it may fill together.
+        context_positions: Largest number of positions of a sentence and the text before it together.
 
     Raises:
-        ConfigError: If the table would replace an input file, or a column of the input has the name of one of ours.
+        ConfigError: If the table would replace an input file, or would have two columns of one name.
         InputError: As for ``read_stimuli`` and ``read_frequencies``, and if there is no sentence.
         RunError: If the model gives a log-probability that is not finite.
         StoreError: If the table cannot be written.

@@ -1,13 +1,13 @@
-"""Measure how often a model's surprisals are as SyntaxGym suites predict.
+"""Measure how often a model's surprisals fulfil the predictions of SyntaxGym suites.
 
-    surprisal of a region       sum of -log2 p(x_t | x_<t) over its tokens, in bits; or another metric, if the suite
-                                names one
+    surprisal of a region       sum of -log2 p(x_t | x_<t) over its tokens, in bits. A suite may name another metric
+                                than the sum, such as the mean
     an item is right            if every prediction about it is true
 
-A token belongs to the region that contains its characters. A space before these characters does not matter. A token
-with characters of two regions belongs to the region of its first character. Results have the number of such tokens. The
-number is 0 with a tokenizer that keeps words and punctuation apart. ``<eos>`` belongs to no region, so the sums over
-all regions add up to the surprisal of the sentence without ``<eos>``.
+A token belongs to the region that contains its characters other than spaces. A token with characters of two regions
+belongs to the region of its first character. Results have the number of tokens that touch two regions. This number is 0
+with a tokenizer that keeps words and punctuation apart. ``<eos>`` belongs to no region, so the sums over all regions
+add up to the surprisal of the sentence without ``<eos>``.
 
 A prediction is a tie if its truth depends on a comparison of two values that are equal except for rounding. Ties are
 reported and are never right (``formulas``). An item is a tie if none of its predictions is false and at least one is a
@@ -41,7 +41,7 @@ _NAMES: Final = {Truth.TRUE: "right", Truth.FALSE: "wrong", Truth.TIE: "tie"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemCounts:
-    """How many items are right. For a single prediction: for how many items it is true."""
+    """How many items are right or, in ``PredictionCounts``, for how many items a single prediction is true."""
 
     num_items: Annotated[int, msgspec.Meta(ge=1)]
     num_right: Count
@@ -87,7 +87,7 @@ class ItemOutcome:
 
     @property
     def outcome(self) -> Truth:
-        """The lowest value of the predictions: an item is right if all of them are true."""
+        """The lowest truth value of the predictions: false < tie < true. So a right item has only true predictions."""
         return min(self.predictions)
 
     def to_json(self) -> dict[str, Any]:
@@ -172,7 +172,8 @@ def evaluate_suites(
         scorer: Gives log-probabilities.
         tokenizer: The tokenizer of the model.
         suites: At least one suite.
-        joining: How regions become a sentence.
+        joining: How regions become a sentence: as running text, or with a space between every two regions
+            (``syntaxgym_suites``).
         max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
             limit.
 
@@ -253,7 +254,7 @@ def regions_of_tokens(
 def _values_of_regions(
     metric: str, condition: Condition, bits: NDArray[np.float64], regions: NDArray[np.int64]
 ) -> dict[int | None, float | None]:
-    """Return the metric's value for each region, by number. The key None stands for the whole sentence."""
+    """Return the metric's value for each region, by the region's number. The key None stands for the whole sentence."""
 
     def value(of_tokens: NDArray[np.float64]) -> float | None:
         return float(METRICS[metric](of_tokens)) if len(of_tokens) or metric == "sum" else None

@@ -5,8 +5,8 @@ suite's predictions are formulas over the surprisals of regions (``pipeline.eval
 region that an item does not have, ``read_suite`` refuses the suite, before anything is scored.
 
 Regions become a sentence in these steps. White space at the ends of a region is removed, and several spaces inside
-become one. Empty regions add nothing to the sentence, not even a space. The other regions are joined by one space. This
-space belongs to the second of the two regions. The suites have a space before punctuation: ``studied the book , the
+become one. Empty regions add nothing to the sentence, not even a space. Between every two of the other regions there is
+one space, which belongs to the second of the two. The suites have a space before punctuation: ``studied the book , the
 nurse ...``. If ``joining`` is "text", this space is removed before each of ``, . ; : ! ?`` that stands alone. The
 sentence is then written like the running text that models are trained on. If ``joining`` is "tokens", the space stays.
 The published accuracies come from models that read the regions joined by spaces, as with "tokens".
@@ -57,7 +57,7 @@ CIRCUITS: Final[Mapping[str, str]] = {
     "cleft": "Long-Distance Dependencies",
 }
 """First part of a suite's name, up to the first ``-``, ``_`` or digit → the circuit of the suite, which is its
-published group. Taken from the notebook that drew the figures of Hu et al. (2020)."""
+published group. The table comes from the notebook that drew the figures of Hu et al. (2020)."""
 UNKNOWN_CIRCUIT: Final = "not known"
 _SPACE_BEFORE_MARK: Final = re.compile(r" (?=[,.;:!?](?: |$))")
 
@@ -67,7 +67,7 @@ class Condition:
     """The sentence of an item in one condition."""
 
     regions: tuple[tuple[int, str], ...]
-    """Number and normalised content, in the order of the sentence."""
+    """Number and normalised text of each region, in the order of the sentence."""
 
     def sentence(self, joining: Joining) -> tuple[str, NDArray[np.int64]]:
         """Return the text, and int64 ``[C]``: for each of the C characters, the index of its region in ``regions``."""
@@ -109,7 +109,7 @@ class Suite:
 
 
 def read_suites(paths: Sequence[Path]) -> list[Suite]:
-    """Read suites from files, and from all ``*.json`` files in folders. Return the suites in the order of their names.
+    """Return the suites in some files, and in all ``*.json`` files of some folders, in the order of their names.
 
     Raises:
         InputError: If there is no suite, two suites have the same name, or a suite is malformed. The error names the
@@ -132,7 +132,7 @@ def read_suites(paths: Sequence[Path]) -> list[Suite]:
 
 
 def suites_name(paths: Sequence[Path]) -> str:
-    """Return one name for all given folders and files, for results: that of the first, and how many more there are."""
+    """Return a name under which results record all given folders and files, such as ``number_src and 2 more``."""
     names = [path.resolve().name.removesuffix(".json") for path in paths]
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 

@@ -1,4 +1,4 @@
-"""Compare models with the grammar that a text was drawn from, by the divergence of their next-token distributions.
+"""Compare models with the grammar that a text was drawn from, by the KL divergence of next-token distributions.
 
     KL_t = sum over w of  p(w | x_<t) log(p(w | x_<t) / q_t(w))        in nats; 0 log 0 = 0
 
@@ -23,7 +23,7 @@ from storage.errors import InputError
 from storage.ragged import Ragged
 
 BATCH_TOKENS = 4096
-"""Positions of the grammar's distributions to compute at a time."""
+"""Number of positions at which the grammar's distributions are computed at a time."""
 
 
 class Truth:
@@ -35,8 +35,9 @@ class Truth:
         split: Name of the split.
 
     Raises:
-        InputError: If ``corpus`` is not a sample corpus, or the split has other sentences than the corpus. The texts
-            differ if the dataset was built from another sample, or if ``build-dataset`` dropped some of the sentences.
+        InputError: If ``corpus`` is not a sample corpus, or the split has other sentences than the corpus. The
+            sentences differ if the dataset was built from another sample, or if ``build-dataset`` dropped some of the
+            sentences.
     """
 
     def __init__(self, corpus: Path, dataset: Dataset, split: str) -> None:
@@ -61,7 +62,7 @@ class Truth:
 
     @torch.no_grad()
     def divergences(self, model: NextTokenModel, states: Tensor, tokens: Ragged) -> np.ndarray:
-        """Return float64 ``[P]``: the divergence of a model from the truth at each position.
+        """Return float64 ``[P]``: KL_t (see the module) of a model at each position, in nats.
 
         Args:
             model: The model, with the vocabulary of the dataset.

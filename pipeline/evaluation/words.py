@@ -7,9 +7,9 @@ has three columns separated by tabs, no header, and one word per line:
     sentence_number <TAB> start <TAB> stop
 
 The sentence number is the number of the line in the text, from 1. ``start`` and ``stop`` count characters from 0, as
-Python does, in the line as it is in the text file; ``stop`` is one past the last character. Words come in the order of
-the text. Every character of a line except spaces must be in one word, so that the surprisals of the words add up to the
-surprisal of the sentence. A word may contain a space.
+Python does, in the line as it is in the text file; ``stop`` is one past the last character. Words must be in the order
+of the text. Every character of a line except spaces must be in one word, so that the surprisals of the words add up to
+the surprisal of the sentence. A word may contain a space.
 
 With and without a file of spans, the spaces between two words belong to the second word.
 
@@ -18,7 +18,8 @@ columns separated by a tab, and no header:
 
     word <TAB> count
 
-Words are looked up by ``frequency_key``. The table is kept in memory and takes about 100 bytes per word.
+A word is looked up by its ``frequency_key``: case-folded, without punctuation at its ends. The table is kept in memory
+and takes about 100 bytes per word.
 """
 
 import math
@@ -39,7 +40,7 @@ from pipeline.corpus.trees.matching import Span
 from storage.errors import InputError
 
 _SPACE: Final = "\u0120"
-"""How a vocabulary of bytes writes a space."""
+"""How the vocabulary of a byte-level tokenizer writes a space."""
 _ROW: Final = re.compile(r"([0-9]{1,9})\t([0-9]{1,9})\t([0-9]{1,9})")
 _COUNT: Final = re.compile(r"0*[1-9][0-9]{0,17}")
 
@@ -50,14 +51,14 @@ def spaced_words(text: str) -> list[Span]:
 
 
 def begins_word(tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    """Return ``[V]``: whether a token begins with a space and therefore begins a word. Special tokens do not."""
+    """Return bool ``[V]``: whether a token begins with a space and therefore begins a word. Special tokens do not."""
     return np.array([tokenizer.token(i).startswith((_SPACE, " ")) for i in range(tokenizer.vocab_size)])
 
 
 def around_added_tokens(
     text: str, words: Sequence[Span], tokens: Sequence[Span], is_added: Sequence[bool]
 ) -> tuple[list[Span], list[Span]]:
-    """Return words and tokens such that no added token has parts of two words.
+    """Return the spans of words and of tokens, changed so that no added token has parts of two words.
 
     An added token is an entry that somebody added to a trained tokenizer, such as "New York". Words that share an added
     token become one word. If an added token includes the space after it, the space is taken out of the token's span.
@@ -125,7 +126,7 @@ def check_words(text: str, words: Sequence[Span]) -> None:
 
 
 class SpanFile:
-    """Reads a file of spans line by line with its text. Only the words of one sentence are in memory at a time."""
+    """Reads a file of spans while its text is read. Only the words of one sentence are in memory at a time."""
 
     def __init__(self, path: Path) -> None:
         """Open ``path``."""
@@ -160,10 +161,10 @@ class SpanFile:
 
 
 def frequency_key(word: str) -> str:
-    """Return the key of a word: case-folded, and without the marks at both ends. An empty text has an empty key.
+    """Return the key of a word: case-folded, and without punctuation at both ends. An empty text has an empty key.
 
-    Marks are all characters except letters, their combining marks, and digits. ``"Dog,`` and ``dog`` have the same key,
-    but ``don't`` and ``dont`` have different keys. A word that consists only of marks keeps its marks: ``.`` and ``,``
+    Punctuation is every character but letters, combining marks and digits. ``"Dog,`` and ``dog`` have the same key,
+    but ``don't`` and ``dont`` have different keys. A word that consists only of punctuation keeps it: ``.`` and ``,``
     have different keys.
     """
     folded = normalise_text(normalise_text(word).casefold())  # a case-folded string may not be NFC
@@ -189,7 +190,7 @@ class Frequencies:
 
 
 def read_frequencies(path: Path) -> Frequencies:
-    """Return a table of frequencies. The counts of words with the same key are added up.
+    """Read a table of frequencies. The counts of words with the same key are added up.
 
     Raises:
         InputError: If the file cannot be read or is empty, or at the first line that is not a word and a count.

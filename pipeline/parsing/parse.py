@@ -1,4 +1,4 @@
-"""Parse raw text into trees, shard by shard, with any number of processes. A shard is some successive sentences.
+"""Parse raw text into trees, shard by shard, with any number of processes. A shard is a group of successive sentences.
 
 Under torchrun each process takes the next shard that no process has taken. Without torchrun, ``--workers`` processes on
 one machine do the same. Every process computes on one CPU thread or one GPU. ``--on-failure`` decides whether a
@@ -59,11 +59,12 @@ model, versions and device."""
 
 
 def parse_texts(texts: Sequence[Path], out_stem: Path, config: ParseConfig) -> dict[str, Json] | None:
-    """Write ``OUT.mrg``, one tree per line, and ``OUT.txt``, their sentences; also documents and speakers, if known.
+    """Write the trees of texts to ``OUT.mrg``, one per line, and their sentences to ``OUT.txt``.
 
-    ``OUT.failures.tsv`` lists every sentence without a parse. ``OUT.parse.json`` records what made the trees. If the
-    command is interrupted, run the same command again, with any number of processes. It continues, and the output is
-    byte-identical.
+    Files of documents and speakers are also written, if these are known. ``OUT.failures.tsv`` lists every sentence
+    without a parse. ``OUT.parse.json`` records everything that the trees depend on. If the command is interrupted, run
+    the same command again, with any number of processes. It continues, and the output is byte-identical to the output
+    without an interruption.
 
     Args:
         texts: Without ``config.source``, files ``NAME.txt`` with one sentence per line; files that ``clean-text`` wrote
@@ -147,14 +148,14 @@ def _prepare(store: TextShards, texts: Sequence[Path], config: ParseConfig, devi
         "device": device_model(device),
         **{name: getattr(config, name) for name in _TREES_DEPEND_ON},
     }
-    _words_of_parser(config, str(depends_on["model"]))  # a damaged record of the parser's words is found now
+    _words_of_parser(config, str(depends_on["model"]))  # a damaged record of the parser's texts raises here
     if (found := store.description()) is None:
         SentenceParser(config, device)  # a model that cannot be loaded fails here, before anything is kept
         store.clear()
         store.describe(depends_on, gather(texts, store.text, config), config.shard_sentences)
     elif differing := sorted(name for name, value in depends_on.items() if found["depends_on"].get(name) != value):
         raise RunError(
-            f"{store.path}: started with another {', '.join(differing)}; give the same command to continue, remove the "
+            f"{store.path}: started with another {', '.join(differing)}; run the same command to continue, remove the "
             "folder to start again, or give another --out"
         )
     else:
@@ -170,7 +171,7 @@ def _unfinished(store: TextShards, world: World) -> list[int]:
 
 @dataclass(slots=True)
 class _ShardParser:
-    """Parse shards. The model is loaded with the first shard, so that a loading error in a worker reaches the user."""
+    """Parse shards. The model is loaded at the first shard, because only then does a worker's error reach the user."""
 
     store: TextShards
     config: ParseConfig
@@ -238,7 +239,7 @@ def _parse_by_workers(store: TextShards, shards: Sequence[TextShard], config: Pa
 
 
 def _words(texts: Sequence[Path], config: ParseConfig, depends_on: dict[str, Any]) -> dict[str, Json]:
-    """Return the number of words of each text, by the sha256 of the text, and what the parser was trained on."""
+    """Return the number of words of each text, by its sha256, and the texts that the parser was trained on."""
     files = input_files(texts, is_raw=True) if config.source else texts
     return {
         "files": {depends_on["texts"][str(file)]: count_words(file) for file in files},
@@ -247,7 +248,7 @@ def _words(texts: Sequence[Path], config: ParseConfig, depends_on: dict[str, Any
 
 
 def _words_of_parser(config: ParseConfig, model: str) -> list[TrainingText]:
-    """Return what the parser was trained on."""
+    """Return the texts that the parser was trained on, with their numbers of words."""
     found = [] if config.flat else read_record(Path(config.model), ".json", of=PARSER, sha256=model)
     is_known = [text.num_words for text in found] != [None]
     return found if is_known else [parser_not_known(config.model, sha256=model)]

@@ -1,4 +1,4 @@
-"""Define the options of ``parse`` and ``train-parser``. Imports no torch, so that ``--help`` stays quick."""
+"""Define the options of ``parse`` and ``train-parser``. This module imports no torch, so ``--help`` is quick."""
 
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
@@ -9,7 +9,8 @@ from pipeline.runtime.options import refuse, too_small
 OnFailure = Literal["flat", "skip", "stop"]
 """What to do with a sentence without a parse: write a flat tree, leave the sentence out, or end the command."""
 PARSER_POSITIONS: Final = 512
-"""Positions of a trained parser. Two positions mark the ends of a sentence, so the longest sentence has 510 words."""
+"""Number of positions that ``train-parser`` gives a parser. Two positions mark the ends of a sentence, so the longest
+sentence has 510 words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +20,7 @@ class ParseConfig:
     model: str = ""
     """Name of a model that benepar.download installed, such as benepar_en3, or path of a model made by train-parser."""
     flat: bool = False
-    """Use no model: every tree is its words directly under TOP."""
+    """Use no model: every tree has all its words directly under TOP."""
     source: str = ""
     """Clean raw text first, as clean-text --source does. Without this option, texts must have one sentence per line."""
     column: str = ""
@@ -33,7 +34,7 @@ class ParseConfig:
     """What to do at a line that is not UTF-8. stop: end with an error that names the line. skip: leave the line out and
     count it."""
     workers: int = 1
-    """Number of processes on this machine. Under torchrun, which starts its own processes, leave it at 1."""
+    """Number of processes on this machine. Under torchrun, which starts its own processes, leave this option at 1."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute. auto: on a GPU if there is one."""
     on_failure: OnFailure = "flat"
@@ -90,7 +91,8 @@ class ParserConfig:
     """Leave out training trees with more words than this, and count them. The chart of a sentence grows with the square
     of its number of words."""
     min_label_count: int = 2
-    """Never predict a label, or a chain of unary labels, that occurs in the training trees less often than this."""
+    """Never predict a label, or a chain of unary labels, that occurs fewer than this many times in the training
+    trees."""
     seed: int = 1
     """Seed of the initial weights, dropout and the order of sentences."""
 

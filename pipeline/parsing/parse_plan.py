@@ -1,9 +1,9 @@
-"""Predict the hours, the memory and the bytes of ``parse`` before it is begun. Nothing is written to its outputs.
+"""Predict the hours, the memory and the bytes of ``parse`` before it starts. No output of ``parse`` is written.
 
-The text is gathered into a temporary folder, with ``--source`` after cleaning. The folder is removed at the end, also
-after SIGTERM. Then some packs of successive sentences from all parts of the text are parsed. A process parses whole
-text shards, so more processes than shards do not lower the hours. The time to join the shards at the end is not
-included. Joining takes as long as reading and writing the trees once.
+The text is gathered into a temporary folder. With ``--source`` it is cleaned first. The folder is removed at the end,
+also after SIGTERM. Then some packs of successive sentences, from all parts of the text, are parsed and timed. A process
+parses whole text shards, so more processes than shards do not lower the hours. The time to join the shards at the end
+is not included. Joining takes as long as reading and writing the trees once.
 """
 
 import tempfile
@@ -36,13 +36,13 @@ _ROW_FRAME = len('{"tree": ""}')
 
 
 def plan_parse(texts: Sequence[Path], out_stem: Path, config: ParseConfig, processes: Sequence[int]) -> dict[str, Any]:
-    """Return counts, rates, memory, bytes and hours of a parse as JSON values; hours for each of ``processes``.
+    """Return counts, rates, memory and bytes of a parse, and the hours for each of ``processes``, as JSON values.
 
     Args:
         texts: The texts, as ``parse_texts`` takes them.
         out_stem: The STEM of the files that would be written.
         config: The options of ``parse``. ``workers`` has no effect.
-        processes: Numbers of processes.
+        processes: The numbers of processes to predict the hours for.
 
     Raises:
         ConfigError: If the command itself runs in several processes.
@@ -122,7 +122,7 @@ def _words_by_line(file: Path) -> np.ndarray:
 
 
 def _lines(file: Path, ranges: Sequence[tuple[int, int]]) -> list[str]:
-    """Return the lines of ranges (first line, number of lines), which must be in order."""
+    """Return the lines in some ranges, which must be in order. A range is (first line, number of lines)."""
     found: list[str] = []
     at = 0
     with file.open(encoding="utf-8", newline="\n") as lines:

@@ -1,7 +1,8 @@
 """Keep what an interrupted training of a parser needs to go on, in one file that is written after each epoch.
 
-The file holds weights, optimiser, random numbers, the rows of figures and the best weights so far. An epoch that was
-interrupted begins again, so a training gives the same parser with and without interruptions.
+The file holds the weights, the states of optimiser and random generators, a row of figures per epoch, and the best
+weights so far. An epoch that was interrupted begins again, so a training gives the same parser with and without
+interruptions.
 """
 
 import io
@@ -31,9 +32,9 @@ class ParserState:
     def __init__(self, path: Path, made_from: Mapping[str, Json], seed: int, content: Mapping[str, Any]) -> None:
         self._path, self._made_from, self._content = path, made_from, content
         self.rows: list[dict[str, Any]] = json.loads(content["rows"]) if content else []
-        """One row of figures per epoch so far."""
+        """A row of figures for each finished epoch: loss, F1 on dev and so on."""
         self.best: Mapping[str, Tensor] = content["best"] if content else {}
-        """The weights of the epoch with the best F1 on dev; of equal epochs, the first."""
+        """The weights of the epoch with the best F1 on dev; of several such epochs, the first."""
         self.order = torch.Generator().manual_seed(seed)
         """Draws the order of the sentences of each epoch."""
 
@@ -43,12 +44,12 @@ class ParserState:
 
         Args:
             path: The file.
-            made_from: Everything that decides the result, by name.
+            made_from: Everything that decides the result, by name: options and digests of the trees.
             seed: Seed of the order of the sentences.
 
         Raises:
             RunError: If the file is damaged or cannot be read.
-            StoreError: If the file was made from something else. The message names what differs.
+            StoreError: If the file has other values of ``made_from``. The message names them.
         """
         if not is_there(path):
             return cls(path, made_from, seed, {})
@@ -73,7 +74,7 @@ class ParserState:
         return max(self.rows, key=lambda row: row["dev_f1"])
 
     def restore(self, parser: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Fill parser, optimiser and random numbers from the state. Without a finished epoch, change nothing.
+        """Load the state into parser, optimiser and random generators. If no epoch is finished, change nothing.
 
         Raises:
             RunError: If the file has the weights of another model.
@@ -91,7 +92,7 @@ class ParserState:
             ) from error
 
     def save(self, row: dict[str, Any], parser: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Add the row of an epoch, and write the state after it.
+        """Add the row of an epoch, and write the state after this epoch.
 
         Raises:
             StoreError: If the disk is full. The state after the previous epoch stays.

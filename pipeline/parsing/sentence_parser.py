@@ -4,8 +4,8 @@ benepar computes a batch only within one spaCy Doc, so a pack of sentences becom
 sentence, the whole Doc fails. Then the pack is divided until only this sentence fails. A sentence gets the same tree in
 every pack, except for rounding errors: padding differs from pack to pack.
 
-Trees are built from benepar's spans, and the words of a tree are spelt as in the text. The parse string that benepar
-offers is not used, because it escapes brackets inside words in a way that cannot be undone.
+Trees are built from benepar's spans. The words of a tree are spelt as in the text. The parse string that benepar offers
+is not used, because it escapes brackets inside words in a way that cannot be undone.
 """
 
 import functools
@@ -39,8 +39,8 @@ from storage.json_files import names_code
 torch_struct.TreeCRF.arg_constraints = {}
 
 _FAILURES = (ValueError, AssertionError, StopIteration, IndexError, RuntimeError, FloatingPointError)
-"""Errors for a sentence that benepar cannot read: too many subwords, no subword, too little memory, or scores that
-are NaN or infinite."""
+"""The errors that benepar raises for a sentence that it cannot read: too many subwords, no subword, too little memory,
+or scores that are NaN or infinite."""
 _SPELLINGS: Final[dict[str, str]] = SentenceWrapper.TEXT_NORMALIZATION_MAPPING
 
 
@@ -151,7 +151,7 @@ class SentenceParser:
 
 
 def check_scores(forward: Callable[..., tuple[torch.Tensor, torch.Tensor | None]]) -> Callable[..., Any]:
-    """Return benepar's ``forward`` with a check: scores that are NaN or infinite are a failure, and not a tree.
+    """Return benepar's ``forward`` with a check that raises ``FloatingPointError`` if scores are NaN or infinite.
 
     Without the check, benepar would return some tree for such scores.
     """
@@ -182,7 +182,7 @@ def refuse_code(path: Path) -> None:
 
 @contextmanager
 def _restricted_unpickler() -> Iterator[None]:
-    """Let benepar load weights only by torch's restricted unpickler, whatever the environment says.
+    """Make benepar load weights by torch's restricted unpickler (``weights_only``), whatever the environment says.
 
     benepar itself does not say which unpickler it wants.
     """

@@ -82,8 +82,8 @@ def gather_sentences(
 ) -> dict[str, Json]:
     """Concatenate files with one sentence per line, as ``clean-text`` writes them.
 
-    NAME.docs, NAME.documents.tsv and NAME.speakers are read if they are next to NAME.txt. Either all texts have a
-    NAME.docs, or none has.
+    NAME.docs, NAME.documents.tsv and NAME.speakers are read if they are next to NAME.txt. Either all texts must have a
+    NAME.docs, or no text may have one.
 
     Args:
         texts: Files ``NAME.txt``, plain or gzipped.

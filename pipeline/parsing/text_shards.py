@@ -89,7 +89,7 @@ class TextShards:
         write_atomically(self.path / DESCRIPTION, (json.dumps(about, indent=1) + "\n").encode())
 
     def remove(self) -> None:
-        """Remove the folder, ``parse.json`` first, so that no remains are taken for an unfinished ``parse``."""
+        """Remove the folder, ``parse.json`` first: without this file, the rest is not an unfinished ``parse``."""
         (self.path / DESCRIPTION).unlink()
         shutil.rmtree(self.path)
 
@@ -140,7 +140,7 @@ class TextShards:
         write_atomically(self._file(shard), encoded_rows(outcomes))
 
     def rows(self, shard: TextShard) -> Iterator[dict[str, str]]:
-        """Yield an object for each sentence of a shard: ``tree``; without a parse also ``reason`` and ``detail``.
+        """Yield an object for each sentence of a shard: ``tree`` and, after a failure, also ``reason`` and ``detail``.
 
         Raises:
             StoreError: If the file is damaged or does not have as many objects as the shard has sentences.
@@ -155,7 +155,7 @@ class TextShards:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other ``parse`` commands out while the block runs.
+        """Keep other ``parse`` commands out of the folder while the ``with`` body runs.
 
         Raises:
             StoreBusyError: If another process holds the folder.

@@ -36,8 +36,8 @@ from storage.files import beside, is_there, make_directory, write_atomically
 from storage.fingerprints import Json, sha256_file
 
 SUBBATCH_WORDS = 500
-"""Words, including padding, that benepar scores at once. Training takes twice as many. On a CPU, a larger number is
-slower."""
+"""Number of words, including padding, that benepar scores at once. In training, it scores twice as many. On a CPU, a
+larger number is slower."""
 _MAX_PHRASES = 400
 """Largest number of phrases of a training tree. There is a limit because benepar reads a tree by recursion."""
 
@@ -274,7 +274,7 @@ def new_parser(examples: Sequence[Example], config: ParserConfig) -> parse_chart
 
 
 def score_parser(parser: parse_chart.ChartParser, examples: Sequence[Example]) -> tuple[ParseFigure, EvalbFigure]:
-    """Return how well a parser's trees agree with those of the examples, by the rules of ``score_parses`` and of EVALB.
+    """Return a parser's bracket scores on the examples: for all brackets (``score_parses``), then by EVALB's rules.
 
     Brackets are over words, not tokens.
     """

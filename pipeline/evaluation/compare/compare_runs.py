@@ -31,20 +31,20 @@ _Scores = dict[Benchmark, dict[str, dict[int, ItemScores]]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkComparison:
-    """Seed groups of one kind on one benchmark."""
+    """The comparison of all seed groups of one kind on one benchmark."""
 
     kind: str
     """``student`` or ``teacher``."""
     benchmark: Benchmark
     figures: Mapping[str, SeedMean]
-    """The mean over seeds of the value on the whole benchmark, by seed group."""
+    """By seed group: the mean over its seeds of the value on the whole benchmark."""
     pairs: Sequence[PairComparison]
-    """Every pair of seed groups."""
+    """A comparison for every pair of seed groups."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparisons:
-    """Seed groups on all their benchmarks."""
+    """The comparisons of seed groups on all benchmarks."""
 
     groups: Sequence[SeedGroup]
     benchmarks: Sequence[BenchmarkComparison]
@@ -128,7 +128,7 @@ def _scores_by_benchmark(groups: Sequence[SeedGroup], normaliser: Normaliser, no
 
 
 def _check_tokenizers(found: _Scores) -> None:
-    """Check that perplexities per token come from one tokenizer if they are on one split and under one convention."""
+    """Check that all perplexities per token that share a split and a convention also share a tokenizer."""
     first: dict[tuple[str, str], ItemScores] = {}
     for benchmark, by_name in found.items():
         if benchmark.kind == PERPLEXITY:

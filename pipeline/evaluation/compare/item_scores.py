@@ -36,9 +36,10 @@ _Compared = PairResult | PerplexityResult | SuiteResult
 
 ROUNDING: Final = 1e-5
 """Two results agree on the nats of a sentence if the two numbers differ by at most ROUNDING times one of them, plus
-ROUNDING nats. The sum over the rows may differ from the sum in the result by ROUNDING times this sum. float32 has seven
-digits, and the last digit changes with the batch that a sentence is scored in. Rows keep six decimals. The nats that
-two models give to a sentence differ by far more than one part in 100,000."""
+ROUNDING nats. The sum over the rows may differ from the sum in the result by ROUNDING times this sum. There are two
+reasons for small differences. float32 has seven digits, and the last digit changes with the batch that a sentence is
+scored in. Rows keep six decimals. In contrast, the nats that two models give to a sentence differ by far more than one
+part in 100,000."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,9 +49,10 @@ class Benchmark:
     kind: str
     """``minimal_pairs``, ``syntaxgym`` or ``perplexity``."""
     subject: str
-    """Name of the folder or split."""
+    """Name of the folder of pairs or suites, or of the split."""
     fingerprint: str
-    """sha256 of the pairs or suites; for a perplexity per token, of the split; per word or byte, of its text."""
+    """sha256 of the pairs or suites. For a perplexity per token: of the split. For one per word or byte: of the split's
+    text."""
     conventions: str
     """How sentences were scored, as in ``LoadedResult.convention``. For a perplexity, the distribution comes first."""
     unit: str
@@ -92,8 +94,8 @@ class ItemScores:
     BLiMP names them. Empty for suites."""
     scale: float
     """For a perplexity, the divisor: the sum of ``values`` divided by ``scale`` is the overall value. The divisor is
-    the number of tokens, words or bytes of the split plus one for the end of each sentence, times ln 2 for bits. For
-    outcomes it is 1."""
+    the number of tokens, words or bytes of the split plus one for the end of each sentence, times ln 2 if the unit is
+    bits. For outcomes, ``scale`` is 1."""
 
     @property
     def units(self) -> NDArray[np.float64]:
@@ -145,7 +147,8 @@ def item_scores(results: RunResults, *, normaliser: Normaliser, left_out: list[s
 
     Args:
         results: The results of a run.
-        normaliser: The unit of perplexities. Perplexities per token are comparable only with the same tokenizer.
+        normaliser: Whether perplexities are per token, word or byte. Perplexities per token are comparable only with
+            the same tokenizer.
         left_out: A message is appended for each outdated result and each result without rows or items. The message
             names the command to run again.
 
@@ -227,7 +230,7 @@ def outcomes(result: PairResult | SuiteResult) -> ItemScores:
 
 
 def _sentence_nats(result: PerplexityResult, normaliser: Normaliser) -> Iterator[ItemScores]:
-    """Yield the scores of each distribution except the floor, which is p(x) of the grammar and not of a model."""
+    """Yield the scores of each distribution except the floor, which belongs to the grammar and not to a model."""
     figures = {name: figure for name, figure in result.figures.items() if name != FLOOR}
     nats: dict[str, list[float]] = {name: [] for name in figures}
     for log_probs in read_sentence_rows(result.rows, remedy=result.remedy):

@@ -27,7 +27,7 @@ class RunRecord(RunInfo):
     """A run: the content of its ``run.json``, its metrics and its results."""
 
     name: str
-    """Name of the directory. If two runs share it, the names of all runs include the folders above."""
+    """Name of the run's directory. If two runs have the same one, the names of all runs include folders above it."""
     train: Sequence[Row]
     """Rows of ``metrics.jsonl`` for the training split, in order."""
     dev: Sequence[Row]
@@ -38,7 +38,7 @@ class RunRecord(RunInfo):
     """Perplexities by title of the split, then by distribution. In all runs of one call of ``read_runs``, a title
     stands for the same text."""
     splits: Mapping[str, PerplexityResult]
-    """The result for each split, by title. If a split has several, the result with the most distributions."""
+    """The result for each split, by title. If a split has several results, the one with the most distributions."""
     starts: Sequence[Row]
     """The ``start`` events of ``history.jsonl``, which name the machine of each start."""
     missing: Sequence[str]
@@ -54,14 +54,14 @@ class RunRecord(RunInfo):
     def is_distilled(self) -> bool:
         """Whether the run learned from the dump of an RNNG, alone or with other dumps. Shuffled targets do not count.
 
-        The condition of the dump shows which model wrote it: ``tree`` or ``beam`` an RNNG, ``none`` a language model.
-        If the run does not record the condition, it does not count as distilled.
+        The condition of the dump shows which model wrote it. ``tree`` or ``beam`` means an RNNG, ``none`` a language
+        model. If the run does not record the condition, it does not count as distilled.
         """
         return self._has_own_targets and bool(self._conditions_of_dumps & {"tree", "beam"})
 
     @property
     def is_distilled_from_grammar(self) -> bool:
-        """Whether the run learned the exact distributions of the grammar that wrote the corpus, and no others."""
+        """Whether all dumps of the run hold the exact distributions of the grammar that wrote the corpus."""
         return self._has_own_targets and self._conditions_of_dumps == {"exact"}
 
     @property

@@ -1,9 +1,9 @@
 """Group runs that differ only in their seed, and describe how the groups differ.
 
 Two runs are in one **seed group** if they are of one kind and agree in everything that could change what is learned:
-the fingerprints of dataset, tokenizer, dump and initial weights, and every option that is not in ``_LEARNS_NOTHING``.
-An option that this module does not know counts as well: it is safer to separate runs than to mix them. Without a dump,
-the options of distillation (alpha, temperature and so on) have no effect and do not count.
+the fingerprints of dataset, tokenizer, dump and initial weights, and every option except those in ``_LEARNS_NOTHING``,
+such as ``log_every``. An option that this module does not know must agree as well: it is safer to separate runs than to
+mix them. Without a dump, the options of distillation (alpha, temperature and so on) have no effect and may differ.
 
 Two dumps are the same if their manifests, which have the sha256 of every file of a dump, are the same. There is one
 exception: different dumps can count as replicates, and then their runs stay in one group. The conditions are that each
@@ -48,7 +48,7 @@ _OF_A_DUMP: Final = ("alpha", "temperature", "divergence", "targets", "tail")
 _SEED_SUFFIX: Final = re.compile(r"[-_.]?seed[-_.]?(\d+)$|[-_.]s(\d+)$", re.IGNORECASE)
 
 _Key = dict[str, str]
-"""The options and fingerprints of a run that count, as text."""
+"""The options and fingerprints of a run that decide its seed group, as text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +116,7 @@ def _key(run: RunRecord) -> _Key:
 
 
 def _with_replicated_dumps(groups: list[tuple[_Key, list[RunRecord]]]) -> list[tuple[_Key, list[RunRecord]]]:
-    """Merge groups of one run each if only the seed and the dump differ. The names must be alike, too."""
+    """Merge groups of one run each if the runs differ only in seed, dump and teacher, and in name only by the seed."""
     alike: dict[str, list[int]] = {}
     for i, (key, runs) in enumerate(groups):
         if "dump" in key and len(runs) == 1:

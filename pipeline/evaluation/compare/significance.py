@@ -1,12 +1,13 @@
 """Test the differences between seed groups on the same items, and correct for the number of tests.
 
 The runs of a seed group are alike in everything but the seed. A difference depends on the items and on the trainings.
-There is a test for each. A difference has to pass both, or only the first if a group has a single seed:
+There is a test over items and a test over trainings. A difference is significant only if it passes both tests. If a
+group has a single seed, there is only the test over items:
 
     over items       The score is averaged over the seeds of each group. d_i is the difference of the two averages on
                      unit i (a paradigm, suite, item or sentence; see below). The mean of d_i gets a bootstrap interval
-                     and a permutation test that flips signs. Both answer whether other items would show such a
-                     difference.
+                     and a permutation test that flips signs. Interval and test answer whether other items would
+                     show such a difference.
     over trainings   The difference of the two means over seeds gets a t interval. The interval answers whether other
                      seeds would show such a difference.
 
@@ -14,15 +15,15 @@ For an overall accuracy, and for a term or a field (BLiMP's groups of paradigms)
 and all units have the same weight. The items of a paradigm come from one template, so by chance even two trainings of
 one seed group differ on whole paradigms. A test that treated items as independent would call such differences real. The
 bootstrap draws whole paradigms and no items within them, because the mean of a paradigm already carries the variation
-of its items (Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8). U paradigms have only 2^U
-flips, so with fewer than six paradigms the p-value can never reach 0.05. For a single paradigm or suite, a unit is an
-item, and the test is only about this template. For a perplexity, a unit is a sentence, even if several sentences belong
-to one document.
+of its items (Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8). The signs of U paradigms
+can be flipped in only 2^U ways. So with fewer than six paradigms the p-value is always above 0.05. For a single
+paradigm or suite, a unit is an item, and the test is only about items of the same template. For a perplexity, a unit is
+a sentence, even if several sentences belong to one document.
 
 The intervals over items and the p-values are about these trainings and not about other seeds. If a group has a single
-seed, there is no interval over trainings. Holm's correction adjusts the p-values of all pairs of seed groups together.
-In a table by paradigm, term, field or suite, it adjusts the p-values of all rows and all pairs together. The overall
-differences of a benchmark are one family of tests, and each table is another.
+seed, there is no interval over trainings. Holm's correction adjusts the p-values of a family of tests together. The
+overall differences of a benchmark, for all pairs of seed groups, are a family. Each table by paradigm, term, field or
+suite is a family of its own, with all its rows and all pairs of seed groups.
 """
 
 from collections.abc import Mapping
@@ -52,7 +53,8 @@ OVERALL: Final = "overall"
 _SEED: Final = 1
 """Seed of resampling, so that the same results give the same intervals and p-values."""
 _FLIPS_PER_TEST: Final = 200
-"""Random flips for each test of a family. With this number, an adjusted p-value can be as low as about 0.005."""
+"""In a family of m tests, each test draws at least this number times m random flips. The correction multiplies a
+p-value by up to m. So the lowest possible adjusted p-value is about 0.005."""
 _LEAST_FLIPS: Final = 10_000
 
 Better = Literal["first", "second", "neither"]
@@ -93,15 +95,15 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairComparison:
-    """Two seed groups on one benchmark."""
+    """The comparison of two seed groups on one benchmark."""
 
     first: str
     """Name of the seed group."""
     second: str
     overall: Difference
     parts: Mapping[str, Mapping[str, Difference]]
-    """The rows of each table, by name. The tables are ``paradigm`` or ``suite``, where a unit is an item, and the
-    categories ``term`` and ``field``, where a unit is a paradigm. Empty for a perplexity."""
+    """By name of the table, then by name of its row: a difference. The tables are ``paradigm`` or ``suite``, where a
+    unit is an item, and the categories ``term`` and ``field``, where a unit is a paradigm. Empty for a perplexity."""
 
 
 def better_of(difference: Difference, *, more_is_better: bool) -> Better:
@@ -123,10 +125,10 @@ def overall_over_seeds(scores: Mapping[int, ItemScores]) -> SeedMean:
 
 
 def compare_seed_groups(scores: Mapping[str, Mapping[int, ItemScores]]) -> list[PairComparison]:
-    """Return every pair of seed groups on one benchmark, in order, with p-values adjusted over all pairs.
+    """Return the comparison of every pair of seed groups on one benchmark, with p-values adjusted over all pairs.
 
     Args:
-        scores: The scores of each run by seed group, then by seed. All are of one benchmark.
+        scores: The scores of each run by seed group, then by seed. All scores are of one benchmark.
 
     Raises:
         InputError: If two runs have different items.
@@ -178,7 +180,7 @@ def difference_of_units(
     Args:
         first: The scores ``[U]`` of one seed group, by seed.
         second: The scores of the other seed group on the same units.
-        num_flips: Random flips of the permutation test.
+        num_flips: Number of random flips in the permutation test.
     """
     differences = np.stack(list(first.values())).mean(axis=0) - np.stack(list(second.values())).mean(axis=0)
     return _difference(first, second, differences, sign_flip_p_value(differences, seed=_SEED, num_samples=num_flips))

@@ -1,11 +1,11 @@
-"""Measure what a teacher knows that a student does not: by their mixture, and by the paradigms of minimal pairs.
+"""Measure what a teacher knows that a student does not: by their mixture, and by paradigms of minimal pairs.
 
 ``evaluate_mixture`` takes the log-probabilities that both models give to a split, fits their mixture
 (``evaluation.mixture``), and records it with the student's results. For minimal pairs nothing is scored:
-``paradigms_of_both`` compares the results that both models already have. The command ``compare`` compares only models
-of one kind, because the probabilities of a teacher and of a student are of different distributions. Here only the
-accuracies on minimal pairs are compared: how often each model finds the grammatical sentence more probable, under its
-own distribution.
+``paradigms_of_both`` compares the results that both models already have. In the command ``compare``, a teacher is never
+compared with a student, because their probabilities belong to different distributions. In this module the two models
+are compared, but only by their accuracies on minimal pairs: how often each model finds the grammatical sentence more
+probable under its own distribution.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,10 @@ from pipeline.training.model_files import ModelFiles
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParadigmsOfBoth:
-    """A teacher and a student on the same minimal pairs."""
+    """The accuracies of a teacher and a student on the same minimal pairs."""
 
     title: str
-    """The pairs, and how each model scored them."""
+    """A line that names the pairs and says how each model scored them."""
     paradigms: Mapping[str, Difference]
     """Accuracy of the teacher (``first``) and of the student (``second``) by paradigm. The p-values are adjusted over
     all paradigms."""
@@ -77,7 +77,7 @@ class TeacherAndStudent:
     """The file of the result."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object, with the metrics of the first distribution at the top level."""
+        """Return everything as a JSON object. The figures of the first distribution are also at its top level."""
         first, *_ = figures = self.figures.to_json()["by_distribution"]
         return {
             "teacher": self.figures.teacher,
@@ -98,10 +98,10 @@ def evaluate_mixture(
 ) -> TeacherAndStudent:
     """Fit the mixtures of a teacher and a student, record them with the student's results, and return them.
 
-    Each distribution of the teacher that gives every token a probability of its own is mixed with the student's.
+    Each of the teacher's distributions that are in ``NEXT_TOKEN`` is mixed with the student's distribution.
 
     Args:
-        teacher: The teacher, or any model with the tokens of the student.
+        teacher: The teacher, or any other model that predicts the same tokens as the student.
         student: The student, on the same sentences.
         max_sentences: The value of ``--max-sentences`` with which the sentences were chosen; None for the whole split.
             The result records this value.

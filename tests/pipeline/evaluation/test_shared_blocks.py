@@ -142,9 +142,7 @@ def test_a_damaged_file_is_kept_up_to_the_damage(
         caplog.clear()
         check(computed(run, again))
     assert again.num_computed == NUM_BLOCKS - num_kept
-    assert [f"The {num_kept} blocks before it are kept" in message for message in caplog.messages] == [True] * bool(
-        damaged
-    )
+    assert [f"The first {num_kept} blocks are kept" in message for message in caplog.messages] == [True] * bool(damaged)
 
 
 def test_a_file_of_other_options_is_not_used_and_not_lost(tmp_path: Path) -> None:
@@ -168,7 +166,7 @@ def test_rows_of_other_lengths_are_refused_even_with_a_digest(tmp_path: Path) ->
     of_other_sentences = kept.read(0)
     kept.append(3, of_other_sentences)
     kept.close()
-    with pytest.raises(StoreError, match="block 3 has other values than those of its 1 sentences; remove the file"):
+    with pytest.raises(StoreError, match="block 3 does not have the values of its 1 sentences; remove the file"):
         computed(run, Squares())
 
 
