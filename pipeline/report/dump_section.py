@@ -1,4 +1,4 @@
-"""Describe the dumps that runs learned from: sizes, mass kept and entropies.
+"""Describe the dumps that runs learned from: sizes, kept probability mass and entropies.
 
 These numbers are in the ``run.json`` of a dump's readers: the runs that learned from the dump. If the same dump is
 still at the path that a run recorded, the dump's history is read too.

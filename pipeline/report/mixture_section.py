@@ -1,4 +1,7 @@
-"""Show what teachers know that students do not: mixtures and paradigms, in the report and on a terminal."""
+"""Show what a teacher knows that a student does not, in the report and on a terminal.
+
+This shows in the gain of a mixture of both models, and in the paradigms on which the teacher is better.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -17,7 +20,7 @@ from pipeline.runtime import display
 _EXPLANATION = (
     "A mixture gives each token the probability \u03bb p(teacher) + (1 \u2212 \u03bb) p(student). The weight \u03bb is "
     "fitted on one half of the sentences. The gain over the student alone is measured on the other half, in nats per "
-    "position, with a 95 % interval over sentences. A teacher that does not improve the mixture has nothing to teach. "
+    "position, with a 95 % interval over sentences. A teacher without such a gain has nothing to teach. "
     "A gain given the tree is no proof: the tree was made from the whole sentence, so the tree can reveal later words."
 )
 _FIGURES = (

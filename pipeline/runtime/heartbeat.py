@@ -3,9 +3,9 @@
 A process that dies closes its connections, and the others notice at once. After a power cut or in a broken network
 nothing is closed, and the others would wait for hours. So each process writes a sign of life into the store that all
 share, again and again, and reads the signs of the others. A thread does this, so a process that computes for hours is
-not taken for lost. If the sign of another process stays the same for too long, or the store does not answer for as
-long, a second thread says so in one line and ends its own process with status 1. An exception would not end the
-process, because the main thread may be waiting for the lost process.
+not taken for lost. A second thread checks two things: whether the sign of another process has stayed the same for too
+long, and whether the store has not answered for too long. If so, it prints one line and ends its own process with
+status 1. An exception would not end the process, because the main thread may be waiting for the lost process.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """End a training: stop on a signal at a point where it can be resumed, and record in the run's history how it ended.
 
-Slurm, Kubernetes and torchrun send SIGTERM before they kill a process. Many scripts for Slurm ask for SIGUSR1 instead.
-The training loop then finishes its step and writes a checkpoint, and a long evaluation finishes its block. Other
-signals keep their usual effect.
+Slurm, Kubernetes and torchrun send SIGTERM before they kill a process. Many scripts ask Slurm to send SIGUSR1 and not
+SIGTERM. After either signal, the training loop finishes its step and writes a checkpoint, and a long evaluation
+finishes its block of sentences. Other signals keep their usual effect.
 """
 
 import contextlib

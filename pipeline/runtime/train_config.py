@@ -62,7 +62,7 @@ class TrainConfig:
     eval_every: int = 0
     """Number of steps between evaluations on dev; 0: evaluate at the end of each epoch."""
     patience: int = 0
-    """Stop after this number of dev evaluations without a new best; 0: never stop early."""
+    """Stop after this number of dev evaluations without a new lowest loss; 0: never stop early."""
     checkpoint_every: int = 0
     """Number of steps between additional checkpoints, besides those at each evaluation on dev; 0: write no additional
     ones."""
