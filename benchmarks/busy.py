@@ -1,4 +1,4 @@
-"""Compare the rate of training a student on a quiet machine with the rate beside other processes that keep it busy.
+"""Compare the rate of training a student on a quiet machine with the rate while its cores are busy.
 
     python -m benchmarks.busy [--quick] [--json FILE]
 

@@ -9,12 +9,12 @@ and order of data. All students below ``alpha A`` have the first of --alphas as 
 
 baseline            without a dump
 alpha A             with the teacher's dump and alpha A, for each A of --alphas. With --beam, the dump is made by beam
-                    search, which sees no tree. Without --beam, it is made given the trees of the dataset.
+                    search, which sees no tree. Without --beam, its distributions also depend on the dataset's trees.
 shuffled            with the teacher's dump, but each position gets the targets of another position
 born-again          with a dump in which the baseline of the same seed is the teacher
 oracle              only with --oracle: with the exact distributions of the grammar that wrote the corpus. No teacher
                     can be better.
-given-the-tree      only with --beam: with a dump of the teacher given the trees of the dataset
+given-the-tree      only with --beam: with a second dump of the teacher, made as if without --beam
 folds               only with --folds: with a dump of several teachers. Each teacher left one fold out of its training
                     and gives the distributions for the sentences of this fold.
 right-branching     only with --right: with the dump of a teacher that was trained on right-branching trees. The student

@@ -2,10 +2,10 @@
 
     python -m benchmarks.evaluation [--quick] [--json FILE] [--pairs FOLDER --tokenizer FILE]
 
-Both sides use the default student with random weights, a vocabulary of the tokenizer's size, and one thread. Without
---pairs and --tokenizer, the pairs and the tokenizer come from the sample corpus. Both sides encode the text and add up
-the log-probabilities of all tokens and <eos>. The plain loop takes 64 sentences at a time, in the given order, padded
-to the longest of these sentences.
+This project and the loop both use the default student with random weights, a vocabulary of the tokenizer's size, and
+one thread. Both encode the text and add up the log-probabilities of all tokens and <eos>. Without --pairs and
+--tokenizer, the pairs and the tokenizer come from the sample corpus. The plain loop takes 64 sentences at a time, in
+the given order, padded to the longest of these sentences.
 
 pairs_vs_transformers    pairs per second of this project / pairs per second of the plain loop, median over rounds
 pairs_per_s              pairs per second of this project

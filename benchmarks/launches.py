@@ -2,14 +2,15 @@
 
     python -m benchmarks.launches [--json FILE]
 
-Nothing here runs on a GPU, so the predictions are bounds that nobody has measured yet. ``benchmarks.gpu`` measures.
+Nothing here runs on a GPU, so the predictions are bounds that nobody has measured yet. ``benchmarks.gpu``
+measures these times on a GPU.
 
 launches              PyTorch operations of a step that start at least one kernel. Views and allocations start none.
 rounds                Of a teacher: rounds of LSTM cells that must run one after another.
 gflop                 Multiplications and additions in the step's matrix products, in units of 10^9.
-launch_bound_ms       The time of a step if launching kernels decides: launches times LAUNCH_US. The host can be faster
-                      only if kernels are fused, or captured in a CUDA graph.
-arithmetic_bound_ms   The time of a step if arithmetic decides: gflop at PEAK_SHARE of the H200's bfloat16 peak.
+launch_bound_ms       The time of a step if launching kernels limits it: launches times LAUNCH_US. The host can only be
+                      faster if kernels are fused, or captured in a CUDA graph.
+arithmetic_bound_ms   The time of a step if arithmetic limits it: gflop at PEAK_SHARE of the H200's bfloat16 peak.
 positions_per_s       Positions per second if a step takes the longer of these two times.
 """
 

@@ -1,4 +1,4 @@
-"""Compare a student's training step with distillation, its step without, and a step of transformers' GPT-2.
+"""Compare training steps: a student's with distillation, a student's without, and one of transformers' GPT-2.
 
     python -m benchmarks.student [--quick] [--json FILE] [--data DATASET --dump DUMP]
 

@@ -1,4 +1,4 @@
-"""Compare the teacher's speed with that of matrix products alone; measure memory, a second process and beam search.
+"""Compare the teacher's speed with that of matrix products alone. Also measure memory, two processes and beam search.
 
     python -m benchmarks.teacher [--quick] [--json FILE] [--data DATASET] [--teacher RUN]
 
@@ -9,7 +9,7 @@ vocabulary of the dataset. One process and one thread compute batches of 32, 128
 TASK_floor_dSIZE   Operations per second of the task at 128 sentences per batch / operations per second of a float32
                    product of 2,048 x 2,048 matrices with the same threads. ``training_flops`` and ``inference_flops``
                    count the operations of a task. Each round measures the task and the product.
-TASK_positions_per_s_dSIZE_BATCH   Positions per second with BATCH sentences per batch, from the same rounds.
+TASK_positions_per_s_dSIZE_BATCH   Positions per second with BATCH sentences per batch.
                    ``TASK_floor_dSIZE_BATCH`` is ``TASK_floor_dSIZE`` for 32 and 512 sentences per batch.
 train_peak_rss_gb  The peak resident memory of a whole ``train-teacher`` of size 256 with 128 sentences per batch.
 scaling_2          Positions/s of this training with two processes / with one; each process has one thread.

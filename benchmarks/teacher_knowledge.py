@@ -1,16 +1,17 @@
-"""Measure what teachers of the built-in corpus know about number, gender and negation. This takes seconds.
+"""Measure what teachers of the built-in corpus know about number, gender and negation, in a few seconds.
 
     python -m benchmarks.teacher_knowledge RUN [RUN ...] --corpus FOLDER --tokenizer FILE [--quick] [--json FILE]
 
 FOLDER is the corpus of sample-corpus that the teachers were trained on, and FILE (of --tokenizer) is their tokenizer.
 
-pairs_NAME     The benchmark makes pairs of a good and a bad sentence with the same tree. This is the share of pairs
-               whose good sentence has the larger p(words, tree). NAME is a phenomenon, such as ``agreement``.
-margin_NAME    The mean of log p(good sentence, tree) - log p(bad sentence, tree) over these pairs, in nats.
-readable_NAME  NAME is a feature: number, gender or negation. A linear classifier predicts this feature of a noun phrase
-               from the vector of its constituent. This is the share of right predictions. Each noun phrase contains a
-               prepositional phrase.
-chance_NAME    The share of the more frequent of the feature's two classes.
+For each phenomenon, such as ``agreement``, the benchmark makes pairs of a good and a bad sentence with the same tree.
+For each feature (number, gender or negation), it makes noun phrases that contain a prepositional phrase. A linear
+classifier predicts the feature of a noun phrase from the vector of its constituent.
+
+pairs_PHENOMENON   The share of pairs whose good sentence has the larger p(words, tree).
+margin_PHENOMENON  The mean of log p(good sentence, tree) - log p(bad sentence, tree), in nats.
+readable_FEATURE   The share of noun phrases for which the classifier is right.
+chance_FEATURE     The share of the more frequent of the feature's two classes.
 """
 
 import argparse

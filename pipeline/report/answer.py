@@ -259,7 +259,8 @@ def _sentence(subject: str, measures: Sequence[Measure], group: str, *, role: Ro
         sentence = f"{here} {subject} {_joined(phrases)}."
         if is_first:
             sentence = (
-                f"One seed cannot answer. {sentence} Another seed may reverse this. Train two seeds or more of each."
+                f"One seed cannot answer. {sentence} Another seed may reverse this. Train two seeds or more of each "
+                "group."
             )
         return sentence
     num_seeds, num_baseline_seeds = effects[0].num_seeds, effects[0].num_baseline_seeds

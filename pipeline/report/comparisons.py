@@ -156,7 +156,9 @@ def _verdict(pair: PairComparison, form: "_Form") -> str:
         f"{plural(found.num_tests, 'test')}"
     )
     if over_seeds is None:
-        return f"{text}. This is about these trainings and not about the settings: train two seeds or more of each."
+        return (
+            f"{text}. This is about these trainings and not about the settings: train two seeds or more of each group."
+        )
     return f"{text}; the 95 % interval of {pair.first} \u2212 {pair.second} over seeds is {form.interval(over_seeds)}."
 
 

@@ -67,7 +67,7 @@ def mixture_as_text(found: TeacherAndStudent) -> str:
     halves = "whole documents" if found.figures.halves == "documents" else "every second sentence"
     explanation = (
         f"\u03bb is the weight of the teacher, fitted on {first.num_fitted:,} sentences of {found.split}. All other "
-        f"numbers are nats per position on the other {first.num_sentences:,} sentences (halves of {halves})."
+        f"numbers are nats per position on the other {first.num_sentences:,} sentences (each half has {halves})."
     )
     parts = ["\n".join(figure.conclusion for figure in figures), _as_text(_FIGURES, map(_cells, figures)), explanation]
     for pairs in found.pairs:

@@ -89,7 +89,8 @@ def save_checkpoint(
 ) -> None:
     """Write the state. Then write the weights of ``model`` as ``last`` and under each name in ``also``.
 
-    The weights are also written as ``best`` if this step has the best dev loss so far.
+    A name in ``also`` is that of a word checkpoint, such as ``words_1M``. The weights are also written as ``best`` if
+    this step has the best dev loss so far.
 
     Raises:
         StoreError: If the disk is full. If the state was not written, the previous checkpoint stays complete. If it was

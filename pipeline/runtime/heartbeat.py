@@ -100,7 +100,7 @@ class Heartbeat:
             if now - self._answered_s > self._lost_after_s:
                 self._end("the machine that holds the store of this run")
             for rank, changed_s in enumerate(self._changed_s):
-                # Time in which the store did not answer is not counted: then all processes seem to be lost.
+                # Time in which the store did not answer is not counted: during this time, all processes seem lost.
                 if self._answered_s - changed_s > self._lost_after_s:
                     self._end(f"rank {rank} on {self._values[rank].decode().partition(' ')[2]}")
 

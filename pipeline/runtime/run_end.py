@@ -37,7 +37,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
-        """The training loop reads this after each step."""
+        """Whether this process was asked to stop. The training loop reads this after each step."""
         self._since = 0.0
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
