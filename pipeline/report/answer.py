@@ -82,7 +82,7 @@ class Measure:
 
     @property
     def unit(self) -> str:
-        """The unit of changes: ``%`` or ``points``."""
+        """Unit of the changes: ``%`` or ``points``."""
         return "points" if self.benchmark.is_outcome else "%"
 
     @property

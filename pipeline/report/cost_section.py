@@ -113,7 +113,7 @@ def cost_summary(costs: Sequence[Cost]) -> Table:
 
 
 def seconds_of_dump(history: Sequence[Row]) -> tuple[float | None, bool]:
-    """Return the seconds between each ``begin`` and its ``complete``, added up, and whether each ``begin`` has one.
+    """Return the sum of seconds from each ``begin`` to its ``complete``, and whether each ``begin`` has a ``complete``.
 
     The seconds are None if no ``begin`` has its ``complete``.
     """

@@ -1,6 +1,6 @@
 """Show what a teacher knows that a student does not, in the report and on a terminal.
 
-This shows in the gain of a mixture of both models, and in the paradigms on which the teacher is better.
+Two measures show it: the gain of a mixture of both models, and the paradigms on which the teacher is better.
 """
 
 from collections.abc import Iterable, Sequence

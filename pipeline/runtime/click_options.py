@@ -1,4 +1,4 @@
-"""Extend click by what all commands need: options from configuration classes, paths or URLs, and one-line errors."""
+"""Define what commands need besides click: options from configuration classes, paths or URLs, and one-line errors."""
 
 import functools
 import io

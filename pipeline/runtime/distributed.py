@@ -43,7 +43,7 @@ end without a message."""
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR")
 """Environment variables that torchrun sets in each process."""
 _SRUN_TASKS = "SLURM_STEP_NUM_TASKS"
-"""Environment variable: the number of processes that srun started. Unlike SLURM_NTASKS, sbatch does not set it."""
+"""Environment variable: the number of processes that srun started. sbatch sets SLURM_NTASKS, but not this variable."""
 _FAILED = "failed"
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _CUBLAS_REPEATING = (":4096:8", ":16:8")

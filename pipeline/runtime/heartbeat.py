@@ -4,8 +4,8 @@ A process that dies closes its connections, and the others notice at once. After
 nothing is closed, and the others would wait for hours. So each process writes a sign of life into the store that all
 share, again and again, and reads the signs of the others. A thread does this, so a process that computes for hours is
 not taken for lost. A second thread checks two things: whether the sign of another process has stayed the same for too
-long, and whether the store has not answered for too long. If so, it prints one line and ends its own process with
-status 1. An exception would not end the process, because the main thread may be waiting for the lost process.
+long, and whether the store has not answered for too long. In either case it prints one line and ends its own process
+with status 1. An exception would not end the process, because the main thread may be waiting for the lost process.
 """
 
 import contextlib

@@ -154,7 +154,7 @@ def build(cls: type[Config], values: Mapping[str, Any], **fixed: object) -> Conf
 
 
 def too_small(config: object, least: int, *names: str) -> list[str]:
-    """Return a message for each field of a configuration that is in ``names`` and whose value is below ``least``."""
+    """Return a message for each field in ``names`` whose value in a configuration is below ``least``."""
     found = {name: getattr(config, name) for name in names}
     return [f"{flag(name)} is {value}, expected at least {least}" for name, value in found.items() if value < least]
 

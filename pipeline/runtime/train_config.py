@@ -40,8 +40,8 @@ class TrainConfig:
     batch_tokens: int = 4096
     """Maximum number of positions (tokens and <eos>) per batch, over all processes."""
     batch_sentences: int = 0
-    """Maximum number of sentences per batch, over all processes; 0: no limit. With --context document, rows count: each
-    holds several sentences."""
+    """Maximum number of sentences per batch, over all processes; 0: no limit. With --context document, the
+    maximum number of rows; a row holds consecutive sentences."""
     accumulate_batches: int = 1
     """Number of consecutive batches whose gradients make one step. The last step of an epoch may have fewer."""
     shuffle_window: int = 0
