@@ -149,7 +149,7 @@ texts=("${sources[@]/#/$OUT/text/train-}")
 once tokenizer cli train-tokenizer "${gold_train[@]/%/.txt}" "${texts[@]/%/.txt}" --out "$OUT/tokenizer.json" \
   --vocab-size "$VOCABULARY"
 
-# Set `stems` to the options of build-dataset for the gold trees (`choose gold`) or for both (`choose gold silver`).
+# Set `stems` to the options of build-dataset for gold trees (`choose gold`), or for gold and silver trees (`choose gold silver`).
 choose() {
   local kind stem
   stems=(--tokenizer "$OUT/tokenizer.json" --max-tokens "$MAX_TOKENS")
@@ -242,7 +242,8 @@ folds=()
 once data-silver cli build-dataset "${stems[@]}" "${folds[@]}" --out "$OUT/data/silver"
 once data-right cli build-dataset "${stems[@]}" --trees right --out "$OUT/data/right"
 
-# ---- 6. Teachers, and a student without a dump. The teacher that gains more in a mixture with this student is dumped.
+# ---- 6. Teachers, and a student without a dump. Of the gold and the silver teacher, one is dumped: the teacher whose mixture
+# with this student gains more.
 
 parallel() { "$python" -m torch.distributed.run --standalone --nproc-per-node "$JOBS" cli.py "$@"; }
 train_teacher() { # NAME DATA EPOCHS OPTIONS...
