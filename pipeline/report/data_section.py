@@ -1,4 +1,4 @@
-"""Describe the datasets that runs learned from: sizes, sources, labels, and distributions of lengths and heights.
+"""Describe the datasets of the runs: sizes, sources, labels, and distributions of lengths and heights.
 
 ``build-dataset`` stored these statistics with the dataset. If an old dataset has no statistics, only its sizes are
 shown. A dataset counts as read by a run if the run recorded the dataset's fingerprint.

@@ -67,12 +67,12 @@ class World:
         return self.rank == 0
 
     def on_main(self, action: Callable[[], Result]) -> Result | None:
-        """Run ``action`` on the main rank while the others wait. Every rank must call this.
+        """Run ``action`` on the main rank while the other ranks wait. Every rank must call this.
 
         If the action fails, the main rank raises the error. The other ranks end at once, without a message.
 
         Returns:
-            The result of the action on the main rank, None on the others.
+            The result of the action on the main rank, None on the other ranks.
         """
         if self.size == 1:
             return action()
@@ -282,7 +282,7 @@ def _deterministic() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]]:
-    """Connect to the other processes, and choose the device of this one; see `joined`."""
+    """Connect to the other processes, and choose the device of this process; see `joined`."""
     world = _started_world()
     if not world.is_main:
         set_log_level(logging.WARNING)
@@ -310,7 +310,7 @@ def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]
                 yield world, chosen
         except BaseException as error:
             if isinstance(error, Exception):
-                world.failed(error)  # publish first, because the others notice when the connections close
+                world.failed(error)  # publish first: other processes notice when the connections close
             release_locals(error)
             raise
         finally:

@@ -1,6 +1,6 @@
 """Notice that another process of a run is lost although its connections stay open.
 
-A process that dies closes its connections, and the others notice at once. After a power cut or in a broken network
+A process that dies closes its connections, and others notice it at once. After a power cut or in a broken network
 nothing is closed, and the others would wait for hours. So each process writes a sign of life into the store that all
 share, again and again, and reads the signs of the others. A thread does this, so a process that computes for hours is
 not taken for lost. A second thread checks two things: whether the sign of another process has stayed the same for too

@@ -363,7 +363,7 @@ def weights_sha256(run: RunInfo, which: Which) -> str:
     """Return the sha256 of a weight file of a run, without loading it.
 
     Raises:
-        RunError: If there is no such file.
+        RunError: If the weight file is missing.
     """
     path = run.checkpoint(which)
     try:
@@ -406,7 +406,10 @@ def problem_with_weights(path: Path) -> str | None:
 
 
 def _metadata(data: bytes, path: Path) -> dict[str, str]:
-    """Return our metadata of a safetensors file: 8 bytes with the length of a JSON header, then the header."""
+    """Return our metadata of a safetensors file.
+
+    The file begins with 8 bytes for the length of a JSON header. Then comes the header, which holds the metadata.
+    """
 
     def text_of(part: bytes) -> dict[str, Any]:
         return decode(part, dict[str, Any], where=str(path), remedy=_REMEDY, error=RunError)

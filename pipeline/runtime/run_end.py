@@ -86,7 +86,7 @@ def recorded_end(run: Path, world: World) -> Iterator[Ending]:
     Every rank must enter the ``with`` block.
 
     Raises:
-        StoreError: If there is no room for the record. A training that fails raises its own error instead.
+        StoreError: If there is no room for the record. But if the training fails, its own error is raised.
     """
     end = Ending()
     try:
