@@ -278,9 +278,7 @@ def _sentence(subject: str, measures: Sequence[Measure], group: str, *, role: Ro
         start = "Not shown"
     end = ""
     if "unclear" not in verdicts:
-        end = {1: "; the difference is", 2: "; both differences are"}.get(
-            len(effects), "; all differences are"
-        ) + " clear of zero"
+        end = {1: "; the difference is", 2: "; both are"}.get(len(effects), "; all are") + " clear of zero"
     return f"{start}: {subject} {_joined(phrases)}{end}."
 
 
