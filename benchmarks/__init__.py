@@ -1,1 +1,1 @@
-"""One command a benchmark: ``python -m benchmarks.NAME [--quick] [--json FILE]``."""
+"""Measure this project. ``python -m benchmarks.NAME [--quick] [--json FILE]`` starts the benchmark NAME."""

@@ -1,21 +1,26 @@
-"""Compare the beam search with the floor of its arithmetic, and with its code before a change. One process, one thread.
+"""Compare the speed of beam search with that of matrix products alone, and with that of another version of its code.
 
     python -m benchmarks.beam [--quick] [--json FILE] [--data DATASET --teacher RUN [--split dev]] [--before CHECKOUT]
 
-Without --data and --teacher, sentences are 5 to 39 random tokens, and a model of size 256 with a vocabulary of 12,000
-has random weights. This is slower than a trained model: all actions are about equally probable, so most positions end
-only at the limit on actions. With a trained model a position ends when its best candidates are found.
+One process with one thread searches. Without --data and --teacher, it searches sentences of 5 to 39 random tokens, with
+a model of size 256 that has random weights and a vocabulary of 12,000. Searching with such a model takes longer than
+with a trained model. All actions are about equally probable, so at most positions the search goes on until the largest
+allowed number of actions is taken. With a trained model, the search of a position ends when its best candidates are
+found.
 
-Names end in the beam and the word beam, 50_10 or 10_5. A position is a token or ``<eos>``, which is not a token here.
+The name of each figure ends with the beam and the word beam: _50_10 or _10_5. A position is a token or ``<eos>``;
+figures per token do not count ``<eos>``.
 
-beam_floor_*       The operations of all matrix products, per second, as a share of the rate of a 2,048 x 2,048 float32
-                   product. Each round measures the search and the product. The log-sum-exps over the vocabulary and all
-                   other point-wise work do not count, so no program reaches this floor.
-vocabulary_share_* The operations of the products with the vocabulary, if no two sentences begin alike / all operations.
-before_ratio_*     Tokens per CPU second of this code / of the code in CHECKOUT, another checkout of this project. Each
-                   round runs both, each in a process of its own.
-before_largest_difference_*, before_mean_difference_*  How far the two are apart, in nats: the largest difference of a
-                   token's log-probability, and the difference of the means over all positions.
+beam_floor_*       The matrix products of the search: operations per second / operations per second of a single float32
+                   product of 2,048 x 2,048 matrices. The search has other work, too, such as log-sum-exps over the
+                   vocabulary, so no program reaches 1. Each round measures the search and the single product.
+vocabulary_share_* An estimate of the share of these operations that is spent on logits of the vocabulary. It assumes
+                   that every position has ``beam`` candidates and no two sentences begin alike.
+before_ratio_*     Tokens per CPU second with this code / with the code in CHECKOUT, another checkout of this project.
+                   Each round searches with both codes, each in a process of its own.
+before_largest_difference_*  The largest difference, over all positions, between the log-probabilities that the two
+                   codes give the gold token, in nats.
+before_mean_difference_*  The difference between the means of these log-probabilities over all positions, in nats.
 """
 
 import os
@@ -49,11 +54,13 @@ BEAMS = ((50, 10), (10, 5))
 def main() -> None:
     """Measure and print the figures."""
     options = parser(__doc__ or "")
-    options.add_argument("--data", type=Path, help="a dataset, with --teacher")
-    options.add_argument("--teacher", type=Path, help="the run of a teacher of this dataset")
+    options.add_argument("--data", type=Path, help="a dataset; needs --teacher")
+    options.add_argument("--teacher", type=Path, help="the run of a teacher trained on this dataset")
     options.add_argument("--split", default="dev")
-    options.add_argument("--before", type=Path, help="another checkout of this project")
-    options.add_argument("--search", nargs=3, metavar=("OUT", "BEAM", "WORD_BEAM"), help="only search, for --before")
+    options.add_argument("--before", type=Path, help="another checkout of this project to compare with")
+    options.add_argument(
+        "--search", nargs=3, metavar=("OUT", "BEAM", "WORD_BEAM"), help="only search, as --before does"
+    )
     chosen = options.parse_args()
     torch.set_num_threads(1)
     num_sentences, rounds = (32, 1) if chosen.quick else (256, 3)
@@ -82,7 +89,7 @@ def main() -> None:
 
 
 def measure(model: Rnng, tokens: Ragged, config: BeamConfig, *, rounds: int) -> dict[str, float]:
-    """Return the figures of this code, medians over rounds."""
+    """Return the figures that concern this code alone. Rates are medians over rounds."""
     search = BeamSearch(model, config)
     with FlopCounterMode(display=False) as counter:
         found = search.search(tokens)
@@ -112,13 +119,13 @@ def search_once(model: Rnng, tokens: Ragged, config: BeamConfig, out: Path) -> N
 
 
 def compare(checkout: Path, beams: tuple[int, int], *, rounds: int) -> dict[str, float]:
-    """Return the figures that compare this code with that of a checkout."""
+    """Return the figures that compare this code with the code in another checkout."""
     typed = sys.argv[1:]
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(rounds):
             for name, root in (("after", ROOT), ("before", checkout)):
-                # This file runs in both cases, with the search of ``root``. -P: nothing comes from its own folder.
+                # Both processes run this file and import the search from ``root``, not from this file's folder: -P.
                 command = [sys.executable, "-P", __file__, *typed, "--search", f"{folder}/{name}.npz", *map(str, beams)]
                 subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}, check=True)
             after, before = (dict(np.load(f"{folder}/{name}.npz")) for name in ("after", "before"))

@@ -1,16 +1,17 @@
-"""Compare a student's training step on a quiet machine with the same step beside busy processes.
+"""Compare the rate of training a student on a quiet machine with the rate while its cores are busy.
 
     python -m benchmarks.busy [--quick] [--json FILE]
 
-A step takes 1,024 positions of the sample corpus through a student of 4 blocks of size 128, with one thread per core.
-The busy processes compute without end, one per core. The runs of a round come one after the other. Run it on a quiet
-machine.
+A training step takes 1,024 positions of the sample corpus through a student of 4 blocks of size 128, with one thread
+per core. The busy processes, one per core, compute without end. The trainings of a round run one after the other. Start
+this benchmark on a machine that has nothing else to do.
 
-kept_share            The rate beside busy processes / the quiet rate, with the setting of the commands: a thread that
-                      waits for another one spins for microseconds only.
-kept_share_spinning   The same with OpenMP's own setting: a thread that waits spins for milliseconds.
-quiet_ratio           The quiet rate with the setting of the commands / with OpenMP's own. Below 1, the setting costs
-                      time on a quiet machine.
+kept_share            Positions per second beside busy processes / positions per second on the quiet machine. The
+                      OpenMP setting is that of this program's commands: a thread that waits for another thread spins
+                      for microseconds only.
+kept_share_spinning   The same ratio with OpenMP's default setting: a waiting thread spins for milliseconds.
+quiet_ratio           Positions per second on the quiet machine: with the commands' setting / with OpenMP's default.
+                      Below 1, the commands' setting costs time on a quiet machine.
 """
 
 import json
@@ -31,7 +32,8 @@ from pipeline.runtime.workers import usable_cores
 SIZES = ("--embed-dim", "128", "--num-blocks", "4", "--num-heads", "4", "--batch-tokens", "1024")
 OPENMP = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 SETTINGS = {"": {}, "_spinning": {"GOMP_SPINCOUNT": "300000"}}
-"""Environment variables: none, so that the command chooses; the default of GNU OpenMP, which torch uses on Linux."""
+"""Environment variables, by the ending of a figure's name. Without variables, the command chooses its own setting.
+``_spinning`` sets the default of GNU OpenMP, which torch uses on Linux."""
 
 
 def main() -> None:
@@ -44,7 +46,7 @@ def main() -> None:
         for _ in range(rounds):
             for name, setting in SETTINGS.items():
                 rates.setdefault(f"quiet{name}", []).append(rate(Path(folder), 120, setting))
-                # A step with OpenMP's own setting takes several seconds here.
+                # Beside busy processes, a step with OpenMP's default setting takes several seconds.
                 with busy_processes(usable_cores()):
                     rates.setdefault(f"busy{name}", []).append(rate(Path(folder), 10 if setting else 60, setting))
     median = {name: statistics.median(found) for name, found in rates.items()}
@@ -58,7 +60,7 @@ def main() -> None:
 
 
 def rate(folder: Path, steps: int, setting: dict[str, str]) -> float:
-    """Return the positions per second of a training: the median over its rows of ten steps, without the first row."""
+    """Train and return positions per second: the median over stretches of ten steps, without the first stretch."""
     out = folder / f"run-{time.monotonic_ns()}"
     arguments = ["train-student", "--data", folder / "dataset", "--out", out, "--device", "cpu", *SIZES]
     command = [sys.executable, ROOT / "cli.py", *arguments, "--max-steps", steps + 10, "--log-every", 10]

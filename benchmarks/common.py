@@ -1,4 +1,4 @@
-"""Help benchmarks: options, interleaved rounds, subprocesses, and a report that describes the machine."""
+"""Share code among benchmarks: options, interleaved rounds, subprocesses, and a report that describes the machine."""
 
 import argparse
 import ctypes
@@ -24,16 +24,16 @@ ROOT = Path(__file__).resolve().parents[1]
 def parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every benchmark has."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--quick", action="store_true", help="measure less, within a minute; same names of figures")
-    options.add_argument("--json", type=Path, help="write the figures to this file, as one flat object")
+    options.add_argument("--quick", action="store_true", help="measure the same figures within a minute")
+    options.add_argument("--json", type=Path, help="also write the figures to this file, as JSON")
     return options
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of every round of every run. A round takes each run once.
+    """Call each function of ``runs`` once per round. Return the seconds that it took in each round, by its name.
 
-    The order within a round is random, because each run inherits the caches and the heap of the previous run. The first
-    round does not count.
+    The order within a round is random, because each function inherits the caches and the heap of the previous one. The
+    first round is not counted.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     generator, names = random.Random(1), list(runs)  # noqa: S311
@@ -48,15 +48,15 @@ def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
 
 
 def ratio(seconds: Mapping[str, list[float]], ours: str, theirs: str) -> float:
-    """Return the median over the rounds of ``theirs`` seconds / ``ours`` seconds. Above 1, ours is faster."""
+    """Return seconds of ``theirs`` / seconds of ``ours``, the median over rounds. Above 1, ``ours`` is faster."""
     return statistics.median(b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True))
 
 
 def keep_freed_memory() -> None:
-    """Make malloc keep freed memory, in this process.
+    """Make malloc keep the memory that this process has freed.
 
-    By default malloc may take an array of 100 kB to 32 MB from freed memory, or from the system, which zeroes it page
-    by page. Memory from the system costs ten times as much as copying into the array.
+    By default malloc takes the memory for an array of 100 kB to 32 MB either from freed memory or from the system. The
+    system zeroes new memory page by page, which takes ten times as long as copying into the array.
     """
     libc = ctypes.CDLL(None)
     trim_threshold, mmap_threshold = -1, -3
@@ -67,7 +67,7 @@ def keep_freed_memory() -> None:
 def run_python(arguments: Iterable[object], *, num_processes: int = 1) -> str:
     """Run Python with these arguments, one thread per process, and return what it prints.
 
-    Several processes run under torchrun. If Python fails, this process ends with its error output.
+    Several processes run under torchrun. If they fail, this process prints their error output and ends.
     """
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", num_processes]
     command = [sys.executable, *(torchrun if num_processes > 1 else []), *arguments]
@@ -79,7 +79,7 @@ def run_python(arguments: Iterable[object], *, num_processes: int = 1) -> str:
 
 
 def train(command: str, out: Path, arguments: Iterable[object], *, num_processes: int) -> list[dict[str, Any]]:
-    """Run a training command on the CPU, one thread per process; return its metrics on train."""
+    """Run a training command on the CPU, one thread per process. Return its metrics of training steps."""
     options = ["--out", out, "--threads", 1, "--device", "cpu", *arguments]
     run_python([ROOT / "cli.py", command, *options], num_processes=num_processes)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -1,19 +1,21 @@
-"""Compare a teacher's distributions given the tree with its mixtures without a tree, for several beam sizes.
+"""Compare a teacher's next-token distributions given the tree with those by beam search, which sees no tree.
 
     python -m benchmarks.conditions --data DATASET --teacher RUN [--split dev] [--beams 10/5,100/20] [--quick]
                                     [--json FILE]
 
-Every position has two distributions over the whole vocabulary. The first is p(w | x_<t, y_<t, SHIFT), given the
-dataset's tree, whose maker saw the whole sentence. The second is the mixture over the trees that a beam search finds
-for x_<t. It does not depend on x_t or later tokens. For each pair of beam and word beam:
+Every position has two distributions over the whole vocabulary. The first is given the tree: p(w | x_<t, y_<t, SHIFT).
+Here x_<t are the tokens so far and y_<t the actions of the dataset's tree so far. The parser or person that made this
+tree saw the whole sentence. The second distribution is the mixture over the trees that a beam search finds for x_<t. It
+does not depend on x_t or later tokens. The figures for each beam size (beam and word beam):
 
-kl_tree_from_mixture    KL(given the tree || mixture), in nats per position. ``kl_mixture_from_tree`` is the reverse.
+kl_tree_from_mixture    KL(given the tree || mixture), in nats per position. ``kl_mixture_from_tree`` is the reverse KL.
 perplexity_mixture      Perplexity of the gold tokens under the mixture. ``perplexity_tree``: given the tree.
-perplexity_sum          Perplexity by the sum over complete trees. ``perplexity_parse``: of the best parse with its
-                        words. ``perplexity_joint``: of the dataset's tree with its words.
+perplexity_sum          Perplexity from p(words) of each sentence: the sum of p(words, tree) over the complete trees
+                        that the search finds. ``perplexity_parse``: from p(words, best parse).
+                        ``perplexity_joint``: from p(words, the dataset's tree).
 f1, f1_unlabelled       F1 of the best parses against the dataset's trees, counted as by ``evaluate parses``.
-effective               The mean effective number of hypotheses.
-incomplete              The share of sentences without a complete hypothesis.
+effective               The effective number of candidates, exp of the entropy of their weights: mean over positions.
+incomplete              The share of sentences for which the search ends without a complete tree.
 tokens_per_s            The rate of the search on one thread.
 """
 
@@ -43,9 +45,9 @@ def main() -> None:
     """Measure and print the figures."""
     options = parser(__doc__)
     options.add_argument("--data", type=Path, required=True, help="a dataset")
-    options.add_argument("--teacher", type=Path, required=True, help="the run of a teacher of this dataset")
+    options.add_argument("--teacher", type=Path, required=True, help="the run of a teacher trained on this dataset")
     options.add_argument("--split", default="dev")
-    options.add_argument("--beams", default="10/5,20/10,50/10,100/20", help="pairs beam/word-beam")
+    options.add_argument("--beams", default="10/5,20/10,50/10,100/20", help="beam sizes: BEAM/WORD_BEAM,...")
     given = options.parse_args()
     torch.set_num_threads(1)
     model, _ = load_teacher(given.teacher, torch.device("cpu"))
@@ -56,7 +58,7 @@ def main() -> None:
 
 @torch.no_grad()
 def measure(model: Rnng, split: Split, rows: np.ndarray, given: argparse.Namespace) -> dict[str, float]:
-    """Return the figures of every pair of beams, for the sentences ``rows`` of a split."""
+    """Return the figures of every beam size. ``rows`` are the numbers of the sentences to search."""
     figures: dict[str, float] = {"sentences": len(rows), "tokens": int(split.tokens.lengths[rows].sum())}
     for pair in given.beams.split(","):
         beam, word_beam = map(int, pair.split("/"))
@@ -66,7 +68,7 @@ def measure(model: Rnng, split: Split, rows: np.ndarray, given: argparse.Namespa
 
 
 def compare(model: Rnng, split: Split, rows: np.ndarray, config: BeamConfig) -> dict[str, float]:
-    """Return the figures of one pair of beams."""
+    """Return the figures of one beam size."""
     teacher = BeamTeacher(model, config)
     sums = dict.fromkeys(("tree", "mixture", "sum", "parse", "joint", "kl_tree", "kl_mixture", "effective"), 0.0)
     gold_trees, parses, seconds, incomplete, positions = [], [], 0.0, 0, 0

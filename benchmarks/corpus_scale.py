@@ -2,10 +2,11 @@
 
     python -m benchmarks.corpus_scale [--words 20_000_000] [--workers 2] [--quick] [--json FILE]
 
-The corpus is generated and is the same every time. Words consist of syllables. Their ranks are log-uniform up to a
-million (Zipf's law with exponent 1). Unlike in real text, a third of the distinct words occurs only once. A tree has
-flat phrases of three words below one S. Memory is the sum of the resident sets of all processes of a command, measured
-20 times per second. Shared libraries count once per process, so the true figure is lower.
+The corpus is generated and is the same every time. Words consist of syllables. The frequency rank of each word is drawn
+log-uniformly up to a million (Zipf's law with exponent 1). Unlike in real text, a third of the distinct words occurs
+only once. Each tree is an S whose children are flat phrases of three words. Memory is the largest sum of the resident
+sets of all processes of a command, measured 20 times per second. The sum counts shared libraries once per process, so
+the memory that is really used is lower.
 """
 
 import os
@@ -31,9 +32,7 @@ QUICK_WORDS = 600_000
 def main() -> None:
     """Generate the corpus, run both commands and report the figures."""
     options = parser(__doc__ or "")
-    options.add_argument(
-        "--words", type=int, default=2_000_000, help="Number of words of train; _ may separate digits."
-    )
+    options.add_argument("--words", type=int, default=2_000_000, help="Number of words of train, such as 20_000_000.")
     options.add_argument(
         "--workers", type=int, default=usable_cores(), help="Number of worker processes of build-dataset."
     )
@@ -92,7 +91,7 @@ def sentences(num_words: int, generator: np.random.Generator) -> Iterator[list[s
 
 
 def word(rank: int) -> str:
-    """Return the word of a rank. Frequent words are short."""
+    """Return the word with this frequency rank. Frequent words are short."""
     syllables = SYLLABLES[rank % 100]
     while rank := rank // 100:
         syllables += SYLLABLES[rank % 100]
@@ -126,7 +125,7 @@ def measure(arguments: Sequence[str]) -> tuple[float, float]:
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and its descendants. A process that has just ended is left out."""
+    """Return the ids of a process and its descendants. A process that has just ended is left out."""
     try:
         children = [
             int(child)

@@ -1,17 +1,18 @@
-"""Measure how often ``import-trees`` rebuilds the exact text of a tree from its words.
+"""Measure how often ``import-trees`` rebuilds the exact text of a sentence from the words of its tree.
 
     python -m benchmarks.detokenisation FOLDER [--quick] [--json FILE]
 
-FOLDER has a folder for each treebank, with the files ``train`` and ``dev`` as .mrg and .txt. Line n of both files is
-the same sentence. There may be an ``.ids.tsv`` with a column text_is_original. Where it is 0, the text itself was
-rebuilt from a tree, and the sentence does not count. The benchmark prints the share of sentences whose normalised text
-is rebuilt exactly, and the most frequent kinds of the first difference in the other sentences.
+FOLDER has a folder for each treebank, with train.mrg, train.txt, dev.mrg and dev.txt. Line n of a .mrg file and line n
+of the .txt file are the same sentence. If there is a train.ids.tsv or dev.ids.tsv with a column text_is_original,
+sentences with 0 in this column are not counted: their text was itself rebuilt from a tree. The benchmark prints the
+share of sentences whose normalised text is rebuilt exactly. In each of the other sentences, it looks at the first
+difference between rebuilt and original text, and prints the most frequent kinds.
 
-NAME_train, NAME_dev    share of the sentences, between 0 and 1
+NAME_train, NAME_dev    share of sentences that are rebuilt exactly, between 0 and 1; NAME is the treebank's folder
 NAME_SPLIT_moses        the same share for MosesDetokenizer of sacremoses, if it is installed
-NAME_SPLIT_open         share of the different sentences that no rule about two neighbours can decide: at every wrong
-                        space, the file has the two words both with and without a space between them. Words with
-                        letters or digits count as equal if their parts of speech are equal.
+NAME_SPLIT_open         share of the other sentences that no rule about two neighbouring words could rebuild: at every
+                        wrong space, the file has the same two words both with and without a space between them. Words
+                        with letters or digits count as the same word if their parts of speech are equal.
 """
 
 import sys
@@ -33,7 +34,7 @@ SPLITS = ("train", "dev")
 
 @dataclass(kw_only=True)
 class Comparison:
-    """Counts of equal and different texts of a file."""
+    """How many texts of a file are rebuilt exactly, and how the others differ from the original."""
 
     num_sentences: int = 0
     num_equal: int = 0
@@ -68,7 +69,7 @@ def main() -> None:
                 figures[f"{name}_moses"] = compared.num_equal_moses / compared.num_sentences
             theirs = f"{figures[f'{name}_moses']:.4f}" if moses else "-"
             print(f"{folder.name} {split}: {compared.share:.4f}, sacremoses {theirs}, of {compared.num_sentences}")
-            print(f"    {compared.num_open} of {num_different} differences are at words that the file has both ways")
+            print(f"    {compared.num_open} of {num_different} others: the file has the words with and without a space")
             for kind, count in compared.differences.most_common(NUM_KINDS):
                 print(f"    {count:5}  {kind:40} {compared.examples[kind]}")
     if not figures:
@@ -82,14 +83,17 @@ def _moses() -> Callable[[list[str]], str] | None:
     try:
         from sacremoses import MosesDetokenizer
     except ImportError:
-        print("sacremoses is not installed, so its column is empty; pip install sacremoses")
+        print("sacremoses is not installed, so it is not measured; to measure it, pip install sacremoses")
         return None
     detokenise_words: Callable[[list[str]], str] = MosesDetokenizer(lang="en").detokenize
     return detokenise_words
 
 
 def compare(stem: Path, moses: Callable[[list[str]], str] | None = None) -> Comparison:
-    """Compare the rebuilt sentences of STEM.mrg with STEM.txt, and those of ``moses``, which is given spelt words."""
+    """Compare STEM.txt with the sentences that we, and that ``moses``, rebuild from the words of STEM.mrg.
+
+    ``moses`` gets words as `spell` returns them, for example with ``(`` for ``-LRB-``.
+    """
     found = Comparison()
     rebuilt = _rebuilt_texts(stem)
     trees, texts = find_file(stem, ".mrg"), find_file(stem, ".txt")

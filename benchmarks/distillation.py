@@ -1,29 +1,33 @@
-"""Measure the effect of distillation on students, over seeds and with controls, on one dataset, by commands of cli.py.
+"""Train students with and without distillation, and controls, with several seeds on one dataset, and compare them.
 
     python -m benchmarks.distillation --data DATASET --teacher RUN --pairs FOLDER --out FOLDER [--json FILE] [--quick]
         [--alphas 0.5] [--seeds 1,2,3] [--jobs 2] [--split test] [--suites FOLDER] [--oracle CORPUS] [--beam 10,5]
         [--folds RUN,RUN,...] [--right DATASET,RUN] [--name LABEL] [-- OPTIONS OF train-student]
 
-For every seed the benchmark trains these students. All have the same options, steps and data order.
+The benchmark runs commands of cli.py. For every seed it trains these students, with the same options, number of steps
+and order of data. All students below ``alpha A`` have the first of --alphas as their alpha.
 
 baseline            without a dump
-alpha A             with the teacher's dump, once for each of --alphas. With --beam, the dump is made by beam search,
-                    which sees no tree. Otherwise it is made given the trees of the dataset.
-shuffled            with the targets of other positions; like all rows below, at the first of --alphas
-born-again          with a dump of the baseline of the same seed
-oracle              --oracle: with the exact probabilities of the grammar that wrote the corpus. This is the ceiling.
-given-the-tree      --beam: with the teacher's dump given the trees of the dataset
-folds               --folds: with rows of teachers that did not train on them, one run per fold
-right-branching     --right: with the dump of a teacher of right-branching trees, and the dataset that it trained on
+alpha A             with the teacher's dump and alpha A, for each A of --alphas. With --beam, the dump is made by beam
+                    search, which sees no tree. Without --beam, its distributions also depend on the dataset's trees.
+shuffled            with the teacher's dump, but each position gets the targets of another position
+born-again          with a dump in which the baseline of the same seed is the teacher
+oracle              only with --oracle: with the exact distributions of the grammar that wrote the corpus. No teacher
+                    can be better.
+given-the-tree      only with --beam: with a second dump of the teacher, made as if without --beam
+folds               only with --folds: with a dump of several teachers. Each teacher left one fold out of its training
+                    and gives the distributions for the sentences of this fold.
+right-branching     only with --right: with the dump of a teacher that was trained on right-branching trees. The student
+                    is trained on the dataset of this teacher.
 
 Runs, dumps and results that exist are not made again, so the same command continues an interrupted study. Each process
-has one thread, and JOBS processes run at a time. A line of progress follows every dump and every student.
+has one thread, and JOBS processes run at a time. After every dump and every student, the progress is printed.
 
 Each student's best checkpoint is evaluated: perplexity per token on SPLIT, accuracy on the minimal pairs and, with
---suites, on SyntaxGym. Each figure has a mean and a standard deviation over the seeds. Differences are taken seed by
-seed, with the 95 % interval of Student's t for their mean. The difference of two perplexities is given in percent: it
-is the difference of their logarithms, converted. The metrics of all runs are written to a folder next to FILE, one file
-per run.
+--suites, on SyntaxGym. Each figure has a mean and a standard deviation over the seeds. Two students are compared seed
+by seed, and the mean of the differences has a 95 % interval by Student's t. The difference of two perplexities is the
+difference of their logarithms, converted to percent. With --json, the metrics.jsonl of each run is copied to a folder
+next to FILE.
 """
 
 import argparse
@@ -59,9 +63,9 @@ def main() -> None:
     options.add_argument("--split", default="test", help="the split on which perplexity is measured")
     options.add_argument("--suites", type=Path, help="folder of SyntaxGym suites")
     options.add_argument("--oracle", type=Path, help="folder that sample-corpus wrote")
-    options.add_argument("--beam", help="beam and word beam")
-    options.add_argument("--folds", help="runs, one for each fold that was left out")
-    options.add_argument("--right", help="dataset of right-branching trees, and a teacher of it")
+    options.add_argument("--beam", help="beam and word beam, such as 10,5")
+    options.add_argument("--folds", help="teachers, one for each fold: it left this fold out")
+    options.add_argument("--right", help="dataset of right-branching trees, and the run of its teacher")
     options.add_argument("--name", default="", help="name of the dataset in the results")
     options.add_argument("student", nargs="*", help="options for train-student, after --")
     given = options.parse_args()
@@ -72,7 +76,7 @@ def main() -> None:
 
 
 class Study:
-    """All runs of one dataset."""
+    """All dumps, students and evaluations of a study."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.seeds = [int(seed) for seed in given.seeds.split(",")][: 2 if given.quick else None]
@@ -82,10 +86,10 @@ class Study:
         self._out: Path = given.out
         self._options = [*given.student, *(["--max-steps", "20"] if given.quick else [])]
         alphas = given.alphas.split(",")
-        # The dumps, by name: the dataset, the teachers, and options of dump-teacher.
+        # For each dump, by name: its dataset, its teachers, and options of dump-teacher.
         tree: tuple[Path, list[Path], list[str]] = (given.data, [given.teacher], [])
         self._dumps = {"dump": tree}
-        # The students that learn from a dump: the name of the dump, and options of train-student.
+        # For each student that learns from a dump: the name of this dump, and options of train-student.
         self._students = {f"alpha {alpha}": ("dump", ["--alpha", alpha]) for alpha in alphas}
         first = ["--alpha", alphas[0]]
         self._students[SHUFFLED] = ("dump", [*first, "--targets", "shuffled"])
@@ -106,11 +110,11 @@ class Study:
         self.configurations = [BASELINE, *self._students, BORN_AGAIN]
 
     def path(self, configuration: str, seed: int) -> Path:
-        """Return the run directory of a configuration and seed."""
+        """Return the run directory of a student of the list above, such as ``alpha 0.5``, with a seed."""
         return self._out / f"{configuration.replace(' ', '')}-seed{seed}"
 
     def run(self) -> None:
-        """Make what does not exist yet: the dumps, the baselines, then everything else, seed by seed."""
+        """Make all that does not exist yet: the dumps, the baselines, then the other students seed by seed."""
         self._parallel("dumps", [self._dumped(self._out / name, *source) for name, source in self._dumps.items()])
         self._parallel("baselines", [self._trained(BASELINE, seed, self._given.data, []) for seed in self.seeds])
         works = []
@@ -123,7 +127,7 @@ class Study:
         self._parallel("students", works)
 
     def figures(self) -> dict[str, list[dict[str, float]]]:
-        """Return the figures of every configuration, seed by seed."""
+        """Return the figures of every student of the list above, one dict per seed."""
         return {name: [self._figures(self.path(name, seed)) for seed in self.seeds] for name in self.configurations}
 
     def _parallel(self, what: str, works: list[Callable[[], None]]) -> None:
@@ -189,7 +193,10 @@ class Study:
 
 
 def difference(figure: str, runs: list[dict[str, float]], others: list[dict[str, float]]) -> tuple[float, ...]:
-    """Return the mean difference over the seeds and the ends of its 95 % interval; of perplexities in percent."""
+    """Return the mean over seeds of ``runs`` minus ``others``, and both ends of its 95 % interval.
+
+    If the figure is a perplexity, all three values are in percent.
+    """
     is_perplexity = figure in PERPLEXITIES
     pairs = [(run[figure], other[figure]) for run, other in zip(runs, others, strict=True)]
     found = mean_over_seeds([math.log(a / b) if is_perplexity else a - b for a, b in pairs])
@@ -199,7 +206,7 @@ def difference(figure: str, runs: list[dict[str, float]], others: list[dict[str,
 
 
 def report(study: Study, given: argparse.Namespace) -> None:
-    """Print the tables; with ``--json``, also write the figures to that file and the rows of all runs next to it."""
+    """Print the tables; with ``--json``, also write the figures to that file and the metrics of all runs next to it."""
     runs = study.figures()
     names = [name for name in runs[BASELINE][0] if name != "best_step"]
 
@@ -238,7 +245,7 @@ def _command(arguments: list[object]) -> None:
 
 
 def _line(arguments: list[object]) -> str:
-    """Return the command line that a result of this command holds."""
+    """Return the command line that is recorded in the result of this command."""
     return shlex.join(["cli.py", *map(str, arguments)])
 
 

@@ -1,11 +1,15 @@
-"""Compare the time of a dump with the teacher's inference on the same batches, including log-softmax and top k.
+"""Compare the time of a whole dump with the time of the teacher's inference alone.
 
     python -m benchmarks.dump [--quick] [--json FILE] [--data DATASET --teacher RUN]
 
 Without --data and --teacher, the benchmark uses the sample corpus and an untrained teacher of size 256, which needs the
-same arithmetic as a trained teacher. There is one process, with one thread for the model. Preparing, encoding and
-writing have their own threads. A round makes a whole dump, from creating the store to verifying it, and computes the
-same batches without writing. `stage_NAME_share` is the time of one stage alone, as a share of the sum over stages.
+same arithmetic as a trained teacher. There is one process, with one thread for the model. Preparing batches, and
+encoding and writing the result, have their own threads. A round makes a whole dump, from creating the store to
+verifying it. It also runs the inference alone: states, logits, log-softmax and top k of the same batches.
+
+end_to_end_vs_inference  Seconds of the inference / seconds of the whole dump.
+stage_NAME_share         Seconds of the stage NAME of the inference / seconds of all its stages. Here one stage runs
+                         after the other.
 """
 
 import argparse
@@ -39,7 +43,7 @@ def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
     options.add_argument("--data", type=Path, help="dataset to dump")
-    options.add_argument("--teacher", type=Path, help="run of a teacher for this dataset")
+    options.add_argument("--teacher", type=Path, help="run of a teacher trained on this dataset")
     given = options.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +52,7 @@ def main() -> None:
 
 
 def measure(folder: Path, given: argparse.Namespace, *, rounds: int) -> dict[str, float]:
-    """Return the ratio, both rates and the shares of the stages."""
+    """Return all figures: the ratio of the two times, both rates, and the shares of the stages."""
     if given.data:
         dataset, (model, _) = load_dataset(given.data), load_teacher(given.teacher, CPU)
     else:
@@ -74,7 +78,7 @@ def measure(folder: Path, given: argparse.Namespace, *, rounds: int) -> dict[str
 
 
 def inference(job: DumpJob) -> Callable[[], None]:
-    """Return a function that computes the content of a dump, one batch after another, and keeps nothing."""
+    """Return a function that computes the content of a dump, one batch after another, and writes nothing."""
 
     def run() -> None:
         for shard in range(job.schema.layout.num_shards):
@@ -84,7 +88,7 @@ def inference(job: DumpJob) -> Callable[[], None]:
 
 
 def stages(job: DumpJob) -> dict[str, float]:
-    """Return the time of each stage of the first shard alone, as a share of their sum."""
+    """Run the stages on the first shard, one after the other. Return the share of the time that each stage takes."""
     start = time.perf_counter()
     batches = list(shard_batches(job, 0))
     prepared = time.perf_counter()

@@ -1,15 +1,16 @@
-"""Compare the speed of scoring minimal pairs with that of transformers' GPT-2 in a plain batched loop.
+"""Compare the speed of scoring minimal pairs with the speed of a plain batched loop over transformers' GPT-2.
 
     python -m benchmarks.evaluation [--quick] [--json FILE] [--pairs FOLDER --tokenizer FILE]
 
-Both sides use the default student with random weights, a vocabulary of the tokenizer's size, and one thread. Without
---pairs and --tokenizer, the pairs and the tokenizer come from the sample corpus. Both sides encode the text and add up
-the log-probabilities of all tokens and <eos>. The plain loop takes 64 sentences at a time, in the given order, padded
-to the longest sentence.
+This project and the loop both use the default student with random weights, a vocabulary of the tokenizer's size, and
+one thread. Both encode the text and add up the log-probabilities of all tokens and <eos>. Without --pairs and
+--tokenizer, the pairs and the tokenizer come from the sample corpus. The plain loop takes 64 sentences at a time, in
+the given order, padded to the longest of these sentences.
 
-pairs_vs_transformers    pairs/s over the pairs/s of the loop, median of alternating rounds
-pairs_per_s              pairs/s of whole evaluations
-largest_difference_nats  largest difference between the two log-probabilities of a sentence, with the same weights
+pairs_vs_transformers    pairs per second of this project / pairs per second of the plain loop, median over rounds
+pairs_per_s              pairs per second of this project
+largest_difference_nats  largest difference between the log-probabilities that both sides, with the same weights, give
+                         a sentence
 """
 
 import contextlib

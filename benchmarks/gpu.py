@@ -1,23 +1,24 @@
-"""Check teacher and student on a GPU against a CPU, then measure their speed.
+"""Compare losses and gradients of teacher and student on a GPU with those on a CPU, then measure speed on the GPU.
 
     python -m benchmarks.gpu [--quick] [--json FILE] [--device cuda]
 
 This benchmark needs only torch and numpy, and no data. It draws random trees of about the length, depth and branching
 of a treebank's trees.
 
-worst_KIND_float32       The largest relative error of losses and gradients of a small model on the device, against the
-                         CPU in float64. KIND is a strategy and a composition, or ``student`` with a temperature.
-                         ``worst_KIND_bfloat16``: under autocast.
-teacher_tokens_per_s     Training in bfloat16: size 650, vocabulary 12,000, 512 sentences per batch, forward, backward
-                         and AdamW. Another thread makes the schedules ahead. Each step has another batch.
-infer_positions_per_s    States, logits, log-softmax and top-64 of the same model in float32, as a dump computes them.
-student_mfu              A distilling step as a share of the device's peak: 12 blocks of size 768, vocabulary 12,000, 64
-                         soft targets per position, 32,768 positions in rows of 512, bfloat16, forward, backward,
-                         clipping and AdamW. Everything is on the device already. ``student_mfu_sentence_rows``: rows of
-                         23 positions.
+worst_KIND_float32       The relative error of the losses or of the gradient of a small model in float32 on the device,
+                         whichever is larger, compared with the CPU in float64. KIND is a teacher's strategy and
+                         composition, or ``student_t`` and a temperature. ``worst_KIND_bfloat16``: under autocast.
+teacher_tokens_per_s     Positions per second of training in bfloat16: size 650, vocabulary 12,000, 512 sentences per
+                         batch, forward, backward and AdamW. A second thread prepares the batches. All batches differ.
+infer_positions_per_s    Positions per second of inference with the same model in float32: states, logits, log-softmax
+                         and top-64, as a dump needs them.
+student_mfu              Model FLOPs per second of a step with distillation / the device's peak rate: 12 blocks of size
+                         768, vocabulary 12,000, 64 soft targets per position, 32,768 positions in rows of 512,
+                         bfloat16, forward, backward, clipping and AdamW. All inputs are already on the device.
+                         ``student_mfu_sentence_rows``: in rows of 23 positions.
 peak_gb                  The most memory that torch held on the device.
 
-``--device cpu`` runs the same code where there is no GPU. Its rates mean nothing.
+``--device cpu`` runs the same code with smaller models where there is no GPU. Rates on a CPU mean nothing.
 """
 
 import itertools
@@ -81,7 +82,7 @@ def main() -> None:
 
 
 def teacher_correctness(device: torch.device) -> dict[str, float]:
-    """Return the worst relative errors of loss and gradient, for every kind of teacher and both types of products."""
+    """Return the worst relative errors of every kind of teacher, with float32 and with bfloat16 matrix products."""
     tokens, actions = random_sentences(np.random.default_rng(1), 24, vocab_size=97)
     errors: dict[str, float] = {}
     for strategy, composition in KINDS:
@@ -98,7 +99,7 @@ def teacher_correctness(device: torch.device) -> dict[str, float]:
 def _errors(
     name: str, exact: tuple[Tensor, Tensor], model: nn.Module, *inputs: object, **options: int
 ) -> dict[str, float]:
-    """Return the larger relative error of loss and gradient, for both types of products."""
+    """Return the relative error of losses or gradient, whichever is larger, in float32 and in bfloat16."""
     errors = {}
     device = next(model.parameters()).device
     for dtype in (torch.float32, torch.bfloat16):
@@ -111,7 +112,7 @@ def _errors(
 
 
 def _loss_and_gradient(model: nn.Module, *inputs: object, **options: int) -> tuple[Tensor, Tensor]:
-    """Return the sums of a model's loss and the gradient of the first sum, float64 on the CPU."""
+    """Return the sums that a model computes as its losses, and the gradient of the first sum: float64 on the CPU."""
     model.zero_grad()
     sums = model(*inputs, **options)
     with torch.autocast(sums.device.type, enabled=False):
@@ -159,7 +160,7 @@ def teacher_speed(device: torch.device, *, quick: bool) -> dict[str, float]:
 
 
 def _rate(device: torch.device, step: Callable[[TreeBatch], int], batches: Iterator[TreeBatch], rounds: int) -> float:
-    """Return positions per second: the median of rounds of four batches. The first round is not counted."""
+    """Return positions per second, the median over rounds of four batches each. The first round is not counted."""
     rates = []
     with ReadAhead(itertools.islice(batches, 4 * (rounds + 1)), depth=4) as stream:
         ahead = iter(stream)
@@ -181,7 +182,7 @@ def _teacher_batches(model: Rnng, generator: np.random.Generator, num_sentences:
 
 
 def random_sentences(generator: np.random.Generator, num: int, *, vocab_size: int) -> tuple[Ragged, Ragged]:
-    """Return tokens and top-down actions of random trees over about 22 tokens each."""
+    """Return tokens and top-down actions of ``num`` random trees of about 22 tokens each."""
     lengths = generator.integers(4, 41, num)
     tokens = Ragged.from_lengths(generator.integers(2, vocab_size, int(lengths.sum())), lengths)
     return tokens, Ragged.from_lists([_actions(generator, int(length)) for length in lengths], np.int64)
@@ -209,7 +210,7 @@ def _actions(generator: np.random.Generator, num_tokens: int) -> list[int]:
 
 
 def student_correctness(device: torch.device) -> dict[str, float]:
-    """Return the worst relative errors of losses and gradient, for two temperatures and both types of products."""
+    """Return the worst relative errors for two temperatures, with float32 and with bfloat16 matrix products."""
     config = StudentConfig(vocab_size=97, embed_dim=32, num_blocks=2, num_heads=4, dropout=0.0)
     lengths = np.random.default_rng(1).integers(0, 40, 30)
     tokens = Ragged.from_lengths(np.random.default_rng(2).integers(2, 97, int(lengths.sum())), lengths)
@@ -226,7 +227,7 @@ def student_correctness(device: torch.device) -> dict[str, float]:
 
 
 def student_speed(device: torch.device, *, quick: bool) -> dict[str, float]:
-    """Return positions/s and, if the device's peak is known, MFU, for rows of one sentence and for rows of 512."""
+    """Return positions/s and, if the device's peak is known, MFU, for rows of 23 and of 512 positions."""
     on_gpu = device.type == "cuda"
     sizes = {"embed_dim": 768, "num_blocks": 12, "num_heads": 12} if on_gpu else {"embed_dim": 64, "num_blocks": 2}
     config = StudentConfig(vocab_size=12_000, **sizes)
@@ -267,7 +268,7 @@ def _student_batch(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[StudentInputs, DistillationRows, int]:
-    """Return inputs, the loss over random soft targets, and the number of positions."""
+    """Return a student's inputs, its gold tokens with random soft targets, and the number of positions."""
     gold = torch.from_numpy(append_eos(tokens, EOS_ID).values)
     generator = torch.Generator().manual_seed(3)
     log_p = torch.randn(min(len(gold), 512), vocab_size, generator=generator, dtype=dtype).log_softmax(1)

@@ -1,15 +1,17 @@
-"""Count the kernels that a step launches, and predict the step's time on an H200 from counts and data sheets.
+"""Count the kernels that a training step launches, and predict the step's time on an H200 from this count.
 
     python -m benchmarks.launches [--json FILE]
 
-Nothing here runs on a GPU, so the predictions are bounds that nobody has measured yet. ``benchmarks.gpu`` measures.
+Nothing here runs on a GPU, so the predictions are bounds that nobody has measured yet. ``benchmarks.gpu``
+measures these times on a GPU.
 
-launches              Operations of a step that start at least one kernel: not views, and not allocations.
-rounds                Sequential rounds of LSTM cells; see ``Schedule.num_rounds``.
-gflop                 Multiplications and additions of the step's matrix products, counted by torch.
-launch_bound_ms       launches times LAUNCH_US. The host cannot start kernels faster, unless they are fused or captured.
-arithmetic_bound_ms   gflop at PEAK_SHARE of the H200's bfloat16 peak.
-positions_per_s       Positions per second if the slower of the two decides.
+launches              PyTorch operations of a step that start at least one kernel. Views and allocations start none.
+rounds                Of a teacher: rounds of LSTM cells that must run one after another.
+gflop                 Multiplications and additions in the step's matrix products, in units of 10^9.
+launch_bound_ms       The time of a step if launching kernels limits it: launches times LAUNCH_US. The host can only be
+                      faster if kernels are fused, or captured in a CUDA graph.
+arithmetic_bound_ms   The time of a step if arithmetic limits it: gflop at PEAK_SHARE of the H200's bfloat16 peak.
+positions_per_s       Positions per second if a step takes the longer of these two times.
 """
 
 import dataclasses
@@ -34,7 +36,7 @@ from teacher.rnng import Rnng
 from teacher.teacher_config import TeacherConfig
 
 LAUNCH_US = 5.0
-"""Microseconds of the host per operation in eager PyTorch, dispatch and launch together. Between 4 and 10 are usual."""
+"""Microseconds that the host takes to dispatch and launch an operation in eager PyTorch. 4 to 10 are usual."""
 PEAK_TFLOPS = 989.0
 """Dense bfloat16 rate of an H200 SXM (NVIDIA's data sheet)."""
 PEAK_SHARE = 0.4
@@ -56,12 +58,12 @@ class LaunchCounter(TorchDispatchMode):
 
     @property
     def total(self) -> int:
-        """The number of all operations."""
+        """The number of all counted operations."""
         return sum(self.by_name.values())
 
 
 def launches_of(step: Callable[[], object]) -> LaunchCounter:
-    """Return the launches of one call."""
+    """Call a function once, and return its launches."""
     with LaunchCounter() as counter:
         step()
     return counter
@@ -70,7 +72,7 @@ def launches_of(step: Callable[[], object]) -> LaunchCounter:
 def teacher_step(
     config: TeacherConfig, num_sentences: int, *, vocab_size: int = VOCAB_SIZE
 ) -> tuple[Callable[[], None], TreeBatch]:
-    """Return forward and backward pass of a teacher over random trees, and the batch."""
+    """Return a function that takes a teacher forward and backward over random trees, and the batch of these trees."""
     tokens, actions = random_sentences(np.random.default_rng(2), num_sentences, vocab_size=vocab_size)
     model = Rnng(config, vocab_size=vocab_size, num_labels=NUM_LABELS, eos_id=EOS_ID)
     batch = TreeBatch(schedule=model.prepare(tokens, actions), num_positions_global=1)
@@ -83,7 +85,7 @@ def teacher_step(
 
 
 def student_step(config: StudentConfig, lengths: np.ndarray) -> tuple[Callable[[], None], int]:
-    """Return forward and backward pass of a distilling student over rows of these lengths, and the positions."""
+    """Return a function that takes a distilling student forward and backward over rows, and the number of positions."""
     tokens = Ragged.from_lengths(np.full(int(lengths.sum() - len(lengths)), 5), lengths - 1)
     inputs, rows, num_positions = _student_batch(tokens, config.vocab_size, K, 1.0, torch.device("cpu"))
     model = Student(config, bos_id=BOS_ID, seed=1)
@@ -103,14 +105,14 @@ def main() -> None:
     figures: dict[str, float] = {}
     sizes = TeacherConfig(embed_dim=650, hidden_dim=650)
     for num_sentences in (64, 512):
-        # Launches depend on the trees and not on the sizes of the vectors, so small vectors save time.
+        # The number of launches depends on the trees and not on the sizes of vectors, so small vectors save time.
         step, batch = teacher_step(dataclasses.replace(sizes, embed_dim=8, hidden_dim=8), num_sentences, vocab_size=97)
         name = f"teacher_{num_sentences}"
         figures[f"{name}_rounds"] = batch.schedule.num_rounds
         large = teacher_step(sizes, 16)
         share = len(batch.schedule.gold) / len(large[1].schedule.gold)
         figures |= predicted(name, len(batch.schedule.gold), launches_of(step).total, share * flops_of(large[0]))
-    # Sizes and lengths decide the launches only through the number of chunks of the vocabulary.
+    # The launches depend only on the numbers of blocks and positions, so small vectors and short rows save time.
     small = StudentConfig(vocab_size=97, embed_dim=12, num_blocks=12, num_heads=12, max_length=512)
     real = StudentConfig(vocab_size=VOCAB_SIZE, embed_dim=768, num_blocks=12, num_heads=12, max_length=512)
     step, num_positions = student_step(small, np.full(4096, 8))

@@ -2,8 +2,8 @@
 
     python -m benchmarks.on_paper
 
-Prints the table of docs/costs.md. Rates come from benchmarks/results; `RATES` has those that no benchmark writes. Hours
-with a star rest on a scaling or a rate that was never measured.
+The benchmark prints the table of docs/costs.md. Rates come from benchmarks/results; rates that no benchmark writes are
+in `RATES`. Hours with a star rest on a scaling or a rate that was never measured.
 """
 
 import json
@@ -13,7 +13,7 @@ from benchmarks.common import ROOT, parser
 
 NUM_WORDS = 100e6
 POSITIONS_PER_WORD = 1.4
-"""GUM has 1.5 with a vocabulary of 12,000. Simpler text has fewer."""
+"""An assumption: GUM has 1.5 with a vocabulary of 12,000, and simpler text has fewer."""
 WORDS_PER_SENTENCE = 18.0
 RATES = {
     "clean": 600_000.0,  # words/s of one process, by CPU time, on 3.6 million words (2026-11-30)
@@ -23,9 +23,10 @@ RATES = {
     "dump by beam 50/10": 115.0,
 }
 GPU_TEACHER, GPU_STUDENT = 722_000.0, 636_000.0
-"""Positions per second of an H200, predicted in docs/gpu.md for larger models: size 650, and 12 blocks of 768."""
+"""Positions per second of an H200, predicted in docs/gpu.md for a teacher of size 650 and a student of 12 blocks of
+size 768. The other rates in the table are those of smaller models."""
 GPU_SHARE = 0.9
-"""Share of the rate of eight GPUs that is left after communication. A guess."""
+"""Share of eight times the rate of one GPU that eight GPUs reach together, because they communicate. A guess."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,22 +35,22 @@ class Stage:
 
     name: str
     amount: float
-    """Words, sentences, tokens or positions."""
+    """Number of words, sentences or positions to process."""
     rate: float
-    """Amount per second of one process on one core."""
+    """How many of them one process on one core processes per second."""
     memory: str
     disk_gb: float
     keeps: float = 1.0
     """Share of the rate per process that is left when the number of processes doubles."""
     processes: int = 64
-    """Most processes that the stage can use on one machine."""
+    """Largest number of processes that the stage can use on one machine."""
     on_gpu: float | None = None
-    """Amount per second of a GPU; None if the stage has no code for GPUs or nothing is known."""
+    """How many of them a GPU processes per second; None if the stage has no code for GPUs or nothing is known."""
 
     def cells(self) -> list[str]:
-        """Return the cells of the table."""
+        """Return the row of this stage in the table."""
         two, many = (self._hours(cores) for cores in (2, 64))
-        # What uses at most two processes takes as long on more cores, and that was measured.
+        # A stage of at most two processes takes as long on 64 cores as on 2 cores, where it was measured.
         star = "*" if self.processes > 2 else ""
         gpus = ["", ""]
         if self.on_gpu is not None:

@@ -1,10 +1,10 @@
-"""Measure how fast text is parsed: many sentences in one spaCy Doc against one sentence in each Doc.
+"""Measure how fast text is parsed: with 256 sentences in each spaCy Doc, and with one sentence in each Doc.
 
     python -m benchmarks.parsing [--quick] [--json FILE] [--model parser.pt] [--text FILE]
 
 The sentences have exactly nine words. They come from --text (one sentence per line) or from the sample corpus. One
 thread parses them with --model, or with a model of train-parser's default size, which the benchmark first trains on the
-sample corpus. Both ways run in turn, and the ratio is the median over the rounds.
+sample corpus. Each round parses all sentences in both ways, and the ratio is the median over the rounds.
 
 packed_vs_single_9_words  sentences/s with 256 sentences per Doc, divided by sentences/s with one sentence per Doc
 sentences_per_s_9_words   sentences/s with 256 sentences per Doc
@@ -60,7 +60,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def inputs(model: Path | None, text: Path | None) -> Iterator[tuple[Path, Path]]:
-    """Yield the given model and text, or make them from the sample corpus."""
+    """Yield the given model and text. If one of them is not given, make it from the sample corpus."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if model is None or text is None:

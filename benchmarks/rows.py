@@ -1,16 +1,16 @@
-"""Compare two ways to lay out sentences for a student: one sentence per row, or packed rows.
+"""Compare two ways to put sentences into rows for a student: one sentence per row, or as many as fit into a row.
 
     python -m benchmarks.rows [--quick] [--json FILE] [--data DATASET] [--device cpu]
 
-Both ways take a forward and a backward pass of a model's blocks over the same sentences, without the vocabulary and the
+In both ways, the blocks of a student take a forward and a backward pass over the same sentences, without logits and
 loss. The first way is the student's own: one sentence per row, padded to the longest row of a batch of sentences of
 similar length. The second way packs the sentences into rows of 512 positions. A block mask separates the sentences, and
 positions count from 0 in each sentence.
 
 bucketed_vs_packed    Seconds for packed rows / seconds for one sentence per row, in batches of 4,096 positions. Above
                       1, one sentence per row is faster.
-padding_share         The share of padding with one sentence per row.
-packed_padding_share  The share of padding in packed rows.
+padding_share         The share of positions that are padding, with one sentence per row.
+packed_padding_share  The share of positions that are padding, in packed rows.
 """
 
 import argparse
@@ -80,17 +80,17 @@ def measure(split: Split, given: argparse.Namespace) -> dict[str, float]:
 
 
 def pack(input_ids: Tensor, valid: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return packed rows, for ``packed_states``.
+    """Pack the sentences of a batch into B rows of 512 positions, for ``packed_states``.
 
     Returns:
-        Ids and positions, int64 ``[B, 512]``; the block mask, bool ``[B, 1, 512, 512]``; and the indices of valid
-        positions among the B * 512.
+        Token ids, and each token's position in its sentence, int64 ``[B, 512]``; the attention mask, bool
+        ``[B, 1, 512, 512]``; and the indices of the positions that are not padding, among the B * 512.
     """
     is_valid = torch.zeros(input_ids.numel(), dtype=torch.bool)
     is_valid[valid] = True
     sentences = [row[mask] for row, mask in zip(input_ids, is_valid.view_as(input_ids), strict=True)]
     rows: list[list[Tensor]] = []
-    for sentence in sentences:  # the longest sentence comes first; each goes into the first row with room
+    for sentence in sentences:  # longest first; each goes into the first row that has room for it
         fits = next((row for row in rows if sum(map(len, row)) + len(sentence) <= LENGTH), None)
         if fits is None:
             rows.append([sentence])
@@ -111,7 +111,7 @@ def pack(input_ids: Tensor, valid: Tensor, device: torch.device) -> tuple[Tensor
 
 
 def packed_states(student: Student, ids: Tensor, positions: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
-    """Return ``[P, D]``, as ``Student.states`` does for one sentence per row."""
+    """Return the states ``[P, D]`` of positions that are not padding. ``Student.states`` does so for unpacked rows."""
     body = student.transformer
     stream = body.wte(ids) + body.wpe(positions)
     for block in body.h:

@@ -1,9 +1,9 @@
-"""Measure how fast a teacher is sampled, on one thread, and how many of the sampled sentences are grammatical.
+"""Measure how fast sentences are drawn from a teacher, on one thread, and how many of them are grammatical.
 
     python -m benchmarks.sampling --teacher RUN [--num-sentences 2000] [--temperature 1] [--quick] [--json FILE]
 
-RUN is a teacher that was trained on the built-in corpus of sample-corpus. A sentence is grammatical if its probability
-under the grammar of this corpus is above 0. So this is the share of sentences that the student should learn from.
+RUN is a teacher that was trained on the built-in corpus of sample-corpus. A sentence counts as grammatical if its
+probability under the grammar of this corpus is above 0. Only grammatical sentences are good examples for a student.
 """
 
 import json
@@ -21,7 +21,7 @@ from pipeline.corpus.sample.inside import Inside
 def main() -> None:
     """Sample, and print the figures."""
     options = parser(__doc__ or "")
-    options.add_argument("--teacher", type=Path, required=True, help="the run of a teacher of the built-in corpus")
+    options.add_argument("--teacher", type=Path, required=True, help="a teacher trained on the built-in corpus")
     options.add_argument("--num-sentences", type=int, default=2000)
     options.add_argument("--temperature", type=float, default=1.0)
     chosen = options.parse_args()
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def are_grammatical(texts: Sequence[str]) -> np.ndarray:
-    """Return bool ``[n]``: whether the grammar of the built-in corpus gives a text a probability above 0."""
+    """Return bool ``[n]``: whether the grammar of the built-in corpus gives each text a probability above 0."""
     grammar = english_grammar()
     sentences = [grammar.words_of_text(text) for text in texts]
     return Inside(grammar).log_probs(sentences) > -np.inf

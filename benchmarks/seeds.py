@@ -1,17 +1,18 @@
-"""Count how often a test finds a difference between two trainings that differ only in their seed.
+"""Count how often a significance test finds a difference between trainings that differ only in their seed.
 
     python -m benchmarks.seeds RUN... [--json FILE]
 
-The settings of two runs of one seed group do not differ. So a valid test of settings has p <= 0.05 in one of twenty
-pairs of such runs. Runs need results with item rows (evaluate minimal-pairs, syntaxgym, perplexity). The figures of
-each benchmark are:
+Two runs of a seed group have the same settings. So a valid test of settings may find p <= 0.05 in only one of twenty
+pairs of such runs. The runs need results with item rows: evaluate perplexity, minimal-pairs or syntaxgym writes them.
+For each of the three evaluations, the figures are:
 
-pairs          pairs of runs
-by_unit        pairs with p <= 0.05 over the units of ``compare``: paradigms or suites; for a perplexity, sentences
-by_item        pairs with p <= 0.05 over all items, as if they were independent
-groups         tests of single paradigms or suites; groups_by_item counts those with p <= 0.05
-terms, fields  tests of single terms and fields; _by_unit and _by_item count those with p <= 0.05, over paradigms and
-               over items
+pairs          pairs of runs that are tested
+by_unit        pairs of runs with p <= 0.05 in a test over the units of ``compare``: sentences for a perplexity, else
+               paradigms or suites
+by_item        pairs of runs with p <= 0.05 in a test over all minimal pairs or suite items, as if they were independent
+groups         tests of one paradigm or suite each; groups_by_item: how many of them have p <= 0.05
+terms, fields  tests of one linguistic term or one field of BLiMP each; terms_by_unit, fields_by_unit: how many have
+               p <= 0.05 over paradigms; terms_by_item, fields_by_item: how many have p <= 0.05 over minimal pairs
 """
 
 import sys
@@ -70,7 +71,7 @@ def alarms(first: ItemScores, second: ItemScores) -> dict[str, int]:
 
 
 def is_alarm(differences: ArrayLike) -> bool:
-    """Return whether the test finds that the mean is not 0."""
+    """Return whether the sign-flip test finds that the mean of the differences is not 0."""
     return sign_flip_p_value(differences, seed=1) <= ALPHA
 
 

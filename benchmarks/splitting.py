@@ -3,10 +3,11 @@
     python -m benchmarks.splitting FOLDER [--quick] [--json FILE]
 
 FOLDER has a folder for each treebank, with STEM.docs.txt (one paragraph per line) and STEM.txt (one sentence per line).
-Only boundaries inside paragraphs count, because the ends of paragraphs are given. NAME is a treebank and a split.
+Only boundaries inside paragraphs count, because the ends of paragraphs are given. NAME is, for example, gum_dev
+for STEM = dev in the folder gum.
 
-NAME_precision, NAME_recall, NAME_f1    our rules
-NAME_spacy_precision, ...               spaCy's ``sentencizer``
+NAME_precision, NAME_recall, NAME_f1    of our rules
+NAME_spacy_precision, ...               of spaCy's ``sentencizer``
 NAME_boundaries                         number of the treebank's boundaries inside paragraphs
 words_per_s, spacy_words_per_s          speed over all treebanks and splits
 """
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 def boundaries(pieces: Iterable[str]) -> set[int]:
-    """Return the ends of the pieces, counted in characters without white space."""
+    """Return where the pieces of a text end. A place is the number of characters before it, without white space."""
     found, at = set(), 0
     for piece in pieces:
         at += sum(map(len, piece.split()))

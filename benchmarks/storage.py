@@ -1,16 +1,16 @@
-"""Measure how fast a dump is read and written, against raw memory maps of the same bytes and other libraries.
+"""Measure how fast a dump is read and written, compared with raw memory maps of the same bytes and other libraries.
 
     python -m benchmarks.storage [--quick] [--json FILE] [--dump DUMP] [--positions N]
 
-The benchmark writes a random store of k = 64 into a temporary folder, reads all of it once, and then reads it with each
-reader in turn. Figures are medians over interleaved rounds, with checksums on. "memmap" is `numpy.memmap` of contiguous
-files that hold the same arrays, read into fresh arrays. All files are in the page cache, so no reader waits for a disk.
-tensorstore is measured if it is installed. malloc is set to keep freed memory. Without this setting malloc keeps it or
-not by chance, and the difference is larger than the time of any copy.
+The benchmark writes a dump of random rows with k = 64 into a temporary folder, reads all of it once, and then reads it
+with each reader in turn. Figures are medians over interleaved rounds, with checksums on. "memmap" is `numpy.memmap` of
+contiguous files that hold the same arrays; what is read is copied into new arrays. All files are in the page cache, so
+no reader waits for a disk. tensorstore is measured if it is installed. malloc is set to keep freed memory. Without this
+setting, chance decides whether malloc keeps freed memory, and this changes a time by more than any copy takes.
 
-"window" reads the batches of ``train-student --shuffle-window``: it shuffles blocks of sentences, takes some blocks at
-a time, and reads their sentences in random order. "memmap window" reads each block of a window as one range and then
-puts the sentences into order. "take window" takes the sentences of each batch with `numpy.take`.
+"window" reads as ``train-student --shuffle-window`` does: it shuffles blocks of sentences, takes some blocks at a time,
+and reads their sentences in random order. "memmap window" reads each block of a window as one range of the memory maps
+and then puts the sentences into order. "take window" takes the sentences of each batch from the maps, by `numpy.take`.
 """
 
 import contextlib
@@ -43,23 +43,23 @@ K = 64
 VOCAB_SIZE = 12_000
 NAMES = ("tokens", "ids", "logp", "gold_logp", "tail", "logz")
 SENTENCE = 20
-"""Positions of every sentence."""
+"""Number of positions of every sentence."""
 BATCH = 512
-"""Sentences of a batched gather."""
+"""Number of sentences that a batched read gathers."""
 BLOCK_POSITIONS = 4096
-"""Positions per block: of a sequential read, and of a shuffled window as in `pipeline.training.batching`."""
+"""Number of positions per block, in a sequential read and in a shuffled window."""
 WINDOW_BLOCKS = 16
-"""Blocks that are shuffled together."""
+"""Number of blocks that are shuffled together."""
 NUM_RANDOM = 4000
-"""Random sentences read one by one."""
+"""Number of random sentences that are read one by one."""
 NUM_FEW = 20
-"""How many of them the other libraries read."""
+"""How many of these sentences zarr and tensorstore read."""
 
 
 def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
-    options.add_argument("--dump", type=Path, help="measure the compact profile on this dump, of profile exact")
+    options.add_argument("--dump", type=Path, help="measure the compact profile on this exact dump")
     options.add_argument("--positions", type=int, default=1_000_000, help="number of positions in the store")
     given = options.parse_args()
     keep_freed_memory()
@@ -127,7 +127,7 @@ def write_store(path: Path, schema: DumpSchema, offsets: NDArray[np.int64], rows
 def writing(
     folder: Path, schema: DumpSchema, offsets: NDArray[np.int64], rows: Positions, rounds: int
 ) -> dict[str, float]:
-    """Compare encoding and writing shards with ``tofile``. Neither waits for the disk."""
+    """Compare encoding and writing shards with ``ndarray.tofile``. Neither of the two waits for the disk."""
     num_shards = min(4, schema.layout.num_shards)
     parts = [rows.slice(span.start, span.stop) for span in map(schema.layout.rows_of, range(num_shards))]
 
@@ -163,14 +163,14 @@ def without_fsync() -> Iterator[None]:
 
 
 def memmaps(folder: Path, schema: DumpSchema) -> list[np.memmap[Any, Any]]:
-    """Return the raw files, mapped."""
+    """Return a memory map of each raw file."""
     return [
         np.memmap(folder / f"{spec.name}.raw", spec.dtype, "r", shape=spec.shape) for spec in schema.position_arrays
     ]
 
 
 def first_pass(folder: Path, schema: DumpSchema, rounds: int) -> dict[str, float]:
-    """Compare a first sequential pass, which checks every checksum, with that of a memmap."""
+    """Compare the first reading of a dump in order, which checks every checksum, with reading memory maps in order."""
 
     def ours() -> None:
         read_all(DumpReader(folder / "dump"))
@@ -186,7 +186,7 @@ def first_pass(folder: Path, schema: DumpSchema, rounds: int) -> dict[str, float
 
 
 def reading(folder: Path, schema: DumpSchema, offsets: NDArray[np.int64], rounds: int) -> dict[str, float]:
-    """Compare the ways of reading after every chunk was verified."""
+    """Compare the ways of reading a dump whose chunks are all verified already."""
     reader, maps = DumpReader(folder / "dump"), memmaps(folder, schema)
     read_all(reader)
     generator = np.random.default_rng(2)
@@ -296,7 +296,7 @@ def zarr_sentences(path: Path, sentences: list[int]) -> Callable[[], None]:
 
 
 def tensorstore_sentences(path: Path, sentences: list[int]) -> dict[str, Callable[[], object]]:
-    """Return a function that reads sentences through tensorstore, by name; empty if tensorstore is not installed."""
+    """Return a function that reads sentences through tensorstore, under its name; {} if it is not installed."""
     if not find_spec("tensorstore"):
         return {}
     import tensorstore
@@ -316,10 +316,10 @@ def tensorstore_sentences(path: Path, sentences: list[int]) -> dict[str, Callabl
 
 
 def compact(reader: DumpReader | None) -> dict[str, float]:
-    """Return the cost of the compact profile: bytes per position, and the KL from exact to decoded rows in nats.
+    """Return what the compact profile costs: bytes per position, and KL(exact || decoded) in nats per position.
 
-    Without a dump the rows are synthetic: a vocabulary with Zipf's frequencies and normal noise on its logits. The ids
-    of a teacher repeat more from row to row, and compress better.
+    Without a dump the rows are synthetic: their logits are Zipf's log-frequencies plus normal noise. In rows of a
+    teacher the ids repeat more from position to position, so they compress better.
     """
     if reader is None:
         schema, rows = make_schema(16_384), zipf_rows(16_384)
@@ -338,7 +338,7 @@ def compact(reader: DumpReader | None) -> dict[str, float]:
             encode_rows(part, schema.temperatures, where="benchmark")["gaps"], part.tail, schema.temperatures
         )
         exact = part.logp.astype(np.float64)
-        # In float16 the sum of a row and its tail differs from 1 by up to 1e-3. That difference is no divergence.
+        # In float16, the probabilities of a row and its tail sum to 1 within 1e-3 only. This error is no divergence.
         exact -= np.log(np.exp(exact).sum(axis=1, keepdims=True) / -np.expm1(part.tail[:, :1].astype(np.float64)))
         nats += float((np.exp(exact) * (exact - decoded)).sum())
     return {
@@ -372,7 +372,7 @@ def zipf_rows(num_positions: int) -> Positions:
 
 
 def memory(folder: Path, *, small: int, large: int) -> dict[str, float]:
-    """Return the anonymous memory of reader and writer for a small store, and its growth to a large one, in MB.
+    """Return the anonymous memory of reader and writer with a small dump, and how much a large dump adds, in MB.
 
     Anonymous memory belongs to the process. Mapped pages do not count, because they belong to the page cache.
     """

@@ -1,8 +1,8 @@
-"""Measure the memory of one process that writes or reads a whole store; `benchmarks.storage` runs this.
+"""Measure the memory of one process that writes or reads a whole dump. `benchmarks.storage` starts this module.
 
     python -m benchmarks.storage_memory {writer|reader} FOLDER POSITIONS
 
-``writer`` writes a store and ``reader`` reads it. Each prints the peak of its anonymous memory in MB. All rows are zero
+``writer`` writes a dump and ``reader`` reads it. Each prints the peak of its anonymous memory in MB. All rows are zero
 and the files are sparse, so only checksums and indexes take room on the disk, even for 50 million positions. Still,
 every shard is encoded, hashed, entered into the manifest and verified, and every checksum is right.
 """
@@ -24,14 +24,14 @@ _BLOCK, _HOLE = 4096, bytes(4096)
 
 
 def main() -> None:
-    """Write or read a store, and print the peak of anonymous memory."""
+    """Write or read a dump, and print the peak of anonymous memory."""
     role, path, num_positions = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     schema = make_schema(num_positions - num_positions % SENTENCE)
     print(read(path) if role == "reader" else write(path, schema))
 
 
 def read(path: Path) -> float:
-    """Read all of a store in order, then random sentences of it."""
+    """Read all of a dump in order, then random sentences. Return the peak of anonymous memory in MB."""
     reader, peak = DumpReader(path), 0.0
     for number, start in enumerate(range(0, reader.schema.num_positions, BLOCK_POSITIONS)):
         reader.read_range(start, min(start + BLOCK_POSITIONS, reader.schema.num_positions))
@@ -45,7 +45,7 @@ def read(path: Path) -> float:
 
 
 def write(path: Path, schema: DumpSchema) -> float:
-    """Write a store of zeros as sparse files."""
+    """Write a dump of zeros as sparse files. Return the peak of anonymous memory in MB."""
     offsets = _mapped_offsets(path.with_name(f"{path.name}-offsets"), schema)
     peak = 0.0
     with DumpWriter.open(SparseFolder(path), schema, offsets, main=True) as writer:

@@ -1,22 +1,22 @@
-"""Compare a distilling step of a student with a plain step, and with transformers' GPT-2 in a plain loop.
+"""Compare training steps: a student's with distillation, a student's without, and one of transformers' GPT-2.
 
     python -m benchmarks.student [--quick] [--json FILE] [--data DATASET --dump DUMP]
 
 Without --data and --dump, the sample corpus is used, with a dump of it by an untrained teacher: k = 64, temperatures 1
-and 2. The vocabulary of the models is 12,000, whatever the vocabulary of the dataset. A step is what training takes:
-forward, backward, clipping and AdamW. One process and one thread take batches of 4,096 positions, and all runs of a
-round take the same batches.
+and 2. The vocabulary of the models is 12,000, whatever the vocabulary of the dataset. A step is forward, backward,
+clipping and AdamW. A distilling step has soft targets, a plain step has none. One process and one thread take batches
+of 4,096 positions, and all models take the same batches.
 
-distill_step_vs_plain, …_t2   Seconds of a distilling step / seconds of a plain step, T = 1 and T = 2, default model.
-NAME_d384                     The same figures for 6 blocks of size 384.
+distill_step_vs_plain         Seconds of a distilling step / seconds of a plain step, at T = 1, for the default model.
+distill_step_vs_plain_t2      The same ratio at T = 2.
+NAME_d384                     The figure NAME for a model of 6 blocks of size 384.
 tokens_vs_transformers        The rate of a plain step / the rate of ``GPT2LMHeadModel`` of the same sizes. transformers
                               gets the same optimiser and the same sentences, padded to the longest, and ignores the
                               labels of padding.
 data_wait_share               The share of time that a whole ``train-student --dump`` waits for batches.
-scaling_2                     Positions/s of this training with two processes of one thread / with one process.
-step_mb_vVOCAB_kK             The increase of a process's peak resident memory by four distilling steps of 4,096
-                              positions, when the process already holds the model, the targets and the optimiser's
-                              state.
+scaling_2                     Positions/s of this training with two processes / with one; each has one thread.
+step_mb_vVOCAB_kK             By how many MB four distilling steps of 4,080 positions raise the peak resident memory of
+                              a process that already holds the model, the targets and the optimiser's state.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
     """Measure and print the figures."""
     options = parser(__doc__)
     options.add_argument("--data", type=Path, help="a dataset")
-    options.add_argument("--dump", type=Path, help="a dump of its training split at temperatures 1 and 2")
+    options.add_argument("--dump", type=Path, help="a dump of the dataset's train split at temperatures 1 and 2")
     options.add_argument("--memory", type=int, nargs=2, help=argparse.SUPPRESS)
     given = options.parse_args()
     torch.set_num_threads(1)
@@ -98,7 +98,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
 
 
 def steps(dataset: Dataset, reader: DumpReader, sizes: dict[str, Any], *, rounds: int) -> dict[str, float]:
-    """Return the ratios of distilling, plain and transformers' steps for one size of the model."""
+    """Return the ratios between distilling, plain and transformers' steps for one size of the model."""
     config = StudentConfig(vocab_size=VOCAB_SIZE, **sizes)
     plain = _batches(dataset, None, 1.0)
     runs = {
@@ -179,7 +179,7 @@ def _step(model: nn.Module, training: StudentTrainConfig, loss: Callable[[], tor
 
 
 def processes(dataset: Dataset, dump: Path, folder: Path, *, quick: bool) -> dict[str, float]:
-    """Return how long a whole training waits for data, and the speed-up by a second process."""
+    """Return the share of time that a whole training waits for batches, and the speed-up by a second process."""
     rates: dict[int, list[float]] = {1: [], 2: []}
     waits: dict[int, list[float]] = {1: [], 2: []}
     max_steps, log_every = (12, 2) if quick else (32, 4)
@@ -195,13 +195,13 @@ def processes(dataset: Dataset, dump: Path, folder: Path, *, quick: bool) -> dic
         "data_wait_share_2": statistics.mean(waits[2]),
         "train_command_positions_per_s_1": statistics.median(rates[1]),
         "train_command_positions_per_s_2": statistics.median(rates[2]),
-        # Both take the same batches, so rows of the same step are compared.
+        # Both trainings take the same batches, so the rates of the same step are compared.
         "scaling_2": statistics.median(two / one for one, two in zip(rates[1], rates[2], strict=True)),
     }
 
 
 def step_memory(vocab_size: int, k: int) -> float:
-    """Return by how many MB four distilling steps raise the most resident memory of this process."""
+    """Return by how many MB four distilling steps raise the peak resident memory of this process."""
     num_sentences, length = 204, 20
     generator = torch.Generator().manual_seed(1)
     student = Student(StudentConfig(vocab_size=vocab_size), bos_id=0, seed=1).train()
@@ -225,7 +225,7 @@ def step_memory(vocab_size: int, k: int) -> float:
     for parameter in student.parameters():  # this gives the optimiser its state
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    Path("/proc/self/clear_refs").write_text("5")  # resets the most resident memory
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak resident memory
     before = _peak_bytes()
     run = _step(student, training, lambda: objective(batch)[0] / num_positions)
     for _ in range(4):

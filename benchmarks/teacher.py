@@ -1,19 +1,20 @@
-"""Compare the teacher's speed with the floor of its arithmetic; measure memory, a second process and beam search.
+"""Compare the teacher's speed with that of matrix products alone. Also measure memory, two processes and beam search.
 
     python -m benchmarks.teacher [--quick] [--json FILE] [--data DATASET] [--teacher RUN]
 
 Without --data, the sample corpus is used. The models have size 256 and 650 and a vocabulary of 12,000, whatever the
 vocabulary of the dataset. One process and one thread compute batches of 32, 128 and 512 sentences of similar length
-(``--quick``: 128).
+(``--quick``: only 128). TASK is train or infer.
 
-TASK_floor_dSIZE   The operations that ``training_flops`` or ``inference_flops`` counts, per second, as a share of the
-                   rate of a 2,048 x 2,048 float32 matrix product with the same threads, at 128 sentences per batch.
-                   Each round measures the task and the product.
-TASK_positions_per_s_dSIZE_BATCH   The rate; ``TASK_floor_dSIZE_BATCH`` is the share at other batch sizes. Both come
-                   from the same rounds.
+TASK_floor_dSIZE   Operations per second of the task at 128 sentences per batch / operations per second of a float32
+                   product of 2,048 x 2,048 matrices with the same threads. ``training_flops`` and ``inference_flops``
+                   count the operations of a task. Each round measures the task and the product.
+TASK_positions_per_s_dSIZE_BATCH   Positions per second with BATCH sentences per batch.
+                   ``TASK_floor_dSIZE_BATCH`` is ``TASK_floor_dSIZE`` for 32 and 512 sentences per batch.
 train_peak_rss_gb  The peak resident memory of a whole ``train-teacher`` of size 256 with 128 sentences per batch.
-scaling_2          Positions/s of this training with two processes of one thread / with one process.
-beam_tokens_per_s  Beam search (beam 10, word beam 5) over sentences of dev, with RUN or with the model just trained.
+scaling_2          Positions/s of this training with two processes / with one; each process has one thread.
+beam_tokens_per_s  Tokens per second of beam search (beam 10, word beam 5) over sentences of dev. The model is RUN or,
+                   without --teacher, the model that this benchmark has trained.
 """
 
 import argparse
@@ -46,7 +47,7 @@ def main() -> None:
     """Measure and print the figures."""
     options = parser(__doc__)
     options.add_argument("--data", type=Path, help="a dataset")
-    options.add_argument("--teacher", type=Path, help="the run of a teacher of this dataset, for beam search")
+    options.add_argument("--teacher", type=Path, help="a teacher of this dataset, for beam search")
     given = options.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +58,7 @@ def main() -> None:
 def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
     """Return all figures."""
     dataset = load_dataset(given.data) if given.data else sample_dataset(folder, num_sentences=1200)
-    # The processes come first, because the peak memory of a child starts at the memory of its parent.
+    # Other processes come first, because the peak memory of a child process starts at the memory of its parent.
     figures = {"threads": torch.get_num_threads()} | processes(dataset, folder, given)
     for dim in (256, 650):
         for num_sentences in (128,) if given.quick else (128, 32, 512):
@@ -136,7 +137,7 @@ def _inference(model: Rnng, schedule: Schedule) -> Callable[[], None]:
 
 
 def processes(dataset: Dataset, folder: Path, given: argparse.Namespace) -> dict[str, float]:
-    """Return the peak memory of one training process, and the speed-up by a second process."""
+    """Return the peak memory of a training in one process, and the speed-up by a second process."""
     rates: dict[int, list[float]] = {1: [], 2: []}
     memory = []
     steps, log_every = (8, 1) if given.quick else (12, 4)
@@ -153,7 +154,7 @@ def processes(dataset: Dataset, folder: Path, given: argparse.Namespace) -> dict
         "train_peak_rss_gb": max(memory[:1]),
         "train_command_positions_per_s_1": one,
         "train_command_positions_per_s_2": two,
-        # Both take the same batches, so rows of the same step are compared.
+        # Both trainings take the same batches, so the rates of the same step are compared.
         "scaling_2": statistics.median(both / alone for alone, both in zip(rates[1], rates[2], strict=True)),
     }
 
@@ -167,19 +168,20 @@ def beam(model: Rnng, dataset: Dataset, *, num_sentences: int, rounds: int) -> d
 
 
 def training_flops(model: Rnng, schedule: Schedule) -> float:
-    """Return the floating-point operations of one forward and backward pass, after sharing.
+    """Return the floating-point operations of one forward and backward pass, when shared results are computed once.
 
-    Only matrix products count, two operations per multiplication and addition. Point-wise work does not count, so no
-    program reaches this floor. Shared results count once: the recurrent product of a state for all pushes onto the
-    state, and the first step of a composition for all constituents of a label. Training counts three times the forward
-    pass, because the gradients of the inputs and of the weights are one product each.
+    Two results are shared: all pushes onto a stack state share the recurrent product of this state, and all
+    constituents with the same label share the first step of their composition. Only matrix products count, with two
+    operations per multiplication and addition. Point-wise work does not count, so no program is as fast as the count
+    suggests. The backward pass counts twice as much as the forward pass: the gradients of inputs and of weights are
+    a product each.
 
     The count is for the top-down strategy with the BiLSTM.
     """
     dim, hidden = model.config.embed_dim, model.config.hidden_dim
     num_children = sum(level.children.shape[1] for level in schedule.compositions)
     num_values = len(schedule.tokens) + _num_constituents(schedule)
-    # Every child is read once forward and once backward. There is one product per node and direction.
+    # The BiLSTM reads every child once forward and once backward, with one product per node and direction.
     composition = _product(num_values, dim, 8 * dim) + 2 * _product(num_children, dim, 4 * dim)
     labels = _product(model.num_labels, dim, 8 * dim)
     first = _product(len(schedule.inputs), dim, 4 * hidden)
@@ -187,7 +189,7 @@ def training_flops(model: Rnng, schedule: Schedule) -> float:
 
 
 def inference_flops(model: Rnng, schedule: Schedule) -> float:
-    """Return the operations of the states and logits of all positions.
+    """Return the floating-point operations that compute the states and logits of all positions.
 
     The input products of tokens and nonterminals are cached once per vocabulary, so they do not count.
     """
@@ -201,7 +203,7 @@ def inference_flops(model: Rnng, schedule: Schedule) -> float:
 
 
 def _shared(model: Rnng, schedule: Schedule) -> float:
-    """Return the operations of actions, vocabulary and stack, without the inputs of the stack's first layer."""
+    """Return the operations of action logits, token logits and stack, without the input product of its first layer."""
     dim, hidden, layers = model.config.embed_dim, model.config.hidden_dim, model.config.num_layers
     num_rows, num_positions = len(schedule.inputs), len(schedule.gold)
     num_parents = sum(len(level.parents) for level in schedule.stack)

@@ -1,13 +1,17 @@
-"""Measure what teachers of the built-in corpus know about number, gender and negation, in seconds and without a search.
+"""Measure what teachers of the built-in corpus know about number, gender and negation, in a few seconds.
 
     python -m benchmarks.teacher_knowledge RUN [RUN ...] --corpus FOLDER --tokenizer FILE [--quick] [--json FILE]
 
-FOLDER is the corpus of sample-corpus that the teachers were trained on, and FILE its tokenizer.
+FOLDER is the corpus of sample-corpus that the teachers were trained on, and FILE (of --tokenizer) is their tokenizer.
 
-pairs_NAME, margin_NAME    Of made-up pairs of a good and a bad sentence with the same tree: the share whose good
-                           sentence has the larger joint probability, and the mean log-ratio in nats.
-readable_NAME              The share of noun phrases with a prepositional phrase whose feature a linear classifier reads
-                           off the vector of the constituent; chance_NAME is the share of the more frequent class.
+For each phenomenon, such as ``agreement``, the benchmark makes pairs of a good and a bad sentence with the same tree.
+For each feature (number, gender or negation), it makes noun phrases that contain a prepositional phrase. A linear
+classifier predicts the feature of a noun phrase from the vector of its constituent.
+
+pairs_PHENOMENON   The share of pairs whose good sentence has the larger p(words, tree).
+margin_PHENOMENON  The mean of log p(good sentence, tree) - log p(bad sentence, tree), in nats.
+readable_FEATURE   The share of noun phrases for which the classifier is right.
+chance_FEATURE     The share of the more frequent of the feature's two classes.
 """
 
 import argparse
@@ -67,21 +71,22 @@ PAIRS: Mapping[str, tuple[list[str], Mapping[str, str]]] = {
         {"no": "the"},
     ),
 }
-"""Templates of good sentences, and the words that make them bad. ``*`` marks the symbol whose words are replaced."""
+"""By phenomenon: templates of good sentences, and the replacement of each word that makes a sentence bad. Only words of
+the symbol that ``*`` marks are replaced."""
 FEATURES = {"number": (["b[he]", "b[she]"], ["b[they]"]), "gender": (["b[he]"], ["b[she]"]),
             "negation": (["b[he]", "b[they]"], ["nb[he]", "nb[they]"])}  # fmt: skip
-"""For each feature the noun phrases of its two classes."""
+"""By feature: the grammar's symbols for noun phrases of the first class, and those of the second class."""
 
 
 class Trees:
-    """Sentences of the grammar with their trees, from templates of labels and symbols."""
+    """Draws trees from the grammar. A template of labels and symbols says which trees."""
 
     def __init__(self, seed: int) -> None:
         self._grammar = english_grammar()
         self.generator = np.random.default_rng(seed)
 
     def expand(self, template: str, swap: Mapping[str, str] | None = None) -> tuple[str, str]:
-        """Return a tree, and the same tree with the words of symbols marked ``*`` replaced."""
+        """Return a random tree, and the same tree after ``swap`` has replaced the words of symbols marked ``*``."""
         good, bad = [], []
         for part in re.findall(r"\([A-Z]+|\)|[^\s()]+", template):
             if part == ")" or part.startswith("("):
@@ -133,7 +138,7 @@ def pairs(trees: Trees, per_kind: int) -> tuple[list[str], list[str], list[str]]
 
 
 def noun_phrases(trees: Trees, per_feature: int) -> tuple[list[str], list[int], list[str]]:
-    """Return the feature, the class and the tree of each noun phrase. Nouns of both genders are left out for gender."""
+    """Return the feature, the class and the tree of each noun phrase. For gender, leave out nouns of both genders."""
     both = set(AGREEMENT_NOUNS["he"][1].replace("/", " ").split())
     names, classes, found = [], [], []
     for name, options in FEATURES.items():
@@ -150,7 +155,7 @@ def noun_phrases(trees: Trees, per_feature: int) -> tuple[list[str], list[int], 
 
 
 def dataset_of(trees: Mapping[str, Sequence[str]], corpus: Path, tokenizer: Path, folder: Path) -> Dataset:
-    """Build a dataset with the labels of the corpus: ``trees`` by split."""
+    """Build a dataset whose train split is the corpus, so that it has its labels. ``trees`` has the other splits."""
     splits: list[object] = ["--train", corpus / "train"]
     for split, of_split in trees.items():
         capital = [re.sub(r" ([^\s()]+)\)", lambda m: f" {m[1][0].upper()}{m[1][1:]})", t, count=1) for t in of_split]
@@ -176,7 +181,7 @@ def joint_log_probs(model: Rnng, dataset: Dataset, split: str) -> np.ndarray:
 
 @torch.no_grad()
 def constituents(model: Rnng, dataset: Dataset) -> Tensor:
-    """Return ``[M, D]``: the vector of the highest constituent under TOP of each sentence, which is composed last."""
+    """Return ``[M, D]``: for each sentence the vector of the constituent directly under TOP, which is composed last."""
     split, found = dataset.split("dev"), []
     for m in range(split.num_sentences):
         schedule = model.prepare(split.tokens.take(np.array([m])), split.actions.take(np.array([m])))
@@ -186,7 +191,7 @@ def constituents(model: Rnng, dataset: Dataset) -> Tensor:
 
 
 def readable(vectors: Tensor, classes: Tensor) -> float:
-    """Return the accuracy of a logistic regression on the last third, trained on the first two thirds."""
+    """Train a logistic regression on the first two thirds of the vectors. Return its accuracy on the last third."""
     num_train = 2 * len(vectors) // 3
     inputs = (vectors - vectors[:num_train].mean(0)) / (vectors[:num_train].std(0) + 1e-6)
     inputs = F.pad(inputs, (0, 1), value=1.0)

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# A whole study, from raw text and treebanks to a table: does a student learn more from a teacher that knows trees?
+# Run a whole study, from raw text and treebanks to a table: does a teacher that knows trees make a student better?
 #
 #   TEXTS=raw TREES=trees PAIRS=blimp SUITES=syntaxgym OUT=study SHARE=0.02 examples/study.sh
 #
-# The script first prepares the data and times each long step on a small sample. It prints this plan of hours, and then does
-# the steps. If it is interrupted, run the same command again: finished steps are skipped, and the step that was stopped
-# continues. Each step writes what it prints to OUT/logs. docs/study.md explains every step and what it prints.
+# The script first prepares the data and times each long step on a small sample. It prints a plan, the hours of each step,
+# and then does the steps. If it is interrupted, run the same command again: finished steps are skipped, and the step that
+# was stopped continues. What a step prints goes to OUT/logs. docs/study.md explains every step and what it prints.
+#
+# The variables, with defaults in brackets:
 #
 #   TEXTS    a folder of raw text, one file SOURCE.txt or SOURCE.txt.gz per source; one paragraph per line, a blank line
 #            between documents
@@ -13,13 +15,13 @@
 #   PAIRS    a folder of minimal pairs in BLiMP's format
 #   SUITES   a folder of SyntaxGym suites
 #   OUT      the folder to write
-#   SHARE    the share of the text and of the trees to use [1]. Up to 0.2, the models are small too
-#   PLAN=1   stop after the plan
-#   JOBS     number of processes at a time [2]
+#   SHARE    the share of the text and of the trees to use [1]. If it is at most 0.2, small models are trained
+#   PLAN=1   stop after printing the plan
+#   JOBS     number of processes that run at a time [2]
 #   PYTHON   the interpreter [python]
 #
-# It needs bash 4.4. JOBS and PYTHON may change when the script is run again; with other options, give another OUT.
-# The sizes are in the variables below. Set any of them to replace it.
+# The script needs bash 4.4 or later. JOBS and PYTHON may change when the script is run again. To change anything else,
+# give another OUT. The sizes of models and trainings are in the variables below. To change a size, set its variable.
 set -euo pipefail
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
   echo "study: this is bash $BASH_VERSION, expected 4.4 or later; install a newer bash and start: bash examples/study.sh" >&2
@@ -46,8 +48,8 @@ else
   : "${STUDENT:=--embed-dim 192 --num-blocks 4 --num-heads 4}"
   : "${GOLD_EPOCHS:=8}" "${SILVER_EPOCHS:=2}" "${STUDENT_EPOCHS:=6}" "${MIXTURE_SENTENCES:=1000}"
 fi
-MAX_TOKENS=${MAX_TOKENS:-256} # longer sentences are left out of all datasets
-DEV_WORDS=${DEV_WORDS:-5000}  # of each source of raw text, from documents that no model trains on
+MAX_TOKENS=${MAX_TOKENS:-256} # sentences with more tokens are left out of all datasets
+DEV_WORDS=${DEV_WORDS:-5000}  # words of dev from each source of raw text; no model trains on these documents
 read -ra parser <<<"$PARSER"
 read -ra teacher <<<"$TEACHER --threads 1 --device cpu"
 read -ra student <<<"$STUDENT --num-epochs $STUDENT_EPOCHS"
@@ -61,9 +63,9 @@ fail() {
   exit 1
 }
 
-# Run a command once: `once NAME COMMAND...`. Its output goes to OUT/logs/NAME.log. OUT/done/NAME holds the command when it
-# has ended well. A function must get all options that change its result as arguments, so that other options are noticed.
-# `set -e` has no effect in it.
+# Run a command once: `once NAME COMMAND...`. Its output goes to OUT/logs/NAME.log. When it has succeeded, OUT/done/NAME
+# records the command. COMMAND may be a function below. Such a function must get all options that change its result as
+# arguments, because `once` compares only arguments. `set -e` has no effect inside the function.
 once() {
   local name=$1 start=$SECONDS
   shift
@@ -81,8 +83,9 @@ cli() { "$python" cli.py "$@"; }
 
 # ---- 1. Cut and clean: a share of every document of the text.
 
-# `cut_text FILE train|dev SHARE DEV_WORDS OUT`. Documents 2, 22, 42 ... of a file are for dev: their first lines, up to
-# DEV_WORDS words. The others are for train: their first lines, so that the lines so far have SHARE of the words so far.
+# Write the lines of a file for train or for dev: `cut_text FILE train|dev SHARE DEV_WORDS OUT`. Documents 2, 22, 42 ...
+# are for dev: their first lines, until DEV_WORDS words are taken in all. All other documents are for train: the first
+# lines of each, until SHARE of the words of this document and those before it is taken.
 cut_text() {
   gzip -cdf "$1" | awk -v part="$2" -v share="$3" -v dev_words="$4" '
     function flush(   i) {
@@ -146,7 +149,7 @@ texts=("${sources[@]/#/$OUT/text/train-}")
 once tokenizer cli train-tokenizer "${gold_train[@]/%/.txt}" "${texts[@]/%/.txt}" --out "$OUT/tokenizer.json" \
   --vocab-size "$VOCABULARY"
 
-# Set `stems` to --train and --dev options: `choose NAME...`, where gold and silver are the names.
+# Set `stems` to the options of build-dataset for gold trees (`choose gold`), or for gold and silver trees (`choose gold silver`).
 choose() {
   local kind stem
   stems=(--tokenizer "$OUT/tokenizer.json" --max-tokens "$MAX_TOKENS")
@@ -161,13 +164,13 @@ once data-gold cli build-dataset "${stems[@]}" --out "$OUT/data/gold"
 
 # ---- 3. The plan: rates of one process, measured once on small samples, and the hours that follow from them.
 
-# Print .NAME.NAME of a file of JSON: `figure FILE NAME.NAME...`, one line for all values.
+# Print values of a JSON file in one line: `figure FILE NAME.NAME...`. a.b is the value "b" of the object "a".
 figure() {
   "$python" -c 'import functools, json, sys
 value = json.load(open(sys.argv[1]))
 print(*(functools.reduce(lambda found, name: found[name], path.split("."), value) for path in sys.argv[2:]))' "$@"
 }
-# Train a parser for one epoch on about 300 trees. Print the trees per second, as the last line of its progress shows them.
+# Train a parser for one epoch on about 300 trees. Print its trees per second, taken from the last line of its progress.
 sample_parser() {
   rm -f "$OUT"/plan/parser.pt* || return 1
   cat "${gold_train[@]/%/.mrg}" | awk -v every=$((trees / 300 + 1)) 'NR % every == 0' >"$OUT/plan/few.mrg" || return 1
@@ -182,7 +185,7 @@ once plan-parser sample_parser "${parser[@]}"
 once plan-parse planned parse "${texts[@]/%/.txt}" --model "$OUT/plan/parser.pt" --out "$OUT/plan/trees"
 once plan-teacher planned train-teacher "${gold[@]}" "${teacher[@]}"
 once plan-student planned train-student "${gold[@]}" "${student[@]}" --threads 1 --device cpu
-# A dump needs a teacher.
+# The plan of a dump needs a teacher, so a teacher is trained for one step.
 once plan-step cli train-teacher --data "$OUT/data/gold" --out "$OUT/plan/step" "${teacher[@]}" --max-steps 1
 once plan-dump planned dump-teacher --data "$OUT/data/gold" --teacher "$OUT/plan/step" --device cpu
 
@@ -216,11 +219,11 @@ awk -v jobs="$JOBS" -v sentences="$sentences" -v words="$words" -v gold="$positi
     line("dumps given the trees", all * (2 + seeds + (folds > 0)), "positions", dump, jobs)
     line(students * seeds " students", all * student_epochs * students * seeds, "positions", student, jobs)
     printf "%-28s %53.2f hours\n", "all, without the measures", total
-    if (beam != "") print "A dump by beam search is not in the plan. After the teachers, ask dump-teacher --condition beam --plan."
+    if (beam != "") print "A dump by beam search is not in the plan. When the teachers are trained, run dump-teacher --condition beam --plan."
   }' || fail "there is no plan; see $log/plan-*.log"
 [[ -z ${PLAN:-} ]] || exit 0
 
-# ---- 4. Silver trees: a parser of the gold trees parses the text.
+# ---- 4. Silver trees: a parser that is trained on the gold trees parses the text.
 
 parse_text() { cli parse "$@" --workers "$JOBS"; } # JOBS may change, so `once` must not see it
 once parser cli train-parser "${gold_train[@]/%/.mrg}" --dev "${gold_dev[0]}.mrg" \
@@ -239,7 +242,8 @@ folds=()
 once data-silver cli build-dataset "${stems[@]}" "${folds[@]}" --out "$OUT/data/silver"
 once data-right cli build-dataset "${stems[@]}" --trees right --out "$OUT/data/right"
 
-# ---- 6. Teachers, and a student without a dump. Their mixture decides which teacher is dumped.
+# ---- 6. Teachers, and a student without a dump. Of the gold and the silver teacher, one is dumped: the teacher whose mixture
+# with this student gains more.
 
 parallel() { "$python" -m torch.distributed.run --standalone --nproc-per-node "$JOBS" cli.py "$@"; }
 train_teacher() { # NAME DATA EPOCHS OPTIONS...
@@ -254,7 +258,7 @@ once inspect-silver cli inspect "$OUT/data/silver" --json
 words=$(figure "$log/inspect-silver.log" splits.train.num_words)
 curve=$(awk "BEGIN { all = $words * $STUDENT_EPOCHS; for (i = 16; i >= 2; i /= 2) printf \"%s%d\", i < 16 ? \",\" : \"\", all / i }")
 student+=(--word-checkpoints "$curve")
-# benchmarks.distillation trains the same run, and finds it finished.
+# benchmarks.distillation also asks for this run, and will find it finished.
 once baseline cli train-student --data "$OUT/data/silver" --out "$OUT/students/baseline-seed${seeds[0]}" --seed "${seeds[0]}" \
   --threads 1 --device cpu "${student[@]}"
 best="" best_gain=""

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Sweep over students of one dump. For every seed, train a baseline and a student for every alpha and temperature, one run
-# after another.
+# Train many students on one dump: for every seed a baseline, and a student for every alpha and temperature, one run after
+# another. Then write a report.
 #
 #   DATA=dataset DUMP=dump OUT=runs/sweep examples/sweep.sh --embed-dim 192 --num-blocks 4 --num-epochs 6
 #
 # The arguments go to every train-student. If the sweep is interrupted, run the same command again. Finished runs end at
-# once, and the run that was stopped continues from its checkpoint. A run that fails ends the sweep with its message and
-# status. Ctrl-C stops the current run. SIGTERM to this script alone ends the sweep after the current run.
+# once, and the run that was stopped continues from its checkpoint. If a run fails, the sweep ends with the run's message
+# and exit status. Ctrl-C stops the run and the sweep. SIGTERM to this script alone ends the sweep after the current run.
 #
-#   ALPHAS TEMPERATURES SEEDS   values, separated by spaces; the dump must have been made for the temperatures
+#   ALPHAS TEMPERATURES SEEDS   values, separated by spaces; the dump must have been made for all of the temperatures
 #   PYTHON                      the interpreter [python]
-#   LIST=1                      train nothing; print the runs, one per line, in the order of their numbers from 0
+#   LIST=1                      train nothing; print the names of the runs, one per line; the first is run 0
 #   ONLY=3                      train only run 3, without a report
 set -euo pipefail
 

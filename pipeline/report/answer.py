@@ -1,9 +1,9 @@
 """Answer whether distillation helped, from the comparisons of seed groups.
 
-A seed group is the runs that differ only in their seed. Each seed group is compared with the baseline: the first seed
-group of students without a dump. Only a group with the targets of an RNNG can show that distillation helps. A group
-with the exact targets of the grammar that wrote the corpus is the ceiling: no teacher can be better. All other groups
-are controls: shuffled targets, the dump of a student (born-again), or another group without a dump.
+A seed group has the runs that differ only in their seed. Each seed group is compared with the baseline: the first seed
+group of students without a dump. Only a group that learned from an RNNG can show that distillation helps. A group that
+learned from the exact distributions of the grammar that wrote the corpus is the ceiling: no teacher can be better. All
+other groups are controls. They learned from shuffled targets, from the dump of a student (born-again), or without dump.
 
 If the group and the baseline both have two seeds or more, the 95 % interval of their difference is over seeds. If one
 of the two has a single seed, the interval is over the evaluated sentences, paradigms or suites, and the page says that
@@ -60,7 +60,7 @@ class Effect:
 
     @property
     def decimals(self) -> int:
-        """Decimals to write the change and its interval with."""
+        """Number of decimals with which the change and its interval are written."""
         return 2 if self.interval is not None and self.interval.high - self.interval.low < 0.5 else 1
 
     def signed(self, value: float) -> str:
@@ -82,7 +82,7 @@ class Measure:
 
     @property
     def unit(self) -> str:
-        """``%`` or ``points``."""
+        """Unit of the changes: ``%`` or ``points``."""
         return "points" if self.benchmark.is_outcome else "%"
 
     @property
@@ -250,7 +250,7 @@ def _ratio_minus_one(nats: float) -> float:
 
 
 def _sentence(subject: str, measures: Sequence[Measure], group: str, *, role: Role = "", is_first: bool = True) -> str:
-    """Return the answer for one group. Only the first sentence says that one seed cannot answer."""
+    """Return the answer for one group. If a single seed cannot answer, only the first group's sentence says so."""
     cases = [(measure, effect) for measure in measures for effect in measure.effects if effect.group == group]
     effects = [effect for _, effect in cases]
     phrases = [_phrase(measure, effect) for measure, effect in cases]
@@ -259,7 +259,8 @@ def _sentence(subject: str, measures: Sequence[Measure], group: str, *, role: Ro
         sentence = f"{here} {subject} {_joined(phrases)}."
         if is_first:
             sentence = (
-                f"One seed cannot answer. {sentence} Another seed may reverse this. Train two seeds or more of each."
+                f"One seed cannot answer. {sentence} Another seed may reverse this. Train two seeds or more of each "
+                "group."
             )
         return sentence
     num_seeds, num_baseline_seeds = effects[0].num_seeds, effects[0].num_baseline_seeds

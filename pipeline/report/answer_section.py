@@ -16,14 +16,14 @@ from pipeline.report.run_tables import trained_on
 from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, duration, percent, perplexity
 
 _FAR: Final = 4
-"""The plot shows differences from the baseline. The floor's difference is drawn if it is at most this many times as
-large as the largest end of an interval. A larger one is written as a number at the edge, so that the intervals stay
-visible."""
+"""A panel shows the differences of groups from the baseline. The difference of the floor from the baseline is drawn if
+it is at most this many times as large as the largest end of an interval. A larger difference of the floor is written as
+a number at the edge, so that the intervals stay visible."""
 _ROW, _NARROW_ROW, _ABOVE, _FLOOR, _BELOW = 34, 70, 26, 20, 52
-"""Heights in CSS pixels: a group on a wide page, a group on a narrow page, the space above the groups, the label of a
-floor, and the space below the groups."""
+"""Heights in CSS pixels: ``_ROW`` of a group on a wide page, ``_NARROW_ROW`` of a group on a narrow page, ``_FLOOR`` of
+the label of a floor, ``_ABOVE`` and ``_BELOW`` of the space above and below the groups."""
 _VALUES: Final = 200
-"""Width of the numbers at the right, in CSS pixels."""
+"""Width of the column of numbers at the right of the plot, in CSS pixels."""
 _BEHIND_TEXT: Final = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
 """A box behind text, so that grid lines do not cross it on narrow pages."""
 
@@ -76,7 +76,7 @@ def _forest_plot(reported: ReportedRuns, answer: Answer) -> Plot:
 
 
 def _forest(reported: ReportedRuns, measures: Sequence[Measure], width: int) -> Figure:
-    """Draw one panel per measure. Each has its own scale and one row per group."""
+    """Draw one panel per measure. Each panel has its own scale and one row per group."""
     narrow = width == NARROW
     row = _NARROW_ROW if narrow else _ROW
     heights = [

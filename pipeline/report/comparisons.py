@@ -156,18 +156,21 @@ def _verdict(pair: PairComparison, form: "_Form") -> str:
         f"{plural(found.num_tests, 'test')}"
     )
     if over_seeds is None:
-        return f"{text}. This is about these trainings and not about the settings: train two seeds or more of each."
+        return (
+            f"{text}. This is about these trainings and not about the settings: train two seeds or more of each group."
+        )
     return f"{text}; the 95 % interval of {pair.first} \u2212 {pair.second} over seeds is {form.interval(over_seeds)}."
 
 
 def _category_block(found: BenchmarkComparison, form: "_Form", title: str, by: str) -> Block:
     """Return the paradigms, suites or categories that show a difference, with a caption that counts them.
 
-    The caption also says how many differences are to be expected by chance. The intervals over seeds are not corrected,
-    because with so few seeds nothing would remain. Suppose that the settings have no effect, and groups differ only
-    because their seeds do. Then the interval over seeds excludes 0 for a share of ``ALPHA`` of all differences. The
-    differences that are significant over items are the largest ones, so among them this share is larger. The caption
-    multiplies their number by ``ALPHA``, so the expected number that it gives is a lower bound.
+    The caption also says how many differences are to be expected by chance. The intervals over seeds are not corrected
+    for the number of tests, because with so few seeds no difference would remain. Suppose that the settings have no
+    effect, and groups differ only because their seeds do. Then the interval over seeds excludes 0 for a share of
+    ``ALPHA`` of all differences. The differences that are significant over items are the largest ones, so among them
+    this share is larger. The caption multiplies the number of these largest differences by ``ALPHA``. So the expected
+    number that it gives is a lower bound.
     """
     test_unit = "item" if by == form.test_unit else form.test_unit
     tested = [(name, pair, each) for pair in found.pairs for name, each in pair.parts[by].items()]
@@ -213,7 +216,7 @@ class _Form:
         self.unit = "%" if benchmark.is_outcome else benchmark.unit
         default = {MINIMAL_PAIRS: "paradigm", SYNTAXGYM: "suite"}.get(benchmark.kind, "sentence")
         self.test_unit = test_unit or default
-        """What the test over items resamples, in the singular."""
+        """What the test over items resamples, in the singular: for example ``paradigm``."""
         self.header = [
             "in points" if benchmark.is_outcome else f"in {benchmark.unit}",
             f"95 % over {self.test_unit}s",

@@ -2,7 +2,8 @@
 
 The time of a run is its ``elapsed_s``: training with evaluations on dev, summed over all its starts. It excludes what
 an interrupted process did after its last checkpoint. The time of a dump is the time between the events ``begin`` and
-``complete`` of its history. An interrupted call has no ``complete``, so the time is then a lower bound.
+``complete`` of its history. If ``dump-teacher`` was interrupted, a ``begin`` has no ``complete``, and the time is a
+lower bound.
 """
 
 import datetime as dt
@@ -25,7 +26,7 @@ _COST_NOTE: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """The cost of one run or dump. What was not recorded is None or an empty sequence."""
+    """The cost of one run or dump. A field that was not recorded is None or an empty sequence."""
 
     label: Cell
     kind: str
@@ -112,7 +113,7 @@ def cost_summary(costs: Sequence[Cost]) -> Table:
 
 
 def seconds_of_dump(history: Sequence[Row]) -> tuple[float | None, bool]:
-    """Return the seconds between each ``begin`` and its ``complete``, added up, and whether each has its ``complete``.
+    """Return the sum of seconds from each ``begin`` to its ``complete``, and whether each ``begin`` has a ``complete``.
 
     The seconds are None if no ``begin`` has its ``complete``.
     """

@@ -1,7 +1,7 @@
-"""Draw the learning curves: loss against positions seen and against time, of all students and of each teacher.
+"""Draw the learning curves of all students and of each teacher: loss against positions seen, and loss against time.
 
 The loss of every student, distilled or not, is the cross-entropy with the gold tokens, so that the curves are
-comparable. Each teacher has a figure of its own, because a teacher is given the tree.
+comparable. Each teacher has a figure of its own: a teacher is given the tree, so its loss is not comparable.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ _Points = list[tuple[float, float]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Line:
-    """One loss of one run."""
+    """The curves of one loss of one run, on dev and in training."""
 
     run: RunRecord
     label: str
@@ -40,7 +40,7 @@ class _Line:
     """Fields of ``metrics.jsonl`` in order of preference. The first field that a row has is drawn."""
 
     def points(self, rows: Iterable[Row], against: str) -> _Points:
-        """Return the points of rows that have both fields."""
+        """Return a point for each row that has the field ``against`` and a field of ``names``."""
         points = []
         for row in rows:
             x = value(row, against)
@@ -201,7 +201,7 @@ def _settled(dev: _Points, train: _Points) -> float:
 
 
 def _means(points: _Points, most: int) -> _Points:
-    """Return at most ``most`` points. If there are more, divide them into ``most`` stretches and return their means."""
+    """Return at most ``most`` points. If there are more, return the means of ``most`` stretches."""
     if len(points) <= most:
         return points
     stretches = np.array_split(np.asarray(points, np.float64), most)

@@ -1,4 +1,4 @@
-"""Describe the datasets that runs learned from: sizes, sources, labels, and distributions of lengths and heights.
+"""Describe the datasets of the runs: sizes, sources, labels, and distributions of lengths and heights.
 
 ``build-dataset`` stored these statistics with the dataset. If an old dataset has no statistics, only its sizes are
 shown. A dataset counts as read by a run if the run recorded the dataset's fingerprint.
@@ -18,7 +18,7 @@ from pipeline.report.tables import Cells, Number, Table, percent
 from storage.locations import Place
 
 _MAX_POINTS: Final = 50
-"""Maximum number of points of a line. If there are more sizes, they are put into bins of equal width."""
+"""Maximum number of points of a line. If there are more different sizes, they are put into bins of equal width."""
 
 _HISTOGRAMS: Final = (
     ("tokens", "Length of sentences", "tokens", "sentences"),
@@ -144,7 +144,7 @@ def _labels(splits: Mapping[str, Mapping[str, Any]]) -> Table | None:
 def _plot(
     identifier: str, dataset: str, histograms: Mapping[str, Sequence[int]], title: str, unit: str, of_what: str
 ) -> Plot:
-    """Return a plot with one distribution of sizes per split."""
+    """Return a plot with one line per split: how often each size (of sentences, trees or phrases) occurs."""
     width = -(-max(map(len, histograms.values())) // _MAX_POINTS)
     binned = {split: _binned(counts, width) for split, counts in histograms.items()}
     lines = [

@@ -1,8 +1,8 @@
-"""Run the demo: every stage on the built-in corpus, as commands that a user would type, then a closing table.
+"""Run the demo: every stage of the work on the built-in corpus, with commands that a user could type. Print a table.
 
 The demo only runs commands; it imports no model. At the small sizes chosen here, it takes a few minutes on two cores.
-Two commands that do not need each other run side by side with one thread each. All students have the same data, steps
-and seed, so the table compares like with like.
+Two commands run side by side, with one thread each, if neither needs the output of the other. All students have the
+same data, steps and seed, so the table compares like with like.
 """
 
 import shlex
@@ -39,8 +39,8 @@ class _Stage:
 
     title: str
     about: Path
-    """What the command makes or measures. The name of this path precedes each line of a command that runs beside
-    another one."""
+    """What the command makes or measures. If the command runs beside another command, the name of this path precedes
+    each line that it prints."""
     arguments: Sequence[object]
 
     @property
@@ -162,9 +162,9 @@ def _run(stage: _Stage) -> None:
 
 
 def _run_side_by_side(*lanes: Sequence[_Stage]) -> None:
-    """Run each lane's commands one after the other, all lanes at once. Each line says which command printed it.
+    """Run all lanes at once, and the commands of a lane one after the other. Each line says which command printed it.
 
-    If a command fails, no other command starts, and those that run are ended.
+    If a command fails, the commands that are running in other lanes are ended, and no further command starts.
     """
     failed = threading.Event()
     running: dict[int, subprocess.Popen[str]] = {}

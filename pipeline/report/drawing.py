@@ -2,7 +2,7 @@
 
 matplotlib has no CSS variables. So figures are drawn in place-holder colours, which are then replaced by CSS variables.
 The page defines these variables for light and for dark screens. Text stays text, in the page's font. Each figure is
-drawn wide and narrow, and the page shows the drawing that fits, because nobody can read a scaled-down plot on a phone.
+drawn twice, wide and narrow. The page shows the drawing that fits: nobody can read a scaled-down plot on a phone.
 The same data give the same bytes.
 """
 

@@ -1,4 +1,4 @@
-"""Describe the dumps that runs learned from: sizes, mass kept and entropies.
+"""Describe the dumps from which runs have learned: sizes, kept probability mass and entropies.
 
 These numbers are in the ``run.json`` of a dump's readers: the runs that learned from the dump. If the same dump is
 still at the path that a run recorded, the dump's history is read too.
@@ -45,7 +45,7 @@ _EXPLANATION: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DumpRecord:
-    """A dump that runs on the page learned from."""
+    """A dump from which students on the page have learned."""
 
     title: str
     about: Mapping[str, Any]

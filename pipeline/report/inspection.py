@@ -1,4 +1,4 @@
-"""Inspect and verify what is at a path: a dataset, dump, run or tokenizer."""
+"""Describe the dataset, dump, run or tokenizer at a path, and verify a dataset or dump."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Show what teachers know that students do not: mixtures and paradigms, in the report and on a terminal."""
+"""Show what a teacher knows that a student does not, in the report and on a terminal.
+
+Two measures show it: the gain of a mixture of both models, and the paradigms on which the teacher is better.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -17,7 +20,7 @@ from pipeline.runtime import display
 _EXPLANATION = (
     "A mixture gives each token the probability \u03bb p(teacher) + (1 \u2212 \u03bb) p(student). The weight \u03bb is "
     "fitted on one half of the sentences. The gain over the student alone is measured on the other half, in nats per "
-    "position, with a 95 % interval over sentences. A teacher that does not improve the mixture has nothing to teach. "
+    "position, with a 95 % interval over sentences. A teacher without such a gain has nothing to teach. "
     "A gain given the tree is no proof: the tree was made from the whole sentence, so the tree can reveal later words."
 )
 _FIGURES = (
@@ -64,7 +67,7 @@ def mixture_as_text(found: TeacherAndStudent) -> str:
     halves = "whole documents" if found.figures.halves == "documents" else "every second sentence"
     explanation = (
         f"\u03bb is the weight of the teacher, fitted on {first.num_fitted:,} sentences of {found.split}. All other "
-        f"numbers are nats per position on the other {first.num_sentences:,} sentences (halves of {halves})."
+        f"numbers are nats per position on the other {first.num_sentences:,} sentences (each half has {halves})."
     )
     parts = ["\n".join(figure.conclusion for figure in figures), _as_text(_FIGURES, map(_cells, figures)), explanation]
     for pairs in found.pairs:

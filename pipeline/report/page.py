@@ -1,4 +1,4 @@
-"""Write the report: one self-contained HTML page about runs, or its tables for papers.
+"""Write the report: one self-contained HTML page about runs, or the tables of this page for papers.
 
 The page shows what the run directories contain. The report trains and measures nothing; it computes only differences
 and their intervals. Students and teachers have separate tables and plots, and each perplexity is shown with the name of
@@ -78,7 +78,7 @@ def write_report(
 
 
 def render_report(records: Sequence[RunRecord], datasets: Descriptions = MappingProxyType({})) -> str:
-    """Return the page; see ``write_report``."""
+    """Return the HTML page that ``write_report`` writes."""
     reported = ReportedRuns(records)
     found, notes = _comparisons(records)
     answer = answer_of(reported, found, failed=bool(notes))
@@ -110,7 +110,7 @@ def render_report(records: Sequence[RunRecord], datasets: Descriptions = Mapping
 
 
 def report_tables(records: Sequence[RunRecord], datasets: Descriptions = MappingProxyType({})) -> list[TitledTable]:
-    """Return the tables of the page in its order, and the data behind its plots.
+    """Return the tables of the page and the data behind its plots, in the order of the page.
 
     The page lists what is missing and what cannot be compared. Tables have no place for this list, so this function
     logs the list.
@@ -156,7 +156,7 @@ def _comparisons(records: Sequence[RunRecord]) -> tuple[Comparisons | None, list
         return compare_for_report(records), []
     except RnngDistillError as error:
         # Possible reasons: two runs of a group have the same seed, or the item rows of a run (one per scored sentence
-        # or pair) are damaged, or they are about other items. The rest of the page is still useful.
+        # or pair) are damaged, or they are about other items than another run's. The rest of the page is still useful.
         return None, [f"Groups of runs are not compared: {error}."]
 
 

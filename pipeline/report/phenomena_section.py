@@ -36,7 +36,7 @@ _Segment = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Score:
-    """Share of right answers of one run, on items with one label."""
+    """Share of right answers of one run on the items of one label, such as a paradigm."""
 
     run: str
     series: int
@@ -197,7 +197,7 @@ def _mean_score(reported: ReportedRuns, run: RunRecord, right: float, scores: It
 
 
 def _groups(by_heading: _ByHeading) -> _Groups:
-    """Return the labels that have items, in alphabetical order after their headings."""
+    """Return each heading, then the labels below it in alphabetical order. Labels without items are left out."""
     groups: _Groups = []
     for heading, found in by_heading.items():
         groups += [(heading.replace("_", " "), [])] if heading and found else []
@@ -207,7 +207,7 @@ def _groups(by_heading: _ByHeading) -> _Groups:
 
 
 def _rows(by_heading: _ByHeading) -> list[Cells]:
-    """Return the rows of data: label, heading, run, counts."""
+    """Return the rows of the table behind a figure: label, heading, run, counts."""
     return [
         [label, heading, score.run, *score.cells]
         for heading, found in by_heading.items()

@@ -30,7 +30,7 @@ class ReportedRuns:
 
     @cached_property
     def floors(self) -> Mapping[tuple[str, str], PerplexityFigure]:
-        """The floors (perplexities of the true grammar) recorded with students' perplexities, by run name and split."""
+        """The floors that were recorded with students' perplexities, by run name and split."""
         return {
             (run.name, split): figures[FLOOR]
             for run in self.runs
@@ -44,7 +44,7 @@ class ReportedRuns:
 
     @cached_property
     def _groups(self) -> Mapping[str, tuple[str, str]]:
-        """By the name of a run: the name of the first run in its seed group, and the name of that seed group."""
+        """By the name of a run: the name of the first run of its seed group, and the name of this seed group."""
         found: dict[str, tuple[str, str]] = {}
         for kind in dict.fromkeys(run.kind for run in self.runs):
             of_kind = self.of_kind(kind)
@@ -82,7 +82,7 @@ class ReportedRuns:
         ]
 
     def _by_group(self, entries: Iterable[tuple[RunRecord, str]]) -> list[tuple[str, list[tuple[RunRecord, str]]]]:
-        """Return entries by seed group, under the group's name or, if the group has one entry, the run's name."""
+        """Return entries by seed group, under the name of the group. A group with one entry has the name of its run."""
         found: dict[tuple[str, str], list[tuple[RunRecord, str]]] = {}
         for run, text in entries:
             found.setdefault(self._groups[run.name], []).append((run, text))
@@ -110,7 +110,7 @@ def splits_of(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def have_one_tokenizer(runs: Sequence[RunRecord]) -> bool:
-    """Return whether per-token values of these runs are comparable."""
+    """Return whether these runs have the same tokenizer, so that their values per token are comparable."""
     return len({run.tokenizer for run in runs}) <= 1
 
 

@@ -54,7 +54,7 @@ _FIGURES_NOTE = (
     "The floor is the perplexity of the grammar that wrote the text. Nats above the floor are per position, and so is "
     "KL from truth: the mean divergence of the model from the exact distributions of this grammar. Pairs right is the "
     "mean share over paradigms. Suites right is the mean share over suites. Ties do not count as right. The small "
-    "print gives the share of all pairs or items together and its 95 % Wilson interval, which holds for this training "
+    "print gives the share of right answers among all pairs or items. Its 95 % Wilson interval holds for this training "
     "only. A run with another seed may be outside of this interval."
 )
 
@@ -79,16 +79,16 @@ def figures_section(reported: ReportedRuns) -> Section:
         names = ["run", "split", "distribution", "per token", "per token, without <eos>", "per word", "bits per byte"]
         names += ["KL from truth", "KL from truth, without <eos>"]
         table = Table(header=[*names, "sentences", "tokens", "words", "bytes"], rows=rows)
-        titled = TitledTable(title="Perplexities", note="By every normaliser.", table=table, style="second-text")
+        titled = TitledTable(title="Perplexities", note="Per token, word and byte.", table=table, style="second-text")
         equations = Items(
             [f"{name.replace('_', ' ')} = {equation}" for name, equation in (NORMALISERS | DIVERGENCES).items()]
         )
-        blocks.append(Details("All perplexities, by every normaliser", [titled, equations], style="data"))
+        blocks.append(Details("All perplexities, per token, word and byte", [titled, equations], style="data"))
     return Section(name="comparison", title="All metrics of the runs", link="All metrics", blocks=blocks)
 
 
 def figures_table(reported: ReportedRuns, kind: str, distributions: Sequence[str]) -> Table:
-    """Return one row per run of a kind, with its perplexities, accuracies and training."""
+    """Return one row per run of a kind: its perplexities, accuracies, steps, positions and time."""
     runs = reported.of_kind(kind)
     columns: dict[str, dict[str, Sequence[AnyCell]]] = {}
     compares = have_one_tokenizer(runs)
@@ -206,7 +206,7 @@ def _perplexity_columns(
 
 
 def _perplexity_rows(reported: ReportedRuns) -> list[Cells]:
-    """Return every perplexity of every run by every normaliser, and the floors."""
+    """Return all perplexities of all runs, per token, per word and per byte, and the floors."""
     compares = have_one_tokenizer(reported.runs)
     rows: list[Cells] = []
     for run in reported.runs:

@@ -1,4 +1,4 @@
-"""Draw a teacher's surprisals against its students', token by token of the same split.
+"""Plot the surprisal that a teacher gives each token of a split against the surprisal that a student gives it.
 
 The log-probabilities come from the item rows that ``evaluate perplexity`` wrote. ``<eos>`` is left out: a teacher that
 is given the tree is almost certain of ``<eos>``, which would distort the agreement.
@@ -7,8 +7,8 @@ Every plot names the teacher's distribution, because a teacher that is given the
 has. In the plot of a teacher that is given the tree, a token far above the diagonal is one that the tree made easy to
 predict.
 
-A panel is SVG with one path for each level of counts, not one mark per token. So a panel takes some kilobytes, however
-many tokens it shows.
+A panel counts the tokens in each cell of a grid and shows the counts as shades. It is SVG with one path per shade, not
+one mark per token. So a panel takes some kilobytes, however many tokens it shows.
 """
 
 import math
@@ -55,7 +55,7 @@ class TokenSurprisals:
     lengths: NDArray[np.int64]
     """``[M]`` number of tokens of each sentence."""
     bits: Mapping[str, NDArray[np.float64]]
-    """``[N]`` by distribution, ``-log2 p``."""
+    """By distribution: ``[N]``, the surprisal ``-log2 p`` of each token."""
 
 
 def surprisals_section(reported: ReportedRuns) -> Section:

@@ -58,7 +58,7 @@ _LATEX: Final[Mapping[str, str]] = {
 }
 """Characters that LaTeX interprets, or for which its text fonts have no glyph."""
 _LATEX_SPECIAL: Final = re.compile("|".join([*map(re.escape, _LATEX), "-(?=-)", ",(?=,)"]))
-"""Also matches the first of two characters that T1 fonts join into one."""
+"""Also matches the first of two characters that T1 fonts join into one, such as ``--``."""
 _PREAMBLE: Final = r"% Needs \usepackage[T1]{fontenc} and \usepackage{booktabs}; LaTeX of 2020 or later."
 _IN_T1_FONTS: Final = re.compile(
     "[\n -~\u00a1-\u0125\u0128-\u0137\u0139-\u013e\u0141-\u0148\u014a-\u0165\u0168-\u017e"

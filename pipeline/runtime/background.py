@@ -56,7 +56,7 @@ class ReadAhead(Generic[Item]):
 
 
 class WriteBehind:
-    """Do pieces of work in one thread, one after another, while the producer makes the next piece.
+    """Do pieces of work in one thread, one after another, while the caller prepares the next piece.
 
     No piece waits in a queue. So memory holds at most two pieces: the current piece and the next piece. If a piece
     fails, its error is raised at the next ``submit`` or ``wait``, or at the end of the ``with`` block.

@@ -1,15 +1,15 @@
 """Save and load the state from which training continues.
 
     RUN/checkpoints/last/training_state.pt    weights, optimiser, step, positions, best loss, and
-                                              sums since the last row of metrics.jsonl
+                                              sums of the loss since the last row of metrics.jsonl
     RUN/checkpoints/{last,best,words_1M,…}/model.safetensors    only the weights, for commands that load a model
 
 The state is one file, written atomically, and holds everything that training needs. The state is written before the
 weight files. So if the process dies in between, the weight files can be rewritten from the state. The cost: the weights
-are written at least twice.
+are written at least twice, in the state and in a weight file.
 
 Loading a file from a stranger executes nothing: torch's restricted unpickler reads it. The file is a zip archive, which
-has checksums. The unpickler does not check them, so this module does that first, with ``zipfile``.
+has checksums. The unpickler does not check them, so this module first checks them with ``zipfile``.
 """
 
 import dataclasses
@@ -64,7 +64,8 @@ class TrainingState:
     elapsed_s: float
     """Seconds of training."""
     row_sums: Tensor
-    """float64 ``[size, num_parts]``: each rank's sums of the parts of the loss since the last row of metrics.jsonl."""
+    """float64 ``[num_ranks, num_parts]``: each rank's sums of the parts of the loss since the last row of
+    metrics.jsonl."""
     row_positions: int
     """Positions over all ranks since the last row of metrics.jsonl."""
     model: dict[str, Any]
@@ -88,7 +89,8 @@ def save_checkpoint(
 ) -> None:
     """Write the state. Then write the weights of ``model`` as ``last`` and under each name in ``also``.
 
-    The weights are also written as ``best`` if this step has the best dev loss so far.
+    A name in ``also`` is that of a word checkpoint, such as ``words_1M``. The weights are also written as ``best`` if
+    this step has the best dev loss so far.
 
     Raises:
         StoreError: If the disk is full. If the state was not written, the previous checkpoint stays complete. If it was

@@ -1,4 +1,4 @@
-"""Add to click what all commands need: options from configuration classes, paths or URLs, and one-line errors."""
+"""Define what commands need besides click: options from configuration classes, paths or URLs, and one-line errors."""
 
 import functools
 import io
@@ -86,7 +86,7 @@ class CheckedCommand(click.Command):
         """Check the paths among the values of this command's parameters.
 
         Raises:
-            RnngDistillError: If a path cannot be used, or an output would replace a file of value.
+            RnngDistillError: If a path cannot be used, or an output would replace a file that must be kept.
         """
         inputs, outputs = list[Path](), list[tuple[Path, Written]]()
         for param in self.params:
@@ -137,7 +137,7 @@ class OneLineErrors(CheckedCommand, click.Group):
 
     An error of the operating system that no command expects (a disk that fails, a folder without permissions) is one
     line too. Any other error is a bug and shows its traceback. ``--help`` lists the commands in the order of their
-    definition. All commands and groups below this group are checked alike.
+    definition. The commands and groups inside this group check their paths, too.
     """
 
     command_class = CheckedCommand
@@ -185,7 +185,7 @@ class OneLineErrors(CheckedCommand, click.Group):
 
 
 class WholeNumber(click.types.IntParamType):
-    """A whole number of at most 63 bits. torch and numpy take no larger ones."""
+    """A whole number of at most 63 bits. torch and numpy take no larger numbers."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
         """Return the number."""
@@ -248,7 +248,7 @@ def configured_by(
 
 
 def _click_option(option: options.Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the click option. It has no default value, so that a value from the TOML file can fill the gap."""
+    """Return the click option. click knows no default for it, so that a value from the TOML file can fill the gap."""
     if option.type is bool:
         off = f"--no-{option.flag.removeprefix('--')}"
         default = (option.flag if option.default else off).removeprefix("--")

@@ -1,7 +1,7 @@
 """Connect the processes of a run, and choose their devices.
 
-Only this module reads torchrun's variables and chooses GPUs. All other code takes a ``World``: the place of this
-process among the processes of the run. Without torchrun, the world has size 1 and there is no process group.
+Only this module reads torchrun's environment variables and chooses GPUs. All other code takes a ``World``: the place of
+this process among the processes of the run. Without torchrun, the world has size 1 and there is no process group.
 """
 
 import contextlib
@@ -38,12 +38,12 @@ lost machine is noticed by `pipeline.runtime.heartbeat`."""
 JOIN_TIMEOUT = dt.timedelta(minutes=10)
 """How long the first process waits for the last process to join."""
 MAX_THREADS = 1024
-"""Largest number of threads, which is more than any machine has cores. Several thousand threads would end the process
-without a message."""
+"""Largest number of threads, which is more than any machine has cores. With several thousand threads, the process would
+end without a message."""
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR")
-"""Variables that torchrun sets in each process."""
+"""Environment variables that torchrun sets in each process."""
 _SRUN_TASKS = "SLURM_STEP_NUM_TASKS"
-"""Number of processes that srun started. sbatch sets SLURM_NTASKS for the script itself, but not this variable."""
+"""Environment variable: the number of processes that srun started. sbatch sets SLURM_NTASKS, but not this variable."""
 _FAILED = "failed"
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _CUBLAS_REPEATING = (":4096:8", ":16:8")
@@ -52,7 +52,7 @@ _CUBLAS_REPEATING = (":4096:8", ":16:8")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """The rank of this process, the number of processes in the run, and their means of communication."""
+    """The rank of this process, the number of processes in the run, and the means by which they communicate."""
 
     rank: int = 0
     size: int = 1
@@ -67,12 +67,12 @@ class World:
         return self.rank == 0
 
     def on_main(self, action: Callable[[], Result]) -> Result | None:
-        """Run ``action`` on the main rank while the others wait. Every rank must call this.
+        """Run ``action`` on the main rank while the other ranks wait. Every rank must call this.
 
         If the action fails, the main rank raises the error. The other ranks end at once, without a message.
 
         Returns:
-            The result of the action on the main rank, None on the others.
+            The result of the action on the main rank, None on the other ranks.
         """
         if self.size == 1:
             return action()
@@ -131,9 +131,9 @@ class World:
         return self.sum(every)
 
     def claim(self, what: str) -> int:
-        """Return the next number of 0, 1, 2, …. Each number goes to one process only: the first that asks.
+        """Return the next of the numbers 0, 1, 2, …. No two calls get the same number, whichever processes call.
 
-        ``what`` is the name of the count. Each name has a count of its own.
+        ``what`` is the name of the count, such as ``shard``. Each name has a count of its own.
 
         Raises:
             RunError: If another process has failed.
@@ -175,7 +175,7 @@ class World:
             return data
 
     def check(self) -> None:
-        """Stop if another process has failed, because further work would be lost. The check takes 0.1 ms.
+        """Raise an error if another process has failed, because further work is lost then. The check takes 0.1 ms.
 
         Raises:
             RunError: With the error of that process.
@@ -186,7 +186,7 @@ class World:
                     raise RunError(self._failure_message())
 
     def failed(self, error: BaseException) -> None:
-        """Publish why this process ends. If publishing fails, the others still notice that this process is gone."""
+        """Tell the other processes why this process ends. If that fails, they still notice that it is gone."""
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
         with contextlib.suppress(RuntimeError):  # the user must see the first error
             self.store.compare_set(_FAILED, "", f"rank {self.rank} on {socket.gethostname()}: {first_line}")
@@ -199,12 +199,14 @@ class World:
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Return whether ``flag`` is set on any rank. Every rank must call this. Only CPUs are used."""
+        """Return whether ``flag`` is set on any rank. Every rank must call this. The exchange uses no GPU."""
         return bool(self.sum(torch.tensor([float(flag)])) > 0)
 
     @contextlib.contextmanager
     def reducing_gradients(self) -> Iterator[None]:
-        """Surround a backward pass in which ``DistributedDataParallel`` communicates with the other ranks.
+        """Report in one line that a rank died during a backward pass, inside the ``with`` block.
+
+        In the backward pass, ``DistributedDataParallel`` communicates with the other ranks.
 
         Raises:
             RunError: If one of these ranks died or failed. Other errors of the backward pass are not changed.
@@ -280,7 +282,7 @@ def _deterministic() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]]:
-    """Connect to the other processes, and choose the device of this one; see `joined`."""
+    """Connect to the other processes, and choose the device of this process; see `joined`."""
     world = _started_world()
     if not world.is_main:
         set_log_level(logging.WARNING)
@@ -308,7 +310,7 @@ def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]
                 yield world, chosen
         except BaseException as error:
             if isinstance(error, Exception):
-                world.failed(error)  # publish first, because the others notice when the connections close
+                world.failed(error)  # publish first: other processes notice when the connections close
             release_locals(error)
             raise
         finally:
@@ -507,7 +509,7 @@ def wait_for(device: torch.device) -> None:
 
 
 def device_model(device: torch.device) -> str:
-    """Return what kind of device computes: ``cpu x86_64 …`` or the GPU's name. Other kinds may round differently."""
+    """Return what kind of device computes: ``cpu x86_64 …`` or the GPU's name. Another kind may round differently."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu {os.uname().machine} {torch.backends.cpu.get_cpu_capability()}"

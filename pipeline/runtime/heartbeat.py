@@ -1,11 +1,11 @@
 """Notice that another process of a run is lost although its connections stay open.
 
-A process that dies closes its connections, and the others notice at once. After a power cut or in a broken network
+A process that dies closes its connections, and others notice it at once. After a power cut or in a broken network
 nothing is closed, and the others would wait for hours. So each process writes a sign of life into the store that all
 share, again and again, and reads the signs of the others. A thread does this, so a process that computes for hours is
-not taken for lost. If the sign of another process stays the same for too long, or the store does not answer for as
-long, a second thread says so in one line and ends its own process with status 1. An exception would not end the
-process, because the main thread may be waiting for the lost process.
+not taken for lost. A second thread checks two things: whether the sign of another process has stayed the same for too
+long, and whether the store has not answered for too long. In either case it prints one line and ends its own process
+with status 1. An exception would not end the process, because the main thread may be waiting for the lost process.
 """
 
 import contextlib
@@ -100,7 +100,7 @@ class Heartbeat:
             if now - self._answered_s > self._lost_after_s:
                 self._end("the machine that holds the store of this run")
             for rank, changed_s in enumerate(self._changed_s):
-                # Time in which the store did not answer is not counted: then all processes seem to be lost.
+                # Time in which the store did not answer is not counted: during this time, all processes seem lost.
                 if self._answered_s - changed_s > self._lost_after_s:
                     self._end(f"rank {rank} on {self._values[rank].decode().partition(' ')[2]}")
 

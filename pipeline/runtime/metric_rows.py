@@ -31,7 +31,7 @@ def read_rows(run: Path) -> tuple[list[Row], bool]:
     """Return the rows of a run in order, and whether the last line is incomplete, as a killed process leaves it.
 
     Raises:
-        RunError: If there is no such file, or a complete line is damaged. The error names the line.
+        RunError: If the run has no ``metrics.jsonl``, or a complete line is damaged. The error names the line.
     """
     lines = content(run).split(b"\n")
     where = run / METRICS

@@ -1,4 +1,4 @@
-"""Turn configuration classes into options, and fill them from defaults, a TOML file and the command line.
+"""Turn configuration classes into options, and fill the classes from defaults, a TOML file and the command line.
 
 A configuration is a frozen dataclass. The type of a field is the type of its option, and the docstring under the field
 is the help text, so each option is described once. This module does not know any particular option, and imports no
@@ -7,7 +7,8 @@ torch.
 | field | option |
 | --- | --- |
 | ``int``, ``float``, ``str``, ``bool``, ``Literal[...]`` | one value; ``bool`` is a switch |
-| ``Path``, ``Path \\| str`` | a path; a path or a URL |
+| ``Path`` | a path |
+| ``Path \\| str`` | a path or a URL |
 | ``X \\| None`` | an X that may be left out |
 | ``tuple[int, ...]``, ``tuple[str, ...]`` and so on | one comma-separated value |
 | ``tuple[Path, ...]``, ``tuple[Path \\| str, ...]`` | an option that may be repeated |
@@ -153,7 +154,7 @@ def build(cls: type[Config], values: Mapping[str, Any], **fixed: object) -> Conf
 
 
 def too_small(config: object, least: int, *names: str) -> list[str]:
-    """Return a problem for each of these fields of a configuration that is below ``least``."""
+    """Return a message for each field in ``names`` whose value in a configuration is below ``least``."""
     found = {name: getattr(config, name) for name in names}
     return [f"{flag(name)} is {value}, expected at least {least}" for name, value in found.items() if value < least]
 

@@ -1,9 +1,9 @@
-"""Check the paths that a command is given: what it reads can be read, and what it writes replaces nothing of value.
+"""Check the paths that a command is given: inputs can be read, and outputs do not replace files that must be kept.
 
 A command replaces an existing file in two cases only: with ``--force``, or if a command of the same kind wrote the
 file. The content of the file, or the files next to it, show which command wrote the file. An input is never replaced,
-even if the output is named by another spelling or by a link. So the same command can be repeated, and a mistyped name
-loses nothing. The program keeps no list of the files that it wrote, because such a list could get lost.
+even if the output path is a link to it or spells its path differently. So the same command can be repeated, and a
+mistyped name loses nothing. The program keeps no list of the files that it wrote, because such a list could get lost.
 """
 
 import errno
@@ -22,7 +22,7 @@ from storage.errors import ConfigError, InputError, StoreError
 from storage.files import PARTIAL_SUFFIX, beside
 
 _MAX_BYTES: Final = 1 << 26
-"""A JSON file with more bytes is not read, and so not recognised."""
+"""A JSON file with more bytes is not read. So it is not recognised as a file of this program."""
 _HEAD_BYTES: Final = 1 << 14
 _MAX_LINE: Final = 1 << 22
 """Largest number of characters that are read of one line. Every tree is shorter."""
@@ -83,7 +83,7 @@ def _is_of_trees(stem: Path, suffix: str) -> bool:
 
     In that case, STEM.mrg has normalised trees, and STEM.txt has the words of these trees.
     """
-    # If one of these files exists, 'sample-corpus', 'parse' or 'sample' wrote the trees. The last two take hours.
+    # Each of these files shows that another command wrote the trees: 'sample-corpus', 'parse' or 'sample'.
     of_others = (stem.parent / "entropy.json", beside(stem, ".parse.json"), beside(stem, ".sample.json"))
     if any(file.exists() for file in of_others):
         return False
@@ -230,8 +230,8 @@ SURPRISALS: Final = Written(
     "'evaluate surprisal'", ("",), lambda path, _: _begins(path, r"sentence_number\tword_number\t")
 )
 _INPUT_SUFFIXES: Final = ("", *(name + end for name in _STEM for end in ("", ".gz")))
-"""What follows the path of an input in the names of the files that a command may read. An input may be a file or folder
-(nothing follows) or a STEM, whose files may be gzipped."""
+"""A command may read the files whose names are the path of an input and one of these endings. If the input is a file or
+folder, the ending is empty. If the input is a STEM, its files may be gzipped."""
 
 
 def check_paths(inputs: Sequence[Path], outputs: Iterable[tuple[Path, Written]], *, force: bool | None = None) -> None:

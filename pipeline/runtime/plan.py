@@ -1,6 +1,6 @@
 """Measure what every ``--plan`` needs: the speed of the disk and the memory of this process.
 
-A plan leaves nothing behind. To measure a disk, it writes to a file without a name, which the system removes even if
+A plan removes what it writes. To measure a disk, it writes to a file without a name, which the system removes even if
 the process is killed. In an object store it writes an object and removes it. If the process is killed in between, the
 object ``plan-….partial`` stays there. Each plan measures a small part of the real work with the code that does the
 work. Hours for several processes assume that each process has its own cores or GPU and is as fast as this one, and that
@@ -24,12 +24,12 @@ from storage.files import PARTIAL_SUFFIX, cannot_write
 from storage.locations import Place, is_url, local_path, open_folder
 
 MEASURE_S = 20.0
-"""Seconds of measuring after which no other part of the work is begun."""
+"""After this number of seconds, a plan measures no further part of the work."""
 _BLOCK_BYTES = 8 << 20
 """Bytes written at a time: about the size of a dump's largest files."""
 _MOST_BLOCKS = 8
 _WRITE_S = 1.0
-"""Seconds after which no other block is written."""
+"""After this number of seconds, no further block is written."""
 
 
 def spread(total: int, number: int) -> list[int]:
@@ -40,7 +40,7 @@ def spread(total: int, number: int) -> list[int]:
 def write_rate(out: Place) -> float:
     """Return how many bytes per second this process writes where ``out`` will be. Every block is forced to the disk.
 
-    In an object store, an object in the future store is written and removed.
+    If ``out`` will be in an object store, an object is written at this place and removed.
 
     Raises:
         StoreError: If nothing can be written there.

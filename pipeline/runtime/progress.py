@@ -56,7 +56,7 @@ class Progress:
         self.update(total_done - self._done)
 
     def figures(self, **figures: float) -> None:
-        """Show these values after the count, in place of those of the last call."""
+        """Show these values after the count, in place of the values of the last call."""
         self._figures = {name: f"{value:,.0f}" if value >= 100 else f"{value:.4g}" for name, value in figures.items()}
         if self._bar is not None:
             self._bar.set_postfix(self._figures, refresh=False)

@@ -10,7 +10,7 @@
 
 A directory belongs to one training run. If training is interrupted, a later process continues it in the same directory.
 
-Files are checked where they are read. ``run.json`` holds the sha256 of its own content. A weight file and the training
+Each file is checked when it is read. ``run.json`` holds the sha256 of its own content. A weight file and the training
 state hold the run's identity, a sha256 of everything that decides what is trained. A weight file also holds the sha256
 of its weights. So damage is found, and so are files of another run. A manifest of all files would not do: a process
 that reads a run during training would find new files next to an old manifest.
@@ -120,7 +120,7 @@ class Description:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunDescription(Description):
-    """A run before its directory exists. `describe_run` writes it, with versions, command and git state of now."""
+    """A run before its directory exists. `describe_run` writes it, with the current versions, command and git state."""
 
     tokenizer: Path
     """The tokenizer file to copy into the run."""
@@ -140,7 +140,7 @@ class RunInfo(Description):
         return self.path / "tokenizer.json"
 
     def options(self, cls: type[Config]) -> Config:
-        """Return the recorded options of a configuration class.
+        """Return an instance of a configuration class, filled with the options that the run recorded.
 
         Raises:
             RunError: If an option is missing, or has another type or an impossible value.
@@ -363,7 +363,7 @@ def weights_sha256(run: RunInfo, which: Which) -> str:
     """Return the sha256 of a weight file of a run, without loading it.
 
     Raises:
-        RunError: If there is no such file.
+        RunError: If the weight file is missing.
     """
     path = run.checkpoint(which)
     try:
@@ -406,7 +406,10 @@ def problem_with_weights(path: Path) -> str | None:
 
 
 def _metadata(data: bytes, path: Path) -> dict[str, str]:
-    """Return our metadata of a safetensors file: 8 bytes with the length of a JSON header, then the header."""
+    """Return our metadata of a safetensors file.
+
+    The file begins with 8 bytes for the length of a JSON header. Then comes the header, which holds the metadata.
+    """
 
     def text_of(part: bytes) -> dict[str, Any]:
         return decode(part, dict[str, Any], where=str(path), remedy=_REMEDY, error=RunError)

@@ -32,7 +32,7 @@ EndState = Literal["finished", "stopped", "failed"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Start:
-    """What readers need of a start."""
+    """The fields of a ``start`` that readers of the history need."""
 
     event: Literal["start"]
     time: str
@@ -43,7 +43,7 @@ class _Start:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _End:
-    """What readers need of an end."""
+    """The fields of an ``end`` that readers of the history need."""
 
     event: Literal["end"]
     time: str

@@ -85,7 +85,7 @@ _WRITTEN: Final = {"run.json", HISTORY, "metrics.jsonl", "tokenizer.json", "chec
 
 
 def _enter(path: Path, run: RunDescription, start: dict[str, Any], *, resume: Resume) -> BinaryIO:
-    """Return the open history file, whose lock protects the run."""
+    """Create or open the run directory. Return the open history file, whose lock protects the run."""
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: already exists and is not a folder. Choose another --out")
     there = {file.name for file in path.iterdir()} if path.is_dir() else set()

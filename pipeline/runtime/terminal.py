@@ -84,9 +84,10 @@ def prepared() -> Iterator[None]:
     """Make the standard streams and Ctrl-C safe while a command runs.
 
     A stream that is closed is replaced by the null device. Otherwise the next file that is opened would get the
-    stream's number, and libraries would print into this file. A character that a stream cannot encode is escaped.
-    Ctrl-C while a module is imported ends the program at once and silently: nothing is written yet, and libraries would
-    turn Ctrl-C into other errors. An OSError in a thread is not printed, because the main thread gets it.
+    stream's file descriptor, and libraries would print into this file. A character that a stream cannot encode is
+    escaped. Ctrl-C while a module is imported ends the program at once and silently: nothing is written yet, and
+    libraries would turn Ctrl-C into other errors. An OSError in a thread is not printed, because the main thread gets
+    it.
     """
     _repair_streams()
     hook, threading.excepthook = threading.excepthook, _report_thread
@@ -116,7 +117,7 @@ def _repair_streams() -> None:
 
 
 def _discard(descriptor: int) -> None:
-    """Send what a stream still holds to the null device, so that Python does not fail again when it ends."""
+    """Send what a stream still holds to the null device, so that no second error comes when Python ends."""
     null = os.open(os.devnull, os.O_WRONLY)
     with suppress(OSError, ValueError, AttributeError):
         if sys.stdout.fileno() == descriptor:
@@ -130,7 +131,7 @@ def _report_thread(about: threading.ExceptHookArgs) -> None:
 
 
 def end_by_ctrl_c() -> None:
-    """End this process as Ctrl-C ends a program without a handler: a loop in a shell then ends, too."""
+    """End this process as Ctrl-C ends a program without a handler. A shell loop around this program then ends, too."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.raise_signal(signal.SIGINT)
 

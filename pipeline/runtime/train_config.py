@@ -16,8 +16,8 @@ from storage.errors import ConfigError
 Schedule = Literal["cosine", "linear", "constant", "wsd"]
 LogTo = Literal["tensorboard", "wandb", "trackio"]
 DECAY_SHARE: Final = 0.2
-"""Default share of the steps in which the learning rate of ``wsd`` falls. Hu et al. (2024) take a tenth of a much
-longer training. Hägele et al. (2024) find that a decay over a fifth of the steps does as well as cosine."""
+"""Default share of the steps in which the learning rate of the schedule ``wsd`` falls. Hu et al. (2024) take a tenth of
+a much longer training. Hägele et al. (2024) find that a decay over a fifth of the steps does as well as cosine."""
 MOST = 1e30
 """Upper bound of learning rate, clipping norm and weight decay. Small multiples of it are finite in float32."""
 
@@ -40,7 +40,8 @@ class TrainConfig:
     batch_tokens: int = 4096
     """Maximum number of positions (tokens and <eos>) per batch, over all processes."""
     batch_sentences: int = 0
-    """Maximum number of sentences (with --context document: rows) per batch, over all processes; 0: no limit."""
+    """Maximum number of sentences per batch, over all processes; 0: no limit. With --context document, the
+    maximum number of rows; a row holds consecutive sentences."""
     accumulate_batches: int = 1
     """Number of consecutive batches whose gradients make one step. The last step of an epoch may have fewer."""
     shuffle_window: int = 0
@@ -62,7 +63,7 @@ class TrainConfig:
     eval_every: int = 0
     """Number of steps between evaluations on dev; 0: evaluate at the end of each epoch."""
     patience: int = 0
-    """Stop after this number of dev evaluations without a new best; 0: never stop early."""
+    """Stop after this number of dev evaluations without a new lowest loss; 0: never stop early."""
     checkpoint_every: int = 0
     """Number of steps between additional checkpoints, besides those at each evaluation on dev; 0: write no additional
     ones."""

@@ -107,7 +107,7 @@ def test_one_seed_cannot_answer(tmp_path: Path) -> None:
     (sentence,) = found.sentences
     assert sentence.startswith("One seed cannot answer. Here distillation lowered dev perplexity by")
     assert "interval over sentences" in sentence
-    assert sentence.endswith("Another seed may reverse this. Train two seeds or more of each.")
+    assert sentence.endswith("Another seed may reverse this. Train two seeds or more of each group.")
     assert not any(effect.is_over_seeds for measure in found.measures for effect in measure.effects)
 
 
