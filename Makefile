@@ -1,6 +1,6 @@
 # make demo    create the environment, then run all steps on the built-in corpus and write an HTML report
 # make test    create the environment, then run all tests
-# make soak    run the tests of faults ten times as long and the whole table of faults, then fuzz the readers of trees
+# make soak    run the tests of kills, damage and full disks ten times as long, then fuzz the readers of trees
 # make check   run ruff, mypy and the tests, as .ci/run does
 # make compat  load an export with the oldest and the newest supported transformers; EXPORT=DIR names the export
 # make bench   run the benchmarks briefly; python -m benchmarks.NAME runs one of them in full
@@ -39,7 +39,7 @@ lint: env
 
 check: lint test
 
-# Here each command of a test is a Python of its own. In the other runs it is a fork (tests/forked_commands.py).
+# With RNNG_DISTILL_SOAK, each command of a test is a new Python. In `make test` it is a fork (tests/forked_commands.py).
 soak: env
 	RNNG_DISTILL_SOAK=10 $(BIN)/python -m pytest -m faults --timeout 7200
 	$(BIN)/python -m tests.fuzz_trees -max_total_time=60
