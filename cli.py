@@ -557,8 +557,9 @@ def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
     """Measure whether a teacher knows anything that a student does not. Run this before dump-teacher.
 
     The next-token distributions of both models are mixed. The teacher has one weight, fitted on one half of the split.
-    The gain over the student alone is measured on the other half. A teacher that does not improve the mixture has
-    nothing to teach. STUDENT is a student trained without a dump. TEACHER may be another student.
+    The gain over the student alone is measured on the other half. If the mixture is no better than the student alone,
+    there is no sign that the teacher has anything to teach. STUDENT is a student trained without a dump. TEACHER may be
+    another student.
 
     The result is written to STUDENT/results. If both models were evaluated on the same minimal pairs, the command also
     names the paradigms that the teacher knows better.

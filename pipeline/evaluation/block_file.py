@@ -144,12 +144,8 @@ class BlockFile:
             size = os.fstat(self._file.fileno()).st_size
             good, problem = self._good_bytes(size, fingerprint, num_blocks)
             if good < size:
-                log.warning(
-                    "%s: %s. The first %d blocks are kept, and the others are computed again",
-                    self.path,
-                    problem,
-                    len(self._places),
-                )
+                kept = f"Finished blocks before it: {len(self._places)}. They are kept, and all others"
+                log.warning("%s: %s. %s are computed again", self.path, problem, kept if self._places else "All blocks")
                 self._file.truncate(good)
             self._file.seek(good)
         except OSError as error:

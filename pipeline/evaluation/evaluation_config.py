@@ -66,7 +66,7 @@ class MinimalPairConfig:
     columns: tuple[str, ...] = ("sentence_good", "sentence_bad")
     """Columns of a table (CSV, TSV), or fields of JSON lines, with the grammatical and the ungrammatical sentence, and
     if you like a third one with the paradigm: GOOD,BAD or GOOD,BAD,PARADIGM. If a table has no header, give the numbers
-    of the columns, from 1."""
+    of the columns, from 1. PREFIX+VERB joins two columns with a space."""
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.columns) <= 3 or len({*self.columns}) < len(self.columns):

@@ -32,7 +32,7 @@ Warstadt et al. (2020), BLiMP: The Benchmark of Linguistic Minimal Pairs, TACL 8
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -70,7 +70,14 @@ OTHER_TASKS: Final[Mapping[str, frozenset[str]]] = {
 """Task → keys that every line of this task has. The tasks are SyntaxGym and the BabyLM tasks without minimal pairs."""
 _REMEDY: Final = "correct or remove the line, or fetch the file again"
 _FORMAT: Final = 'one JSON object per line, {"sentence_good": "...", "sentence_bad": "..."}, or a table'
-_COLUMNS: Final = "name the columns of your pairs with --columns GOOD,BAD"
+_COLUMNS: Final = (
+    "name the columns of your pairs with --columns GOOD,BAD or PREFIX+GOOD,PREFIX+BAD; if each row has one sentence, "
+    "make pairs of the rows first (docs/evaluation.md)"
+)
+_AS_TABLE: Final = (
+    "if its lines are a good and a bad sentence in turn, make a table with paste - - < FILE > pairs.tsv, and give "
+    "--columns 1,2"
+)
 _LINES: Final = (".jsonl", ".jsonl.gz")
 _TABLES: Final = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _LINE_END: Final = re.compile(r"\r\n?|\n")
@@ -209,7 +216,7 @@ def read_minimal_pairs(path: Path, columns: Sequence[str] = SENTENCES) -> list[M
         path: The file or folder.
         columns: The fields of an object, or the columns of a table, that hold the grammatical and the ungrammatical
             sentence. An optional third field or column has the paradigm. For a table without a header: the numbers of
-            the columns, from 1.
+            the columns, from 1. The columns of ``prefix+verb`` are joined with a space.
 
     Raises:
         InputError: If there is no such file or no pair, if a file exists both plain and gzipped or in two folders, if a
@@ -373,8 +380,8 @@ def _refuse_other_tasks(files: Sequence[Path], columns: Sequence[str]) -> None:
 
 
 def _other_task(value: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, str] | None:
-    """Return None for an object with a sentence of a pair. If it has none, return what is wrong, and a remedy."""
-    if any(name in value for name in columns[:2]):
+    """Return None for an object with a sentence of a pair. For any other object, return what is wrong, and a remedy."""
+    if any(part in value for name in columns[:2] for part in _parts(name, value)):
         return None
     expected = f"expected the fields {' and '.join(columns)}"
     for task, names in OTHER_TASKS.items():
@@ -413,15 +420,16 @@ def _objects(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[
         head = read_head(read_lines(file, "skip"))
         form = form_of(head, file if file.name.endswith(_TABLES) else Path())  # the suffix .jsonl would mislead it
         if form.kind == "table":
-            check_columns(form, columns, file, f"; {_COLUMNS}")
-            for record in read_records(form, lines, columns[0]):
+            names = [part for name in columns for part in _parts(name, form.columns)]
+            check_columns(form, names, file, f"; {_COLUMNS}")
+            for record in read_records(form, lines, names[0]):
                 if record.fault:
                     raise InputError(f"{file}:{record.number}: {record.fault}; {_REMEDY}") from error
                 yield f"{file}:{record.number}", record.cells
             return
         if form.kind == "JSON lines" or (form.kind == "text" and head[0].text.lstrip()[:1] in "{["):
             raise
-        remedy = form.remedy or "convert the file"
+        remedy = form.remedy or _AS_TABLE
         if any('"predictions"' in line.text for line in head):
             remedy = "score SyntaxGym suites with evaluate syntaxgym"
         raise InputError(
@@ -429,9 +437,16 @@ def _objects(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[
         ) from error
 
 
+def _parts(name: str, known: Container[str]) -> list[str]:
+    """Return the columns that are joined: one, unless the name has a ``+`` and is not itself the name of a column."""
+    return [name] if name in known else name.split("+")
+
+
 def _text(
     value: Mapping[str, Any], name: str, where: str, default: str | None = None, *, is_sentence: bool = False
 ) -> str:
+    if len(parts := _parts(name, value)) > 1:
+        return " ".join(_text(value, part, where, is_sentence=is_sentence) for part in parts)
     found = value.get(name)
     if found is None:
         found = default  # null means the same as a missing key

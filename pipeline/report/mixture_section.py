@@ -20,8 +20,9 @@ from pipeline.runtime import display
 _EXPLANATION = (
     "A mixture gives each token the probability \u03bb p(teacher) + (1 \u2212 \u03bb) p(student). The weight \u03bb is "
     "fitted on one half of the sentences. The gain over the student alone is measured on the other half, in nats per "
-    "position, with a 95 % interval over sentences. A teacher without such a gain has nothing to teach. "
-    "A gain given the tree is no proof: the tree was made from the whole sentence, so the tree can reveal later words."
+    "position, with a 95 % interval over sentences. If the mixture is no better than the student alone, there is no "
+    "sign that the teacher has anything to teach. A gain given the tree is no proof: the tree was made from the whole "
+    "sentence, so the tree can reveal later words."
 )
 _FIGURES = (
     "teacher's distribution", "\u03bb", "gain, nats", "95 %", "without <eos>", "student, nats", "teacher, nats",

@@ -243,7 +243,8 @@ def is_exported(path: Path) -> bool:
 def results_folder(model: Path) -> Path:
     """Return the folder of the results of a model: RUN/results for a run, FOLDER-results for an exported folder.
 
-    FOLDER-results is not inside FOLDER, because everything in FOLDER is meant for the hub.
+    FOLDER-results is not inside FOLDER, because everything in FOLDER is meant for the hub. If
+    FOLDER is a link, the results are next to the link: a link often leads to a cache of downloads.
     """
     if not is_exported(model):
         return model / "results"

@@ -15,8 +15,10 @@ Legend: M sentences and N positions in the dump, n positions in a result.
 """
 
 import functools
+import json
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,8 +34,13 @@ from storage.dump.values import impossible_value, impossible_values, repeated_id
 from storage.errors import ConfigError, CorruptStoreError, StoreError
 from storage.fingerprints import FileDigest, Json, sha256_bytes
 from storage.folder import Folder
+from storage.json_files import decode
 from storage.locations import Location, as_folder
 from storage.ragged import concatenated_ranges
+
+_OTHER_PROGRAM: Final = "Read the dump with the program that wrote it, or dump again"
+_MAX_METADATA_BYTES: Final = 1 << 20
+"""More than the metadata of any array has."""
 
 
 class DumpReader:
@@ -308,13 +315,11 @@ def _read_metadata(folder: Folder, manifest: Manifest) -> NDArray[np.int64]:
     """Check every metadata file and return the offsets, mapped."""
     for name, expected in manifest.schema.zarr_files().items():
         digest = FileDigest.of_bytes(expected)
-        if manifest.metadata[name] != digest:
-            raise StoreError(
-                f"{folder}/{name}: not the metadata that this program writes: another layout, another data type, or "
-                "codecs other than sharding_indexed, bytes and crc32c. Use the program that wrote it, or dump again"
-            )
-        if problem := folder.problem_with(name, digest):
+        if problem := folder.problem_with(name, manifest.metadata[name]):
             raise CorruptStoreError(f"{folder}/{name}: metadata of array {name.partition('/')[0]}: {problem}. {REMEDY}")
+        if manifest.metadata[name] != digest:
+            problem = _first_difference(_metadata(folder, name, manifest.metadata[name]), json.loads(expected))
+            raise StoreError(f"{folder}/{name}: {problem}. {_OTHER_PROGRAM}")
     spec = manifest.schema.offsets_array
     name, digest = spec.file(0), manifest.metadata[spec.file(0)]
     where = f"{folder}/{name}: array offsets, shard 0"
@@ -330,6 +335,30 @@ def _read_metadata(folder: Folder, manifest: Manifest) -> NDArray[np.int64]:
         if not folder.renew(name, digest):
             raise
         return _map_offsets(folder, manifest.schema, digest, where)
+
+
+def _metadata(folder: Folder, name: str, digest: FileDigest) -> dict[str, Any]:
+    """Return metadata that another program wrote, for an error message."""
+    if digest.size_bytes > _MAX_METADATA_BYTES:
+        raise StoreError(
+            f"{folder}/{name}: {digest.size_bytes:,} bytes, expected the metadata of an array. {_OTHER_PROGRAM}"
+        )
+    return decode(folder.read(name), dict[str, Any], where=f"{folder}/{name}", remedy=_OTHER_PROGRAM, error=StoreError)
+
+
+def _first_difference(found: object, expected: object, key: str = "") -> str:
+    """Say which value of two JSON values differs, such as ``codecs.0.name``. Values are shown up to 400 characters."""
+    pairs: Iterable[tuple[object, object, object]] = ()
+    if isinstance(found, dict) and isinstance(expected, dict):
+        pairs = ((each, found.get(each), expected.get(each)) for each in sorted({*found, *expected}))
+    elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        pairs = zip(range(len(found)), found, expected, strict=True)
+    for each, one, other in pairs:
+        if one != other:
+            return _first_difference(one, other, f"{key}.{each}".lstrip("."))
+    if found == expected:
+        return "another spelling of the metadata, expected the bytes that this program writes"
+    return f"{key} is {json.dumps(found):.400}, expected {json.dumps(expected):.400}"
 
 
 def _map_offsets(folder: Folder, schema: DumpSchema, digest: FileDigest, where: str) -> NDArray[np.int64]:

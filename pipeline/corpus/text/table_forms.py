@@ -91,8 +91,9 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
     first = next(text for text in texts if text.strip())
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix in (".csv", ".tsv"):
-        delimiter = max(DELIMITERS, key=first.count)
-        delimiter = delimiter if delimiter in first else {".csv": ",", ".tsv": "\t"}[suffix]
+        usual, most = {".csv": ",", ".tsv": "\t"}[suffix], max(DELIMITERS, key=first.count)
+        is_usual = most not in first or (usual == "\t" and usual in first)  # sentences have more commas than tabs
+        delimiter = usual if is_usual else most
         is_quoted = delimiter in ",;"
         rows = _head_rows(texts, delimiter, quoted=is_quoted, spaced=is_quoted)
         cells = rows[0] if rows else first.split(delimiter)

@@ -328,7 +328,7 @@ def test_another_task_is_named_with_the_folders_of_pairs(tmp_path: Path, line: o
     [
         (
             "The fox run.\nThe fox runs.\n",
-            "not JSON .*; the file looks like running text, expected one JSON .*; convert",
+            "not JSON .*; the file looks like running text, expected one JSON .* with paste - - <",
         ),
         (json.dumps([LINE, LINE]), r"found array; the file looks like JSON that .* with jq -c '\.\[\]'"),
         (json.dumps([LINE], indent=1), r"the file looks like JSON that is not one object per line"),
@@ -365,8 +365,41 @@ def test_columns_of_a_table_and_fields_with_other_names_are_read(
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "columns", "paradigm"),
+    [
+        ("x.csv", "kind,start,yes,no,set\nsv,the owl ,sings,sing,1\n", "start+yes,start+no,kind+set", "sv 1"),
+        ("x.tsv", '"no, no, no," he said\tthe owl sings\tthe owl sing\n', "2,3", "x"),
+        ("x.csv", "the owl,sings,sing\nthe dog,runs,run\nthe cats,eat,eats\n", "1+2,1+3", "x"),
+        (
+            "x.jsonl",
+            json.dumps({"start": "the owl", "yes": "sings", "no": "sing", "UID": "u"}),
+            "start+yes,start+no",
+            "u",
+        ),
+        ("x.jsonl", json.dumps({"start+yes": "the owl sings", "no": "the owl sing"}), "start+yes,no", "x"),
+    ],
+)
+def test_a_plus_joins_columns_and_tabs_divide_a_tsv_file(
+    tmp_path: Path, name: str, content: str, columns: str, paradigm: str
+) -> None:
+    first = read_minimal_pairs(write_lines(tmp_path / name, content), columns.split(","))[0]
+    assert (first.good, first.bad, first.paradigm) == ("the owl sings", "the owl sing", paradigm)
+
+
+@pytest.mark.parametrize(
     ("content", "columns", "message"),
     [
+        (
+            "start,yes,no\nthe owl,sings,sing\n",
+            "start+yes,start+bad",
+            "no column bad, expected one of start, yes, no; name",
+        ),
+        ('{"start": "the owl", "yes": "sings"}\n', "start+yes,start+no", r"x\.csv:1: no is None, expected a string"),
+        (
+            "item,text,good\n1,a b,1\n1,b a,0\n",
+            "sentence_good,sentence_bad",
+            "no column .*; if each row has one sentence, make",
+        ),
         ("good,bad\na b,b a\n", "sentence_good,sentence_bad", "no column .* good, bad; name .* --columns GOOD,BAD"),
         ("good,bad,bad\na,b,c\n", "good,bad", "two columns bad, expected one"),
         ("good,bad\na b\n", "good,bad", r"x\.csv:2: 1 cells, expected 2"),

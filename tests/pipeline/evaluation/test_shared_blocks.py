@@ -142,7 +142,8 @@ def test_a_damaged_file_is_kept_up_to_the_damage(
         caplog.clear()
         check(computed(run, again))
     assert again.num_computed == NUM_BLOCKS - num_kept
-    assert [f"The first {num_kept} blocks are kept" in message for message in caplog.messages] == [True] * bool(damaged)
+    kept = f". Finished blocks before it: {num_kept}. They are kept, and all others" if num_kept else ". All blocks"
+    assert [m.endswith(f"{kept} are computed again") for m in caplog.messages] == [True] * bool(damaged)
 
 
 def test_a_file_of_other_options_is_not_used_and_not_lost(tmp_path: Path) -> None:

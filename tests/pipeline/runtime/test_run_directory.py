@@ -15,6 +15,7 @@ from pipeline.runtime.run_directory import (
     describe_run,
     load_weights,
     open_run,
+    results_folder,
     save_weights,
 )
 from storage.errors import ConfigError, FingerprintMismatchError, RunError
@@ -116,6 +117,13 @@ def test_a_file_or_an_empty_folder_is_not_a_run(tmp_path, tokenizer):
     for path in (tokenizer, tmp_path):
         with pytest.raises(RunError, match=r"no run\.json here"):
             open_run(path)
+
+
+def test_results_of_a_linked_folder_are_next_to_the_link(tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/config.json").touch()
+    (tmp_path / "link").symlink_to("cache")
+    assert results_folder(tmp_path / "link") == tmp_path / "link-results"
 
 
 def test_another_tokenizer_in_the_run_is_refused_with_both_digests(tmp_path, tokenizer):
