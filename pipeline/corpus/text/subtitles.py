@@ -30,12 +30,16 @@ _TIME = re.compile(r"^\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")
 WORD_TIME: Final = re.compile(r"<\d+:[\d:.]+>")
 """The time of a word in captions that a program made while listening."""
 _STYLE = re.compile(
+    r"\{[^{}]*\\p[1-9][^{}]*\}[^{}]*|"  # a drawing
     r"\{\\[^{}]*\}|\{[YyCcSsFf]:[^{}]*\}|^(?:\{\d+\}){2}|\[/?[ibu]\]|</?(?:v|c|lang|ruby|rt)(?:[.\s][^<>]*)?>|"
     rf"{WORD_TIME.pattern}"
 )
 _CLOCK = r"(?:\d+:)?\d{1,2}:\d\d[.,]\d{1,3}"
-CUE: Final = re.compile(rf"\s*(?:{_CLOCK}\s*(?:-->|,)\s*{_CLOCK}(?!\d).*|\[{_CLOCK}\s*-->\s*{_CLOCK}\]\s*)")
-"""The time of a subtitle: a line of SRT, WebVTT or SBV, or the beginning of a line that Whisper prints."""
+CUE: Final = re.compile(
+    rf"\s*(?:{_CLOCK}\s*(?:-->|,)\s*{_CLOCK}(?!\d).*|\[{_CLOCK}\s*-->\s*{_CLOCK}\]\s*|(?:\[{_CLOCK}\]\s*)+|"
+    rf"Dialogue:[^,]*,\s*{_CLOCK},\s*{_CLOCK},(?:[^,]*,){{6}})"
+)
+"""The time of a subtitle: a line of SRT, WebVTT or SBV, or the beginning of a line of Whisper, LRC, ASS or SSA."""
 _CUE_SHARE: Final = 0.1
 _LINE_END = re.compile(r"\s*\\[Nh]\s*")
 _MUSIC = re.compile(
