@@ -124,7 +124,7 @@ _SIGNATURES: Final = (
         "markup (XML or SGML)",
         "extract the text first",
     ),
-    (re.compile(rf"WEBVTT\b|\[Script Info\]|(?:{_FRAMES}[^\n]*\n){{2}}"), "subtitles with times", _FOR_SUBTITLES),
+    (re.compile(rf"WEBVTT\b|\[Script Info\]|(?:{_FRAMES}[^\n]*(?:\n|$)){{2}}"), "subtitles with times", _FOR_SUBTITLES),
     (re.compile(r"WARC/\d"), "a web archive (WARC or WET)", "extract the text first"),
     (re.compile(r"PAR1"), "a Parquet file", "write it as JSON lines"),
     (re.compile(r"PK\x03\x04"), "a ZIP archive, or an office document", "unpack it, or save it as plain text"),
@@ -197,7 +197,7 @@ _NAME = r"[A-Z][\w.'\u2019&#-]*(?: [\w.'\u2019&#-]+){0,4}"
 _TIME = re.compile(
     r"[\[(]?\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4},?[ T]\d{1,2}:\d\d|[\[(]?\d\d:\d\d[\])]? <\S+> |"
     r"[\[(]?(?:\d{1,2}:)?\d{1,2}:\d\d(?:[.,]\d+)?\s*(?:-->|,\d{1,2}:\d\d|$)|[\[(]?\d{1,2}:\d\d:\d\d\b|\[\d\d:\d\d\.\d+\]|"
-    r"[\[(]0\d:[0-5]\d[\])]|Dialogue: [^,]*,\d|"
+    r"[\[(]0\d:[0-5]\d[\])]|\[\d{1,2}:\d\d[^\]]{0,8}, \d+[/.]\d|Dialogue: [^,]*,\d|"
     # The name of a speaker beside a time.
     rf"\d{{1,2}}:\d\d\s+{_NAME}:\s|(?:\[\d+\] |\*\*)?{_NAME}(?:"
     r":?\s*[\[(](?:0\d|\d{1,2}:\d\d):\d\d[^\])]{0,30}[\])][:*]*$|(?:\t| {2,})(?:\d{1,2}:)?\d{1,2}:\d\d$|"

@@ -277,7 +277,7 @@ def _historical(tree: Tree, reasons: dict[str, None], *, has_lemmas: bool) -> Tr
             without.add(i)
         elif _is_no_word(tag, word):
             tags[i] = TRACE_TAG
-        elif has_lemmas and (plain := _without_lemma(word)) != word:
+        elif (has_lemmas or _MARK_WITH_LEMMA.fullmatch(word)) and (plain := _without_lemma(word)) != word:
             reasons["lemmas left out"] = None
             words[i] = plain
         if _HYPHEN_IN_WORD.search(words[i]):

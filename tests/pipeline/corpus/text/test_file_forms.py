@@ -156,6 +156,8 @@ OTHERS = {
         "without @",
     ),
     "messages with dates": ("1/24/26, 10:15 AM - Ann: Hi.\n1/24/26, 10:16 AM - Bo: No.\n", "remove the times"),
+    "messages with dates after times": ("[10:15, 1/24/26] Ann: Hi.\n[10:16 AM, 1/24/26] Bo: No.\n", "remove the times"),
+    "two subtitles of MicroDVD": ("{0}{25}Hi.\n{26}{50}No.\n", "open_subtitles"),
     "a log": ("2026-01-24 10:15:02 INFO it ran\n2026-01-24 10:15:03 INFO it slept\n", "remove the times"),
     "a chat": ("[10:15] <ann> hi\n[10:16] <bo> no\n[10:18] <ann> so\n", "remove the times"),
     "a chapter of LaTeX": ("% !TEX root = a.tex\n\\section{Hens}\nThey \\emph{ran}.\n", "extract the text"),

@@ -54,6 +54,7 @@ def test_words_with_lemmas_are_read_without_them(tmp_path: Path, leaves: str, te
         ("(NP (N owl)) (PP;* (P of) (NP;*SBJ* (N wood))) (AX *) (NP-OB1 *を*) (BIND *SBJ*)", "owl of wood"),
         ("(NP (N (ORTHO owls) (META (CASE n) (LEMMA owl)))) (VBD (ORTHO sang) (META (LEMMA sing)))", "owls sang"),
         ("(META (NP (N owl))) (META (VBD sang)) (PONFP EOS)", "owl sang"),
+        ("(NP (N owls) (, ,-,) (N mice)) (VBD sang) (NP (N it) (N too)) (. .-.)", "owls, mice sang it too."),
         ("(NP (N well-known) (N owl)) (VBD sang) (, <dash/>) (NP (NUM $5))", "well-known owl sang\u2014$5"),
     ],
 )
