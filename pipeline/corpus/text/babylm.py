@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.corpus.text.draft import Draft, Rules, undo_entities
-from pipeline.corpus.text.subtitles import TAG, clean_subtitle, open_subtitles
+from pipeline.corpus.text.subtitles import clean_subtitle, open_subtitles, replace_tags
 from pipeline.corpus.text.text_files import unescape_brackets
 
 
@@ -287,16 +287,16 @@ def qed(draft: Draft) -> None:
 
 _WIKI_LINE = re.compile(
     r"^(?:\[\[(?:File|Image|Category|Media|[a-z]{2,3}(?:-[a-z]+)?):|\{\||\|[-+}|]|[|!]\s|#REDIRECT"
-    r"|[*#:]*\s*\{\{[^{}]*$|</?gallery\b|(?:File|Image):[^|]*\|)",
+    r"|__[A-Z]+__\s*$|[*#:]*\s*\{\{[^{}]*$|</?gallery\b|(?:File|Image):[^|]*\|)",
     re.IGNORECASE,
 )
 _WIKI_HEADING = re.compile(r"^(?:=\s?){1,6}([^=].*?)\s*(?:=\s?){1,6}$")
 _WIKI_RULES = _compiled(
-    (r"(?i)<ref[^<>]*/>|<ref[^<>]*>[^<]*</ref>|<!--.*?-->|\{\{[^{}]*\}\}", "", "reference or template"),
+    *[(r"(?i)<ref[^<>]*/>|<ref[^<>]*>[^<]*</ref>|<!--.*?-->|\{\{[^{}]*\}\}", "", "reference or template")] * 2,
     (r"(?i)<ref[^<>/]*>\s*\{\{[^{}]*$|^\}\}[^<]*</ref>", "", "reference or template"),
     (r"\[\[(?:File|Image|Category):[^\[\]]*\]\]", "", "wiki link"),
     (r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]", r"\1", "wiki link"),
-    (r"\[https?://\S+\s+([^\[\]]*)\]", r"\1", "wiki link"),
+    (r"\[https?://[^\s\[\]]+\s*([^\[\]]*)\]", r"\1", "wiki link"),
     (r"\s?\[(?:\d{1,3}|citation needed|edit)\]", "", "mark of a footnote"),
     (r"'{2,5}", "", "wiki bold or italics"),
     (r"^[*#:;]+\s*(?=\S)|^\u2022\s*", "", "bullet"),
@@ -315,7 +315,7 @@ def wiki(draft: Draft) -> None:
     draft.replace(_WIKI_HEADING, r"\1", "marks of a heading")
     if _WIKI_SIGNS.search(draft.text):
         draft.apply(_WIKI_RULES)
-        draft.replace(TAG, "", "tag")
+        replace_tags(draft)
     _join_punctuation(draft)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from pipeline.corpus.text.subtitles import has_cues
 from pipeline.corpus.text.table_forms import DELIMITERS, Table, find_table, has_spaced_columns, open_table
-from pipeline.corpus.text.text_files import Line, OnError, read_lines
+from pipeline.corpus.text.text_files import Line, OnError, read_lines, with_documents
 from storage.errors import ConfigError, InputError
 
 HEAD_LINES: Final = 200
@@ -84,6 +84,12 @@ _LINE_FORMS: Final = (
         "remove the names, for example with cut -d' ' -f2-",
     ),
     (
+        re.compile(r"(?:[1-3] ?)?(?:[A-Z]\w*\.? ){0,3}[\[({]?\d{1,3}:\d{1,3}[\])}]?\s+\D"),
+        0.8,
+        "lines that begin with numbers, such as 1:3 for a verse",
+        "remove the numbers, for example with sed -E 's/^[^:]*:[0-9]+[])}]? +//'",
+    ),
+    (
         re.compile(r"\s*(?://|/\*|\*/|[\])}]+;?$)|.*[{}\[(]$|.*[\])}\"'],$|(?=.*[(){}\[\]=]).*;$"),
         0.5,
         "a program",
@@ -97,6 +103,11 @@ _FORM_LINES: Final = 8
 _FRAMES = r"\{\d+\}\{\d+\}"
 """The beginning of a subtitle of MicroDVD: its first and last frame."""
 _FOR_SUBTITLES: Final = "use clean-text --source open_subtitles, which removes the times"
+_MAIL = (
+    r"(?:from|to|cc|subject|date|sender|reply-to|return-path|received|delivered-to|message-id|in-reply-to|references|path|"
+    r"newsgroups|organization|lines|nntp-\S+|mime-version|content-\S+|x\w*-\S+)"
+)
+"""The name of a header of an e-mail or of a message of Usenet."""
 _SIGNATURES: Final = (
     (re.compile(r"<(?:\?xml|!doctype|html)\b", re.IGNORECASE), "markup (HTML or XML)", "extract the text first"),
     (re.compile(r"File type = \"ooTextFile"), "a file of Praat", "extract the text first"),
@@ -114,14 +125,10 @@ _SIGNATURES: Final = (
         "markup (XML or SGML)",
         "extract the text first",
     ),
-    (re.compile(rf"WEBVTT\b|(?:{_FRAMES}[^\n]*\n){{2}}"), "subtitles with times", _FOR_SUBTITLES),
+    (re.compile(rf"WEBVTT\b|\[Script Info\]|(?:{_FRAMES}[^\n]*(?:\n|$)){{2}}"), "subtitles with times", _FOR_SUBTITLES),
     (re.compile(r"WARC/\d"), "a web archive (WARC or WET)", "extract the text first"),
     (re.compile(r"PAR1"), "a Parquet file", "write it as JSON lines"),
-    (
-        re.compile(r"PK\x03\x04"),
-        "a ZIP archive, or a document of an office program",
-        "unpack it, or save it as plain text",
-    ),
+    (re.compile(r"PK\x03\x04"), "a ZIP archive, or an office document", "unpack it, or save it as plain text"),
     (re.compile("\ufffd7zXZ|BZh\\d|\\(\ufffd/\ufffd"), "a file that is compressed, but not by gzip", "decompress it"),
     (
         re.compile("\ufffd\ufffd|(?:[^\0]\0){3}|(?:\0[^\0]){3}|.*\0{4}|(?=.*\ufffd).*[\x00-\x08\x0e-\x1a]", re.DOTALL),
@@ -135,6 +142,20 @@ _SIGNATURES: Final = (
         re.compile(r"(?:[^|\n]*\n)?\|?[^|\n]*\|[^\n]*\n\s*+(?=[^\n]*---)(?=[^\n]*\|)[ :|-]+(?:\n|$)"),
         "a Markdown table",
         "leave only the text",
+    ),
+    (
+        re.compile(r"---\s*\n[a-z][\w-]*:(?: [^\n]*)?\n(?:[a-z][\w-]*:|---|\s*- )|\+\+\+\s*\n[\w-]+ *= "),
+        "text after a block of settings (front matter)",
+        "remove the block, for example with sed -E '1,/^(---|[+]{3})/d'",
+    ),
+    (
+        re.compile(
+            rf"From \S+ +(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) [^\n]*\d:\d\d|(?=(?:[^\n]*\n){{0,2}}{_MAIL}: [^\n]*\S[@!]\S)"
+            rf"(?:{_MAIL}:[^\n]*(?:\n|$)){{3}}",
+            re.IGNORECASE,
+        ),
+        "e-mail",
+        "leave only the text, without the headers",
     ),
     (
         re.compile(r"(?:%[^\n]*\n)*\\(?:documentclass|begin|chapter|(?:sub)*section)\b"),
@@ -173,14 +194,16 @@ _INLINE = "i|b|u|s|em|strong|font|span|sub|sup|small|big|ref|nowiki|center"
 _TAG = re.compile(rf"</?(?!(?:{_INLINE})\b)[a-z][\w:.-]*(?:\s[^<>]*)?/?>", re.IGNORECASE)
 _SURE_TAG = re.compile(r"</[a-z]|<[a-z][^<>]*(?:=\s*[\"'][^<>]*|/)>|<(?:br|hr|img|p|li|td|div|h[1-6])\b", re.IGNORECASE)
 """An end tag, a tag with attributes, an empty tag, or a tag of HTML. ``<laughter>`` and ``<unk>`` do not match."""
+_NAME = r"[A-Z][\w.'\u2019&#-]*(?: [\w.'\u2019&#-]+){0,4}"
 _TIME = re.compile(
     r"[\[(]?\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4},?[ T]\d{1,2}:\d\d|[\[(]?\d\d:\d\d[\])]? <\S+> |"
     r"[\[(]?(?:\d{1,2}:)?\d{1,2}:\d\d(?:[.,]\d+)?\s*(?:-->|,\d{1,2}:\d\d|$)|[\[(]?\d{1,2}:\d\d:\d\d\b|\[\d\d:\d\d\.\d+\]|"
-    r"Dialogue: \d+,"
+    r"[\[(]0\d:[0-5]\d[\])]|\[\d{1,2}:\d\d[^\]]{0,8}, \d+[/.]\d|Dialogue: [^,]*,\d|"
+    # The name of a speaker beside a time.
+    rf"\d{{1,2}}:\d\d\s+{_NAME}:\s|(?:\[\d+\] |\*\*)?{_NAME}(?:"
+    r":?\s*[\[(](?:0\d|\d{1,2}:\d\d):\d\d[^\])]{0,30}[\])][:*]*$|(?:\t| {2,})(?:\d{1,2}:)?\d{1,2}:\d\d$|"
+    r"\s*[\[(](?:\d{1,2}:)?\d{1,2}:\d\d[^\])]{0,30}[\])]\**:|:\s*[\[(](?:\d{1,2}:)?\d{1,2}:\d\d[\])])"
 )
-_MARK = r"<\|(?:end|start|begin)_?of_?text\|>"
-_END_OF_TEXT: Final = re.compile(rf"^\s*{_MARK}\s*|\s*{_MARK}\s*$|{_MARK}(?=\w)")
-"""A mark between the texts of a file, such as ``<|endoftext|>``. Between spaces or quotes it is a word of the text."""
 _OBJECT = re.compile(r"\s*(?:\S+ +)?\{\s*(['\"])[^'\"]*\1\s*:")
 """The beginning of a JSON object or of a dictionary of Python, also after a word, such as a key."""
 _MARKED_SHARE: Final = 0.1
@@ -249,7 +272,7 @@ def read_running_text(
     form = Form(kind="text") if is_timed else form_of(shown, path)
     lines = chain(head, lines)
     if not (column := text_column(form, column, path)):
-        yield from _with_documents(lines)
+        yield from with_documents(lines)
         return
     for record in read_records(form, lines, column):
         text = record.cells.get(column)
@@ -263,20 +286,6 @@ def read_running_text(
             continue
         for i, piece in enumerate((text or "").split("\n")):
             yield Line(record.number, piece.rstrip("\r"), is_utf8=True, begins_document=i == 0)
-
-
-def _with_documents(lines: Iterable[Line]) -> Iterator[Line]:
-    """Begin a document after each mark such as ``<|endoftext|>``, and remove the mark."""
-    begins = False
-    for line in lines:
-        first, *others = _END_OF_TEXT.split(line.text) if begins or "<|" in line.text else [line.text]
-        if first.strip() or not any(map(str.strip, others)):
-            yield line._replace(text=first, begins_document=begins) if begins or others else line
-            begins = begins and not first.strip()
-        for text in others:
-            if text.strip():
-                yield line._replace(text=text, begins_document=True)
-            begins = not text.strip()
 
 
 def refuse_unless_text(path: Path) -> None:
@@ -439,8 +448,9 @@ def _marked(full: Sequence[str]) -> Form | None:
         return Form(kind="other", found=f"markup, such as {tags[0][0][:40]}", remedy="extract the text first")
     times = [text for text in full if _TIME.match(text.strip())]
     if (len(times) > 1 or any("-->" in text for text in times)) and len(times) >= len(full) * _MARKED_SHARE:
-        remedy = _FOR_SUBTITLES if has_cues(full) else "remove the times and numbers first"
-        return Form(kind="other", found="subtitles with times", remedy=remedy)
+        if has_cues(full):
+            return Form(kind="other", found="subtitles with times", remedy=_FOR_SUBTITLES)
+        return Form(kind="other", found="lines with times", remedy="remove the times, and the names beside them")
     return None
 
 

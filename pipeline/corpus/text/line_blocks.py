@@ -24,8 +24,12 @@ MAX_TIER_LINES: Final = 200
 """Largest number of lines that continue a line of a transcript."""
 MAX_CUE_CHARS: Final = 2000
 """After this number of characters, a subtitle is not joined with further lines."""
-_HEADERS: Final = ("WEBVTT", "NOTE", "STYLE", "REGION")
-"""Beginnings of the blocks of a WebVTT file that are not subtitles."""
+_HEADERS: Final = (
+    *("WEBVTT", "NOTE", "STYLE", "REGION"),
+    *("[Script Info]", "[V4", "[Events]", "[Aegisub", "[Fonts]", "[Graphics]"),
+    *("[ti:", "[ar:", "[al:", "[au:", "[by:", "[id:", "[la:", "[re:", "[ve:", "[length:", "[offset:"),
+)
+"""Beginnings of the blocks of WebVTT, ASS and LRC files that are not subtitles."""
 
 _LICENCES: Final = tuple(
     (re.compile(r"\W*" + first, re.IGNORECASE), re.compile(r"\W*" + last, re.IGNORECASE))
@@ -143,7 +147,7 @@ def with_whole_cues(lines: Iterator[Line], record: CleaningRecord, *, is_rolling
         reasons = {
             "subtitle time": cue is not None and not rest,
             "number or name of a subtitle": not cue and is_before_cue and (text.isdecimal() or begins_block),
-            "header of subtitles": is_header,
+            "header of subtitles": is_header and not cue,
             "repeated line of captions": is_rolling and without_codes(rest) == last,
         }
         begins_block = not text

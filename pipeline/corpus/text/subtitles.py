@@ -13,33 +13,43 @@ from pipeline.corpus.text.draft import Draft, undo_entities
 from pipeline.corpus.text.sentences import has_word
 
 TAG = re.compile(
-    r"</?(?:i|b|u|s|em|strong|font|span|br|p|sub|sup|small|big|ref|div|nowiki|center)(?:\s[^<>]*)?/?>", re.IGNORECASE
+    r"</?(?:i|b|u|s|em|strong|font|span|(br|p|div|center)|sub|sup|small|big|ref|nowiki|poem|blockquote|code|tt|pre|cite|"
+    r"abbr|references|noinclude|includeonly|onlyinclude)(?:\s[^<>]*)?/?>",
+    re.IGNORECASE,
 )
-"""A tag of HTML, as in subtitles and in wikis."""
+"""A tag of HTML, as in subtitles and in wikis. The group is the name of a tag that ends a line."""
 _LEADING_DASH = re.compile(r"^\s*(?:>>+|[-\u2013\u2014]+)\s*(?=\S)")
+_WIDE = {"\uff08": "(", "\uff09": ")", "\uff3b": "[", "\uff3d": "]", "\u3010": "[", "\u3011": "]", "\uff1a": ":"}
+_WIDE_SIGN = re.compile(f"[{''.join(_WIDE)}]")
+_DOUBLED = re.compile(r"\((\([^()]*\))\)|\[(\[[^\[\]]*\])\]")
 _L_FOR_I = re.compile(
+    r"(?:^|(?<=[.!?\"-] ))l(?=[fnst]\s(?:[a-z]|I\b))|"
     r"(?<![\w'.\u2019-])l(?=(?:['\u2019](?:m|d|ll|ve)\b)|\s+[a-z])|(?<=[A-Z])l(?=[A-Z])|(?<!\w)l(?=[A-Z]+\b)"
 )
 _CREDIT = re.compile(
     r"(?:\bsubtitles? by\b|\bsubtit(?:les|ling|led)\b.{0,60}(?:\bby\b|\bsync|www\.|download|correct|:)|"
     r"opensubtitles|\b(?:re-?)?sync(?:ed|s|hro\w*)?(?:(?:,| and| &) correct\w*)? by\b|^\W*(?:re-?)?sync\w*\s?:|"
-    r"^\W*caption(?:s|ed|ing)? by\b|\bwww\.\S)",
+    r"^\W*(?:caption(?:s|ed|ing)?|translated|transcri(?:bed|pt|ption)|ripped) by\b|\bwww\.\S)",
     re.IGNORECASE,
 )
 _TIME = re.compile(r"^\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")
 WORD_TIME: Final = re.compile(r"<\d+:[\d:.]+>")
 """The time of a word in automatic captions, which a speech recogniser made."""
 _STYLE = re.compile(
+    r"\{[^{}]*\\p[1-9][^{}]*\}[^{}]*|"  # a drawing
     r"\{\\[^{}]*\}|\{[YyCcSsFf]:[^{}]*\}|^(?:\{\d+\}){2}|\[/?[ibu]\]|</?(?:v|c|lang|ruby|rt)(?:[.\s][^<>]*)?>|"
     rf"{WORD_TIME.pattern}"
 )
 _CLOCK = r"(?:\d+:)?\d{1,2}:\d\d[.,]\d{1,3}"
-CUE: Final = re.compile(rf"\s*(?:{_CLOCK}\s*(?:-->|,)\s*{_CLOCK}(?!\d).*|\[{_CLOCK}\s*-->\s*{_CLOCK}\]\s*)")
-"""The time of a subtitle: a line of SRT, WebVTT or SBV, or the beginning of a line that Whisper prints."""
+CUE: Final = re.compile(
+    rf"\s*(?:{_CLOCK}\s*(?:-->|,)\s*{_CLOCK}(?!\d).*|\[{_CLOCK}\s*-->\s*{_CLOCK}\]\s*|(?:\[{_CLOCK}\]\s*)+|"
+    rf"Dialogue:[^,]*,\s*{_CLOCK},\s*{_CLOCK},(?:[^,]*,){{6}})"
+)
+"""The time of a subtitle: a line of SRT, WebVTT or SBV, or the beginning of a line of Whisper, LRC, ASS or SSA."""
 _CUE_SHARE: Final = 0.1
 _LINE_END = re.compile(r"\s*\\[Nh]\s*")
 _MUSIC = re.compile(
-    r"[\u2669-\u266c\u00b6]+|(?:^|(?<=\s))#+(?=\s|$)|^[-\s]*#+(?=[A-Za-z'\"][^#]*#+$)|(?<=[a-z.,?!'\"]{2})#+(?=\s|$)|"
+    r"[\u2669-\u266c\u00b6]+|(?:^|(?<=\s))[#~]+(?=\s|$)|^[-\s]*#+(?=[A-Za-z'\"][^#]*#+$)|(?<=[a-z.,?!'\"]{2})#+(?=\s|$)|"
     r"(?<![\w.])[*]{1,2}(?=\s|$)"
 )
 _SOUND_VERBS = (
@@ -52,9 +62,18 @@ _SOUND_NOUNS = (
     r"applause|laughter|music|thunder|gunshots?|bells?|footsteps|indistinct|inaudible|"
     r"(?:on|over) (?:the )?(?:tv|radio|phone|telephone|recording|tape|pa|speaker|intercom)"
 )
+_NO_MANNER = (
+    "only|early|family|july|italy|daily|weekly|monthly|yearly|finally|hopefully|actually|really|probably|possibly|obviously|"
+    "clearly|usually|normally|generally|basically|literally|luckily|fortunately|unfortunately|sadly|apparently|certainly|"
+    "definitely|surely|especially|particularly|previously|originally|initially|eventually|recently|formerly|reportedly|"
+    "allegedly|supposedly|presumably|mostly|mainly|partly|nearly|hardly|exactly|technically|ideally|honestly|frankly|"
+    "secondly|thirdly|lastly|additionally|consequently|reply|apply"
+)
+"""Words that end like adverbs of manner, but do not say how somebody speaks."""
 _MANNER = (  # at the beginning of a line or sentence
     r"(?i:(?:in|speaking|speaks) (?:\w+ish|\w+ese|\w+[rstl]ian|french|german|greek|latin|dutch|arabic|hindi)|"
-    r"(?!only|early|family|july|italy)\w{3,}ly)"
+    r"in an? (?:[\w-]+ ){0,2}(?:voice|tone|accent|whisper)|under (?:his|her|their) breath|"
+    rf"to (?:him|her|them)sel(?:f|ves)|(?!(?:{_NO_MANNER})\b)\w{{3,}}ly)"
 )
 # A description: text in square brackets, even if the closing bracket is on another line, and text in round brackets
 # that is in capitals or names a sound. A single word of up to four capitals may be an abbreviation. A verb without an
@@ -76,6 +95,7 @@ _PARENTHESES_ONLY = re.compile(r"^[-\u2013\s]*\([^().?!]*\)(?:\s*\([^().?!]*\))*
 _ROLES = (
     "(?=[A-Z])(?:(?:Old|Young|Male|Female|Little|Other|First|Second|Third) )?"
     "(?i:Man|Woman|Boy|Girl|Narrator|Announcer|Reporter|Newscaster|Host|Operator|Speaker|Voice|Both|All|Crowd|Singer)"
+    "(?:['\u2019]s voice)?"
     r"(?: (?:on|over) (?:the )?(?:TV|radio|phone|telephone|tape|PA|speaker|intercom))?(?: ?#?\d+)?"
 )
 _UPPER = "A-Z\u00c0-\u00d6\u00d8-\u00de"
@@ -108,7 +128,12 @@ def has_cues(texts: Sequence[str]) -> bool:
 
 def without_codes(text: str) -> str:
     """Return a line of a subtitle without the codes and tags that set its style."""
-    return TAG.sub("", _STYLE.sub("", text)).strip()
+    return TAG.sub(_space_at_line_end, _STYLE.sub("", text)).strip()
+
+
+def replace_tags(draft: Draft) -> None:
+    """Remove tags. A tag that ends a line becomes a space."""
+    draft.replace(TAG, _space_at_line_end, "tag")
 
 
 def open_subtitles(draft: Draft) -> None:
@@ -122,7 +147,8 @@ def open_subtitles(draft: Draft) -> None:
 def clean_subtitle(draft: Draft) -> None:
     """Clean a subtitle from which the style codes were removed."""
     draft.drop(_TIME, "subtitle time")
-    draft.replace(TAG, "", "tag")
+    draft.replace(_WIDE_SIGN, lambda sign: _WIDE[sign[0]], "full-width bracket or colon")
+    replace_tags(draft)
     draft.drop(_CREDIT, "subtitle credit")
     draft.replace(_MUSIC, "", "music mark")
     draft.drop(_PARENTHESES_ONLY, "sound description")
@@ -136,8 +162,9 @@ def clean_subtitle(draft: Draft) -> None:
 
 
 def _cut_sounds(draft: Draft) -> None:
-    text = _SOUND.sub("\0", draft.text)
-    if text == draft.text:
+    single = _DOUBLED.sub(r"\1\2", draft.text)
+    text = _SOUND.sub("\0", single)
+    if text == single:
         return
     text = _SPACE.sub("", _COLON.sub("\\1\0", _EMPTY_TURN.sub("", text))).replace("\0", " ")
     if has_word(text):
@@ -145,3 +172,7 @@ def _cut_sounds(draft: Draft) -> None:
         draft.repaired.append("sound description inside a line")
     elif not draft.dropped:
         draft.dropped = "sound description"
+
+
+def _space_at_line_end(tag: re.Match[str]) -> str:
+    return " " if tag[1] else ""

@@ -48,6 +48,9 @@ def normalise_text(text: str) -> str:
 BRACKETS: Final = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}"}
 """Spellings of brackets as words in the Penn Treebank."""
 _BRACKET = re.compile("|".join(BRACKETS))
+_MARK = r"<\|(?:end|start|begin)_?of_?text\|>"
+_END_OF_TEXT: Final = re.compile(rf"^\s*{_MARK}\s*|\s*{_MARK}\s*$|{_MARK}(?=\w)")
+"""A mark between the texts of a file. Between spaces or quotes it is a word of the text."""
 
 
 def unescape_brackets(word: str) -> str:
@@ -142,6 +145,20 @@ def _decode(number: int, data: bytes | None) -> Line:
         text, is_utf8 = data.decode(errors="replace"), False
     text = text.removeprefix("\ufeff") if number == 1 else text
     return Line(number, text.rstrip("\r\n"), is_utf8)
+
+
+def with_documents(lines: Iterable[Line]) -> Iterator[Line]:
+    """Begin a document after each mark such as ``<|endoftext|>``, and remove the mark."""
+    begins = False
+    for line in lines:
+        first, *others = _END_OF_TEXT.split(line.text) if begins or "<|" in line.text else [line.text]
+        if first.strip() or not any(map(str.strip, others)):
+            yield line._replace(text=first, begins_document=begins) if begins or others else line
+            begins = begins and not first.strip()
+        for text in others:
+            if text.strip():
+                yield line._replace(text=text, begins_document=True)
+            begins = not text.strip()
 
 
 def not_utf8(path: Path, line: int) -> InputError:

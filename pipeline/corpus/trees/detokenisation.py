@@ -80,6 +80,7 @@ PAIR_RULES: Final = (
     PairRule(r"N\./.*", r"[YJ]\./.*", "in/IN N./NNP Y./NNP ,/, now/RB", "in N.Y., now"),
     PairRule(r"Ph\./.*", r"D\./.*", "a/DT Ph./NNP D./NNP thesis/NN", "a Ph.D. thesis"),
     PairRule(r"(?:i|e)\./.*", r"(?:e|g)\./.*", "pets/NNS ,/, e./FW g./FW cats/NNS", "pets, e.g. cats"),
+    PairRule(r"[\u00a3\u00a5\u20a0-\u20cf]/SYM", r"\d.*/CD", "for/IN \u20ac/SYM 5/CD", "for \u20ac5"),
     PairRule(".*\u00b0/.*", "[CFK]/.*", "24/CD \u00b0/NNS C/NNP", "24\u00b0C"),
     PairRule(r"\)/.*", r"[FN]\d/NN", "-LRB-/-LRB- A/NN x/SYM B/NN -RRB-/-RRB- F1/NN mice/NNS", "(A x B)F1 mice"),
 )
@@ -180,7 +181,7 @@ CONTEXT_RULES: Final = (
         "Rule 12(b)(6)",
     ),
     ContextRule(
-        rf"{_ANY} [A-Za-z]/(?!CD)\S+ \(/\S+ (?:\d{{1,2}}|[a-z])/\S+ [,)]/\S+",
+        rf"{_ANY} [A-Za-z]/(?!CD|DT|PRP)\S+ \(/\S+ (?:\d{{1,2}}|[a-z])/\S+ [,)]/\S+",
         "both",
         "f/NN -LRB-/-LRB- x/NN -RRB-/-RRB-",
         "f(x)",
@@ -206,24 +207,32 @@ CONTEXT_RULES: Final = (
 WORD_RULES: Final = (
     # Quotes, by their tags.
     WordRule(
-        r"[\"\u201c\u201d\u2018'`\u00ab\u201e]+|``|''",
+        r"[\"\u201c\u201d\u2018'`\u00ab\u00bb\u2039\u203a\u201a\u201e\u300c\u300e]+|``|''",
         "``",
         "after",
         "``/`` Go/VB ,/, ''/'' he/PRP said/VBD",
         '"Go," he said',
     ),
     WordRule(
-        r"[\"\u201c\u201d\u2019'\u00bb]+|''",
+        r"[\"\u201c\u201d\u2018\u2019'\u00ab\u00bb\u2039\u203a\u300d\u300f]+|''",
         "''",
         "before",
         "so/RB -/HYPH called/VBN ``/`` b/NN ''/''",
         'so-called "b"',
     ),
-    WordRule("[\u201c\u2018\u00ab\u201e]", ".*", "after", "a/DT \u201c/SYM b/NN \u201d/SYM c/NN", "a \u201cb\u201d c"),
-    WordRule("[\u201d\u00bb]", ".*", "before", "a/DT \u00ab/: b/NN \u00bb/: c/NN", "a \u00abb\u00bb c"),
+    WordRule(
+        "[\u201c\u2018\u00ab\u2039\u201a\u201e\u300c\u300e]",
+        ".*",
+        "after",
+        "a/DT \u201c/SYM b/NN \u201d/SYM c/NN",
+        "a \u201cb\u201d c",
+    ),
+    WordRule(
+        "[\u201d\u00bb\u203a\u300d\u300f]", ".*", "before", "a/DT \u00ab/: b/NN \u00bb/: c/NN", "a \u00abb\u00bb c"
+    ),
     # Parts that a tokeniser cut off the word before.
     WordRule(
-        r"(?i:['\u2019](?:s|re|ve|ll|d|m)|n['\u2019]t)",
+        r"(?i:['\u2018\u2019`\u00b4](?:s|re|ve|ll|d|m)|n['\u2018\u2019`\u00b4]t)",
         ".*",
         "before",
         "It/PRP 's/VBZ n't/RB Ann/NNP 's/POS",
@@ -257,7 +266,11 @@ WORD_RULES: Final = (
     WordRule(r"[.,;:?!]+", ".*", "before", "No/UH ,/, he/PRP said/VBD :/: stop/VB !/.", "No, he said: stop!"),
     # Money, measures, numbers.
     WordRule(
-        r"(?:[A-Z]{1,3})?[$\u00a3\u20ac\u00a5]", r"\$", "after", "US$/$ 5/CD or/CC \u00a3/$ 3/CD", "US$5 or \u00a33"
+        r"(?:[A-Z]{1,3})?[$\u00a3\u00a5\u20a0-\u20cf]",
+        r"\$",
+        "after",
+        "US$/$ 5/CD or/CC \u00a3/$ 3/CD",
+        "US$5 or \u00a33",
     ),
     WordRule("#", r"#|SYM|\$|NN", "after", "the/DT #/SYM 1/CD", "the #1"),
     WordRule("[%\u2030\u00b0\u2032\u2033]", ".*", "before", "4/CD %/NN at/IN 5/CD \u00b0C/NN", "4% at 5 \u00b0C"),

@@ -60,7 +60,9 @@ _HYPHEN_IN_WORD: Final = re.compile("<dash/?>")
 _METADATA = re.compile(r"\(\s*(METADATA|VERSION)\b|\(\s*ORTHO\s[^()]*\)\s*\(\s*META\b")
 """The last bracket of a match begins the metadata. ``META`` alone may be a phrase, such as a stage direction."""
 _WITH_LEMMA = re.compile(r".+-.+")
-_SAME_LEMMA = re.compile(r"(.+)-\1", re.IGNORECASE)
+_SAME_LEMMA = re.compile(r"(.+?)[$@]?-\1", re.IGNORECASE)
+_SPLIT_WORD = re.compile(r"[^\W\d]([$@])(?:-\S+)? \1[^\W\d]")
+"""The end of one part of a split word and the beginning of the next part."""
 _MARK_WITH_LEMMA = re.compile(r"([^\w\s-])-\1")
 _SEPARATORS = re.compile(r"[_@=/|#^+~:;{<\\\[]")
 _PTB_TAG = (
@@ -70,6 +72,7 @@ _PTB_TAG = (
 _ORDINARY = r"\d[\d\W]*\d$|\w+://|www\.|\w+\++$"
 """Ordinary words with separators: ``10:30``, addresses and ``C++``."""
 _WORD_AS_LEMMA = re.compile(rf"(.*[^\W_])(?:{_SEPARATORS.pattern}|-)\1", re.IGNORECASE)
+_WORD_WITH_TAG = re.compile(rf".+[_@/]{_PTB_TAG}")
 _SLASH_TAG = re.compile(rf".+/(?:{_PTB_TAG}|-NONE-|PUNC\W)(?:\|[A-Z$]+)*")
 _QUOTED = re.compile(r"([\"'|])\S+\1|\[\S+\]|<\S+>|\{\S+\}")
 _TOKEN = re.compile(r"(\(\s*[^\s()]*)|([^\s()]+)")
@@ -125,7 +128,12 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
     with_bare_trace = [any(map(_is_trace_in_phrase, tree.tags, tree.words)) for tree in trees]
     is_historical = any(map(_has_id, trees)) or (
         all(tag != TRACE_TAG for tag, _ in leaves)
-        and (is_named_psd or ("C", "0") in leaves or sum(with_bare_trace) > _MANY_TRACES * len(trees))
+        and (
+            is_named_psd
+            or ("C", "0") in leaves
+            or sum(with_bare_trace) > _MANY_TRACES * len(trees)
+            or any(_SPLIT_WORD.search(" ".join(tree.words)) for tree in trees)
+        )
     )
     words = [word for tag, word in leaves if not _is_no_word(tag, word)]
     share = _share(words, _WITH_LEMMA)
@@ -177,10 +185,10 @@ def _refuse_other_leaves(path: Path, words: list[str], visible: list[str], trees
             f"{path}: the leaves are numbers in place of words, as in discontinuous trees, which are not read. "
             f"{_WRITE_WORDS}"
         )
-    has_lemma = any(map(_WORD_AS_LEMMA.fullmatch, words))
+    has_lemma = any(map(_WORD_AS_LEMMA.fullmatch, words)) or any(map(_WORD_WITH_TAG.fullmatch, words))
     for separator in {found[0] for word in words if (found := _SEPARATORS.search(word))} | {"-"}:
         form = re.compile(rf"(?!{_ORDINARY}).*[^{re.escape(separator)}].*{re.escape(separator)}.+")
-        if len({*words}) >= (2 if has_lemma else 8 if separator == "-" else 3) and _share(words, form) >= _MOST:
+        if len({*words}) >= (2 if has_lemma else 8 if separator in "-_@/" else 3) and _share(words, form) >= _MOST:
             example = _example(words, form)
             what = "discontinuous trees (discbracket)" if re.match(r"'\d+=", example) else "words with a lemma or a tag"
             raise InputError(
@@ -270,7 +278,7 @@ def _historical(tree: Tree, reasons: dict[str, None], *, has_lemmas: bool) -> Tr
             without.add(i)
         elif _is_no_word(tag, word):
             tags[i] = TRACE_TAG
-        elif has_lemmas and (plain := _without_lemma(word)) != word:
+        elif (has_lemmas or _MARK_WITH_LEMMA.fullmatch(word)) and (plain := _without_lemma(word)) != word:
             reasons["lemmas left out"] = None
             words[i] = plain
         if _HYPHEN_IN_WORD.search(words[i]):

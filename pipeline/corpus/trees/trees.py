@@ -53,7 +53,9 @@ class Tree:
 
 _W, _A = r"[ \t\r\n\f\v]", r"[^ \t\r\n\f\v()]"
 _TOKEN = re.compile(rf"\({_W}*({_A}+){_W}+({_A}+){_W}*\)|\({_W}*({_A}*)|(\))|({_A}+)")
-_BRACKET_IN_WORD = re.compile(r"\\[()]|\s[:;=8][-^o'][()]|\s[^\s()]+\([^\s()]+\)|\s\([^\s()]+\)[^\s()]|\(\$[()]\s")
+_BRACKET_IN_WORD = re.compile(
+    r"\\[()]|\s[:;=8](?:[-^o'][()]|\()|\s[^\s()]+\([^\s()]+\)|\s\([^\s()]+\)[^\s()]|\(\$[()]\s"
+)
 _WORD_IN_BRACKETS = re.compile(rf"\({_W}*{_A}+{_W}*\({_W}*{_A}+{_W}*\){_W}*\)")
 _LABEL_OUTSIDE = re.compile(r"[^()]*\w\(")
 _LABEL_AT_END = re.compile(r"\(\s*([^\s()]+)\s[^()]*\s\1\s*\)")

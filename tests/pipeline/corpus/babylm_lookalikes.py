@@ -14,6 +14,20 @@ from pipeline.corpus.sample.grammar import english_grammar
 from pipeline.corpus.sample.pcfg import text_of_words
 
 ENDING = "train"
+ASS = r"""[Script Info]
+Title: x
+
+[V4+ Styles]
+Format: Name, Bold
+
+[Events]
+Format: Layer, Start
+Dialogue: 0,0:00:01.00,0:00:02.00,Default,Ann,0,0,0,,{\i1}Is it{\i0}\Nate?
+Comment: 0,0:00:02.00,0:00:02.10,Default,,0,0,0,,no line
+Dialogue: Marked=0,0:00:03.00,0:00:04.00,Default,,0000,0000,0000,,It, too, is.
+Dialogue: 1,0:00:03.00,0:00:04.00,Default,,0,0,0,,{\an7\p1}m 0 0 l 10 0{\p0}
+"""
+"""Subtitles in the format ASS, and a line as in SSA."""
 
 
 class Row(NamedTuple):

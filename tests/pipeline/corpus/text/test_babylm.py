@@ -30,6 +30,9 @@ SOUNDS = {
     '"[Ann] Yes," he said.': '"Yes," he said.',
     "Ann Fox (on radio): Hello.": "Hello.",
     "(V.O.) [O.S.] Hello.": "Hello.",
+    "((SIGHS)) Hello. [[laughs]]": "Hello.",
+    "(in a low voice) Hello.": "Hello.",
+    "(under her breath) Hello. (to himself) Yes.": "Hello. Yes.",
 }
 NAMES = {
     "TOM: We go now.": "We go now.",
@@ -45,6 +48,7 @@ NAMES = {
     "2ND MAN : Go now.": "Go now.",
     "Mrs. McFOX: Go now.": "Go now.",
     "\u266a ANN: Go now.": "Go now.",
+    "Woman's voice on TV: Go now.": "Go now.",
 }
 LIKE_NAMES_AND_SOUNDS = (
     "Listen: we go. (In London) it is (open).",
@@ -54,6 +58,9 @@ LIKE_NAMES_AND_SOUNDS = (
     "The truth is this, man: (only) we lost.",
     "I like [a] and {b}.",
     "all: it was cold.",
+    "(Finally) it is. (Hopefully) so.",
+    "((really)) yes.",
+    "5 ~6 of us.",
 )
 CLITICS = {
     "I don 't see 'em": "I don't see 'em",
@@ -89,6 +96,7 @@ MARKS = {
     "[I, + I] know #yes,# the #1.": "I, I know yes, the #1.",
     "Yes. [Vocalized-noise] We went.": "Yes. We went.",
 }
+WIKI = {"reference or template", "tag", "wiki link", SPACE}
 KEPT = [  # source, line, text, speaker, what was repaired
     ("childes", "*MOT:\tyou see , a cup ?", "you see, a cup?", "MOT", {"space before punctuation"}),
     ("childes", "*FAT1:\tit's here.", "it's here.", "FAT1", set()),
@@ -254,6 +262,11 @@ KEPT = [  # source, line, text, speaker, what was repaired
         {SPACE, "space inside brackets"},
     ),
     ("open_subtitles", "[i]A cup.[/i]\\NA pen.", "A cup. A pen.", "", {"subtitle style code"}),
+    ("open_subtitles", "A<br>cup.<br/> A<BR />pen.", "A cup. A pen.", "", {"tag"}),
+    ("open_subtitles", "lt is. No. lf so. It is lt.", "It is. No. If so. It is lt.", "", {"l read for I"}),
+    ("open_subtitles", "~ La la ~", "La la", "", {"music mark"}),
+    ("open_subtitles", "\uff08I know.\uff09 So\uff1a", "(I know.) So:", "", {"full-width bracket or colon"}),
+    ("wikipedia", "A {{a|{{b}}}}<poem>cup<br />is [http://a.org].", "A cup is.", "", WIKI),
     ("open_subtitles", "We are in sync: go now.", "We are in sync: go now.", "", set()),
     ("switchboard", "qy^d   @@B.12 utt2: {D So, } it ran, -/", "So, it ran,", "B", {"noise or disfluency mark"}),
     ("switchboard", "A:\tREMARKS: two, and/or = x", "REMARKS: two, and/or = x", "A", set()),
@@ -268,7 +281,14 @@ CAPTIONS = (
     "[Full-page illustration: A CAT]",
     "[Tail-piece]",
 )
-CREDITS = ("== sync, corrected by nobody ==", "Re-sync by Nobody", "Sync & corrections by nobody", "Sync : Nobody")
+CREDITS = (
+    "Ripped by Nobody",
+    "- Transcript by Nobody",
+    "== sync, corrected by nobody ==",
+    "Re-sync by Nobody",
+    "Sync & corrections by nobody",
+    "Sync : Nobody",
+)
 DROPPED = [  # source, line, reason
     ("childes", "[sits on the floor]", "bracket-only comment"),
     ("childes", "*CHI:\t[laughs] .", "bracket-only comment"),
@@ -283,6 +303,9 @@ DROPPED = [  # source, line, reason
     ("open_subtitles", "00:01:02,003 --> 00:01:04,005", "subtitle time"),
     ("open_subtitles", "[door slams]", "sound description"),
     ("open_subtitles", "- (SIGHS)", "sound description"),
+    ("open_subtitles", "\uff08SIGHS\uff09", "sound description"),
+    ("wikipedia", "__NOTOC__", "line of a table, file or category"),
+    ("wikipedia", "</poem>", "tag"),
     ("qed", "[Music]", "sound description"),
     ("open_subtitles", "[ Bells Ringing ] - [ Dogs Bark ]", "sound description"),
     ("open_subtitles", "\u266a (MUSIC PLAYS) \u266a", "sound description"),

@@ -30,7 +30,7 @@ from pipeline.corpus.text.line_blocks import (
 from pipeline.corpus.text.sentences import MAX_WORDS
 from pipeline.corpus.text.text_files import Line, normalise_text
 from storage.errors import ConfigError, InputError, StoreError
-from tests.pipeline.corpus.babylm_lookalikes import RELEASES, write_babylm
+from tests.pipeline.corpus.babylm_lookalikes import ASS, RELEASES, write_babylm
 from tests.pipeline.corpus.corpora import failing_renames
 
 
@@ -299,8 +299,10 @@ def test_lines_that_continue_a_line_of_chat_are_joined_with_it(tmp_path: Path) -
             2,
             5,
         ),
+        (ASS, 2, 8),
+        ("[ti:x]\n[ar:y z]\n[00:01.00]Is it ate?\n[00:02.50][00:04.50] It is.\n[00:03.00]\n", 2, 3),
     ],
-    ids=["SubRip", "WebVTT", "WebVTT with a note", "SBV", "Whisper", "automatic captions"],
+    ids=["SubRip", "WebVTT", "WebVTT with a note", "SBV", "Whisper", "automatic captions", "ASS and SSA", "LRC"],
 )
 def test_subtitles_with_times_give_one_line_for_each_subtitle(
     tmp_path: Path, text: str, found: int, dropped: int

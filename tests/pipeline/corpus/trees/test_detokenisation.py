@@ -61,6 +61,11 @@ def test_every_rule_does_what_its_example_says(rule: object) -> None:
         ("C$/$ 5.3/CD million/CD ,/, or/CC 3/CD %/NN", "C$5.3 million, or 3%"),
         ("yes/UH --/: no/UH", "yes -- no"),
         ("dogs/NNS '/POS ''/'' tails/NNS", "dogs'\" tails"),
+        ("a/DT -LRB-/-LRB- b/LS -RRB-/-RRB- c/NN", "a (b) c"),
+        ("\u00bb/`` b/NN \u00ab/'' or/CC \u2039/: b/NN \u203a/:", "\u00bbb\u00ab or \u2039b\u203a"),
+        ("it/PRP \u2018s/VBZ red/JJ ,/, is/VBZ n`t/RB it/PRP", "it\u2018s red, isn`t it"),
+        ("for/IN \u20b9/$ 5/CD", "for \u20b95"),
+        ("5/CD \u20ac/SYM and/CC", "5 \u20ac and"),
         ("x/NN", "x"),
     ],
 )

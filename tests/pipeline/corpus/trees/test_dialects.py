@@ -54,6 +54,7 @@ def test_words_with_lemmas_are_read_without_them(tmp_path: Path, leaves: str, te
         ("(NP (N owl)) (PP;* (P of) (NP;*SBJ* (N wood))) (AX *) (NP-OB1 *を*) (BIND *SBJ*)", "owl of wood"),
         ("(NP (N (ORTHO owls) (META (CASE n) (LEMMA owl)))) (VBD (ORTHO sang) (META (LEMMA sing)))", "owls sang"),
         ("(META (NP (N owl))) (META (VBD sang)) (PONFP EOS)", "owl sang"),
+        ("(NP (N owls) (, ,-,) (N mice)) (VBD sang) (NP (N it) (N too)) (. .-.)", "owls, mice sang it too."),
         ("(NP (N well-known) (N owl)) (VBD sang) (, <dash/>) (NP (NUM $5))", "well-known owl sang\u2014$5"),
     ],
 )
@@ -66,6 +67,20 @@ def test_ids_codes_and_bare_traces_of_historical_trees_are_no_words(tmp_path: Pa
             assert texts == [text]
             assert counts["repaired"]["ids left out"] == 1
             assert counts["dropped"] == {ONLY_CODES: 3}
+
+
+@pytest.mark.parametrize(
+    ("leaves", "text"),
+    [
+        ("(N mús$) (D $in) (VBPI fór)", "músin fór"),
+        ("(N mús$-mús) (D $in-hinn) (VBPI fór-fara)", "músin fór"),
+        ("(P n@) (D @o) (N mar)", "no mar"),
+    ],
+)
+def test_marks_of_split_words_show_a_historical_file_without_ids(tmp_path: Path, leaves: str, text: str) -> None:
+    texts, counts = imported(tmp_path, f"(IP {leaves})\n", ".mrg")
+    assert texts == [text]
+    assert counts["dialects"] == {HISTORICAL: 1}
 
 
 def test_labels_of_historical_trees_keep_no_codes(tmp_path: Path) -> None:
@@ -82,6 +97,7 @@ def test_labels_of_historical_trees_keep_no_codes(tmp_path: Path) -> None:
         ("(N 0=owl) (VBD 1=sang) (. 2=.)", r"discontinuous trees \(discbracket\)"),
         ("(N 0) (VBD 2) (N 1)", "numbers in place of words"),
         ("(N owl_owl) (VBD sang_sing)", "'_' inside"),
+        ("(N owl_NN) (VBD sang_VBD) (. ._.)", "'_' inside"),
         ("(N owl{owl}) (VBD sang{sing}) (N x{x})", "'{' inside"),
         ("(N owl:N) (VBD sang:V) (. .:.)", "':' inside"),
         (r"(N owl\owl) (VBD sang\sing) (. .\.)", r"'\\\\' inside"),
@@ -98,7 +114,18 @@ def test_leaves_in_an_unknown_form_are_refused_by_name(tmp_path: Path, leaves: s
 
 @pytest.mark.parametrize(
     "words",
-    ["10:30 11:45 1/2", "bye-bye bye-bye", "-_- >_<", "www.owl/a ftp://owl.b/c C++", ". . .", "TO . . .", "0\n0\n0"],
+    [
+        "10:30 11:45 1/2",
+        "bye-bye bye-bye",
+        "-_- >_<",
+        "www.owl/a ftp://owl.b/c C++",
+        ". . .",
+        "TO . . .",
+        "0\n0\n0",
+        "A_b C_d e_f",
+        "a@b.c d@e.f g@h.i",
+        "and/or he/she his/her",
+    ],
 )
 def test_a_short_file_of_unusual_words_is_not_refused(tmp_path: Path, words: str) -> None:
     trees = ["(S " + " ".join(f"(X {word})" for word in line.split()) + ")\n" for line in words.split("\n")]
@@ -184,6 +211,7 @@ def test_ctb_is_read_between_its_tags(tmp_path: Path) -> None:
         "(NN 0) (SYM *) (CD 0) (NFP *sigh*) (NN and/or)",
         "(JJ well-known) (NN x-ray) (NN .) (NN owl)",
         "(NN $5) (NN me@home) (NN _) (NN owl) (NN a_b)",
+        "($ US$) (CD 5) (NN @ann) (NN @bob) (NN A$) (NN A$)",
         "(ID two) (. /) (UH uh) (NN %) (NN E_S)",
         "(NN *) (-NONE- *T*-1) (NN 0) (CODE owl) (NN <b>)",
     ],
@@ -237,6 +265,7 @@ def test_masked_sentences_are_dropped_and_blanks_to_fill_in_are_kept(
         (r"(S (NN owl\(s\)))", "write -LRB- and -RRB-"),
         (r"(S (NN owl) (SYM :-\)))", "write -LRB- and -RRB-"),
         (r"(S (NN owl) (SYM \())", "write -LRB- and -RRB-"),
+        ("(S (NN owl) (: :())", "write -LRB- and -RRB-"),
         ("(S (NN owl(s)) (VB hoots))", "write -LRB- and -RRB-"),
         ("(S (NN owl) (UH :-)) (VB hoots))", "write -LRB- and -RRB-"),
         ("(S (NN (owl)) (VB (hoots)))", "write words without brackets of their own"),
