@@ -33,8 +33,11 @@ from typing import Final, Literal, NamedTuple
 
 TIE_TOLERANCE: Final = 1e-6
 """Two sides tie if they differ by at most this number times the larger side, or times 1 bit if both are below 1 bit.
-This number is more than 10 times float32's precision, 6e-8. A sum of log-probabilities changes by up to about this much
-when the sentence is scored in another batch."""
+This number is more than 10 times float32's precision, 6e-8. Surprisals change by up to about this much when a sentence
+is scored in another batch. We measured this on a CPU with 200 test sentences of the sample corpus and a student
+(--embed-dim 128 --num-blocks 4, 80 steps). In batches of 1 to 8,192 positions and in other orders, the surprisals of
+one to three tokens differed by up to 9.5e-7 times the larger of the surprisal and 1 bit. Those of whole sentences
+differed by up to 4.7e-8 times the surprisal."""
 EQUAL_RELATIVE: Final = 1e-5
 EQUAL_ABSOLUTE: Final = 1e-3
 """``=`` holds for a and b if |a - b| <= ``EQUAL_ABSOLUTE`` + ``EQUAL_RELATIVE`` |b|, in bits, as in syntaxgym-core."""

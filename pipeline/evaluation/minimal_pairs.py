@@ -68,6 +68,10 @@ OTHER_TASKS: Final[Mapping[str, frozenset[str]]] = {
     "SyntaxGym": frozenset({"predictions", "items"}),
 }
 """Task → keys that every line of this task has. The tasks are SyntaxGym and the BabyLM tasks without minimal pairs."""
+_REMEDIES: Final = {
+    "SyntaxGym": "score suites with evaluate syntaxgym",
+    **dict.fromkeys(("VQA", "Winoground", "Global PIQA"), "score this task with BabyLM's pipeline"),
+}
 _REMEDY: Final = "correct or remove the line, or fetch the file again"
 _FORMAT: Final = 'one JSON object per line, {"sentence_good": "...", "sentence_bad": "..."}, or a table'
 _COLUMNS: Final = (
@@ -80,6 +84,8 @@ _AS_TABLE: Final = (
 )
 _LINES: Final = (".jsonl", ".jsonl.gz")
 _TABLES: Final = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+_MISSING: Final = frozenset({"NA", "NaN"})
+"""What R and pandas write into a cell without a value."""
 _LINE_END: Final = re.compile(r"\r\n?|\n")
 
 
@@ -387,7 +393,7 @@ def _other_task(value: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, 
     for task, names in OTHER_TASKS.items():
         if names <= value.keys():
             problem = f"a line of {task}, which is another task than minimal pairs, {expected}"
-            return problem, "score BabyLM's tasks with evaluate babylm"
+            return problem, _REMEDIES.get(task, "score BabyLM's tasks with evaluate babylm")
     return f"an object with the fields {', '.join(value) or 'none'}, {expected}", _COLUMNS
 
 
@@ -456,6 +462,8 @@ def _text(
     lines = _LINE_END.split(found) if is_sentence else [found]
     if not (normalised := "\n".join(map(normalise_text, lines)).strip("\n")):
         raise InputError(f"{where}: {name} is empty, expected text; {_REMEDY}")
+    if is_sentence and normalised in _MISSING:
+        raise InputError(f"{where}: {name} is {normalised}, which stands for a missing value, expected text; {_REMEDY}")
     return normalised
 
 

@@ -13,12 +13,13 @@ so the input is ``<bos> earlier sentence <bos> sentence``. If the input is too l
 sentences. If not even the sentence right before the scored one fits, only the last tokens of that sentence are kept.
 """
 
+import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby, islice, zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ from pipeline.corpus.text.file_forms import (
     text_column,
 )
 from pipeline.corpus.text.sentences import split_sentences
-from pipeline.corpus.text.text_files import Line, OnError, normalise_text, not_utf8, read_lines
+from pipeline.corpus.text.text_files import Line, OnError, normalise_text, read_lines
 from pipeline.corpus.trees.matching import Span
 from pipeline.evaluation.evaluation_config import SurprisalConfig
 from pipeline.evaluation.scorer import BLOCK_SENTENCES
@@ -48,6 +49,9 @@ from pipeline.evaluation.words import (
     words_of_tokens,
 )
 from storage.errors import ConfigError, InputError
+
+_NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
+"""The number of a region. Programs write whole numbers as ``2.0`` if a cell of the column is empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,9 +164,17 @@ def check_stimuli(path: Path, config: SurprisalConfig) -> None:
         InputError: As ``read_stimuli``, except for errors about tokens, and as ``read_frequencies``.
         ConfigError: As ``read_stimuli``.
     """
-    deque(_kept(path, config, _Faults(path, config.on_error, Counter())), maxlen=0)
+    dropped = Counter[str]()
+    if not deque(_kept(path, config, _Faults(path, config.on_error, dropped)), maxlen=1):
+        raise no_sentence(path, dropped)
     if config.frequencies is not None:
         read_frequencies(config.frequencies)
+
+
+def no_sentence(path: Path, dropped: Counter[str]) -> InputError:
+    """Return the error for an input without a sentence. ``dropped`` has the skipped sentences by reason."""
+    found = f": {dict(sorted(dropped.items()))}" if dropped else ""
+    return InputError(f"{path}: no sentence{found}; expected one per line; check the file")
 
 
 class _Raw(NamedTuple):
@@ -265,6 +277,12 @@ def _of_regions(path: Path, records: Iterable[Record], column: str, config: Surp
 
     for number, (item, group) in enumerate(groupby(records, item_of), 1):
         rows = list(group)
+        texts = tuple(_cells(row, (column,))[0] for row in rows)
+        if joined := [row for row, text in zip(rows, texts, strict=True) if "\n" in text.strip()]:
+            raise InputError(
+                f"{path}:{joined[0].number}: {column} is {joined[0].cells[column]!r:.60}, expected a region on one "
+                "line; if a word begins with a quotation mark, double the mark and quote the word, or use tabs"
+            )
         regions = [_cells(row, (config.region,))[0] for row in rows]
         if item in seen:
             raise InputError(
@@ -276,13 +294,12 @@ def _of_regions(path: Path, records: Iterable[Record], column: str, config: Surp
                 f"{path}:{rows[twice].number}: {config.region} {regions[twice]} of {_named(config.item, item)} is "
                 f"there a second time, expected each region once; {remedy}"
             )
-        if all(map(str.isdecimal, regions)) and (numbers := [*map(int, regions)]) != sorted(numbers):
+        if all(map(_NUMBER.fullmatch, regions)) and (numbers := [*map(float, regions)]) != sorted(numbers):
             raise InputError(
                 f"{path}:{rows[0].number}: {config.region} of {_named(config.item, item)} is {', '.join(regions[:8])}, "
                 "expected ascending numbers, because the rows are the sentence; sort the rows, or name another column"
             )
         seen.add(item)
-        texts = tuple(_cells(row, (column,))[0] for row in rows)
         yield _Raw(number, rows[0].number, texts, item=item, regions=tuple(regions))
 
 
@@ -304,7 +321,7 @@ def _with_context(raws: Iterable[_Raw], path: Path, context: Path) -> Iterator[_
         num_lines += line is not None
         if raw is not None and line is not None:
             if not line.is_utf8:
-                raise not_utf8(context, line.number)
+                raise InputError(f"{context}:{line.number}: not UTF-8, expected UTF-8 text; convert the file")
             yield raw._replace(context=normalise_text(line.text))
     if num_sentences != num_lines:
         raise InputError(

@@ -40,7 +40,7 @@ from pipeline.corpus.text.table_forms import as_cell
 from pipeline.corpus.text.text_files import check_replaces_no_input
 from pipeline.evaluation.evaluation_config import SurprisalConfig
 from pipeline.evaluation.scorer import DistributionScorer, TokenScores
-from pipeline.evaluation.stimuli import Stimulus, read_stimuli
+from pipeline.evaluation.stimuli import Stimulus, no_sentence, read_stimuli
 from pipeline.evaluation.words import Frequencies, begins_word, read_frequencies
 from storage.errors import ConfigError, InputError, RunError
 from storage.files import written_whole
@@ -248,8 +248,7 @@ def write_surprisals(
         ids.append(np.array(stimulus.ids, np.int64))
         before.append(np.array(stimulus.before, np.int64))
     if not ids:
-        found = f": {dict(sorted(dropped.items()))}" if dropped else ""
-        raise InputError(f"{path}: no sentence{found}; expected one per line; check the file")
+        raise no_sentence(path, dropped)
     begins = begins_word(tokenizer)
     scored = scorer.distributions(ids, before, np.append(np.flatnonzero(begins), tokenizer.eos_id))
     sums: Counter[str] = Counter()

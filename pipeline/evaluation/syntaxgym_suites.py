@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.text.file_forms import form_of, read_head
+from pipeline.corpus.text.file_forms import Form, form_of, read_head
 from pipeline.corpus.text.text_files import normalise_text, read_lines
 from pipeline.evaluation.formulas import Formula, FormulaError, parse_formula
 from storage.errors import InputError
@@ -151,7 +151,10 @@ def read_suite(path: Path) -> Suite:
     """
     data = read_bytes(path, remedy="give a SyntaxGym suite")
     is_json = data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"["))
-    if not is_json and (form := form_of(read_head(read_lines(path)), Path())).kind == "table":
+    form = Form(kind="JSON lines") if is_json else form_of(read_head(read_lines(path)), Path())
+    if form.kind == "other":
+        raise InputError(f"{path}: looks like {form.found}, expected a SyntaxGym suite in JSON; {form.remedy}")
+    if form.kind == "table":
         raise InputError(
             f"{path}: looks like {form.found}, expected a SyntaxGym suite in JSON, because a table has no predictions; "
             "give the suite's .json file, or measure its regions with evaluate surprisal --column --item --region"

@@ -301,6 +301,7 @@ def test_one_name_in_two_folders_is_refused(tmp_path: Path) -> None:
         ({"sentences": "a\tb", "ratio": "0.5"}, "a line of WUG"),
         ({"Context1": "a", "Target1": "b"}, "a line of EWoK"),
         ({"meta": {}, "predictions": [], "items": []}, "a line of SyntaxGym"),
+        ({"caption_0": "a", "caption_1": "b"}, "a line of Winoground"),
         ({"premise": "a", "label": 1}, "an object with the fields premise, label,"),
         ({"good": "a b", "bad": "b a"}, "an object with the fields good, bad,"),
         ({}, "an object with the fields none,"),
@@ -313,6 +314,7 @@ def test_another_task_is_named_with_the_folders_of_pairs(tmp_path: Path, line: o
     path = write_lines(tmp_path / "other/y.jsonl", "", line)
     expected = "expected the fields sentence_good and sentence_bad; give a f"
     other = "name the columns of your pairs with --columns" if "an object" in message else "score BabyLM's tasks"
+    other = {"a line of SyntaxGym": "score suites", "a line of Winoground": "score this task"}.get(message, other)
     remedy = rf"{expected}older with minimal pairs alone: .*blimp, or {other}"
     with pytest.raises(InputError, match=rf"y\.jsonl:2: {message}.*{remedy}"):
         read_minimal_pairs(tmp_path)
@@ -404,6 +406,7 @@ def test_a_plus_joins_columns_and_tabs_divide_a_tsv_file(
         ("good,bad,bad\na,b,c\n", "good,bad", "two columns bad, expected one"),
         ("good,bad\na b\n", "good,bad", r"x\.csv:2: 1 cells, expected 2"),
         ("good,bad\na b,\n", "good,bad", r"x\.csv:2: bad is empty"),
+        ("good,bad\na b,NA\n", "good,bad", r"x\.csv:2: bad is NA, which stands for a missing value, expected text"),
         ('{"good": "a", "bad": "b"}\n', "good,bad,kind", r"x\.csv:1: kind is None"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.corpus.dataset.tokenizer import Tokenizer
 from pipeline.evaluation.evaluation_config import SurprisalConfig
-from pipeline.evaluation.stimuli import Stimulus, read_stimuli
+from pipeline.evaluation.stimuli import Stimulus, check_stimuli, read_stimuli
 from storage.errors import ConfigError, InputError, RnngDistillError
 
 TOKENIZER = Tokenizer.train(["The hens peck.", "A fox waits, quietly."] * 3, 300)
@@ -138,6 +138,14 @@ def test_the_rows_of_an_item_are_the_regions_of_a_sentence(tmp_path: Path, delim
         ([("b", "2", "fox")], r":7: zone 2 of story b is there a second time, expected .* once; name in --item"),
         ([("b", "4", "")], r":4: an empty cell of column word, expected text; remove this row"),
         ([("b", "4")], r":7: 2 cells, expected 3 .*; correct this row"),
+        (
+            [("c", "2.0", "fox"), ("c", "10.0", "A"), ("c", "3.0", "A")],
+            ":7: zone of story c is 2.0, 10.0, 3.0, expected asc",
+        ),
+        (
+            [("c", "1", "A\nc,2,fox")],
+            r":7: word is 'A\\nc,2,fox', expected a region on one line; if a word begins with a q",
+        ),
         ([("c", "2", "fox"), ("c", "1", "A")], r":7: zone of story c is 2, 1, expected ascending .*; sort the rows"),
     ],
 )
@@ -160,6 +168,17 @@ def test_regions_that_make_no_sentence_are_refused(tmp_path: Path, extra: list[t
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SurprisalConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("", "no sentence; expected"), ("\n\n", r"no sentence: \{'empty': 2\}; expected")]
+)
+def test_an_input_without_a_sentence_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "text.txt").write_text(content)
+    with pytest.raises(InputError, match=message):
+        check_stimuli(tmp_path / "text.txt", SurprisalConfig(on_error="skip"))
 
 
 def test_the_lines_before_a_sentence_are_its_context_up_to_an_empty_line(tmp_path: Path) -> None:

@@ -173,6 +173,7 @@ def test_a_suite_with_many_regions_is_read_in_a_moment(tmp_path: Path) -> None:
         ([1], "expected object, found array"),
         (changed("meta", "metric", to="total"), "meta: metric is 'total', expected one of sum, mean"),
         (changed("predictions", to=[]), "predictions is empty, expected at least one formula"),
+        ("version https://git-lfs.github.com/spec/v1\noid x\n", "a pointer of Git LFS.* git lfs pull"),
         ("item,region_number,content\n1,1,The\n1,2,owl\n", "a table .* has no predictions; .* --region"),
         (changed("predictions", 0, "type", to="R"), r"predictions\[0\].type: invalid enum value 'R'"),
         (changed("predictions", 0, "formula", to="(3;%match%) <"), r"predictions\[0\]: formula .*, column 14: found 'the end'"),  # noqa: E501 - a row of a table

@@ -219,6 +219,8 @@ def test_real_text_is_text_wherever_it_begins(shared_data: Path) -> None:
         ('\ufeff{"id": 1, "body": "It ran."}\n', "body", [(1, "It ran.")]),
         ('id,text\n1,"It ""ran"",\nthen."\n2,No.\n', "text", [(2, 'It "ran",'), (2, "then."), (4, "No.")]),
         ('id\ttext\n1\t"It" ran.\n2\t\'No.\n', "text", [(2, '"It" ran.'), (3, "'No.")]),
+        ('text\tid\n"It\t1\nran"\t2\nNo.\t3\n', "text", [(2, '"It'), (3, 'ran"'), (4, "No.")]),
+        ('text\tid\n"It\nran"\t1\nNo.\t2\n', "text", [(2, "It"), (2, "ran"), (4, "No.")]),
         ('id\ttext\n1\t"It ""ran"""\n2\tNo.\n', "text", [(2, 'It "ran"'), (3, "No.")]),
         ("7\tIt ran.\n8\tNo.\n9\tYes.\n", "2", [(1, "It ran."), (2, "No."), (3, "Yes.")]),
         ("1\t2\t4\tIt ran.\n1\t3\t4\tNo.\n2\t2\t1\tYes.\n", "4", [(1, "It ran."), (2, "No."), (3, "Yes.")]),
