@@ -18,7 +18,7 @@ TAG = re.compile(
     re.IGNORECASE,
 )
 """A tag of HTML, as in subtitles and in wikis. The group is the name of a tag that ends a line."""
-_LEADING_DASH = re.compile(r"^\s*(?:>>+|[-\u2013\u2014]+)\s*(?=\S)")
+_LEADING_DASH = re.compile(r"^\s*(?:(?:>>+|[-\u2013\u2014]+)\s*)++(?=\S)")
 _WIDE = {"\uff08": "(", "\uff09": ")", "\uff3b": "[", "\uff3d": "]", "\u3010": "[", "\u3011": "]", "\uff1a": ":"}
 _WIDE_SIGN = re.compile(f"[{''.join(_WIDE)}]")
 _DOUBLED = re.compile(r"\((\([^()]*\))\)|\[(\[[^\[\]]*\])\]")
@@ -76,11 +76,13 @@ _MANNER = (  # at the beginning of a line or sentence
     rf"to (?:him|her|them)sel(?:f|ves)|(?!(?:{_NO_MANNER})\b)\w{{3,}}ly)"
 )
 # A description: text in square brackets, even if the closing bracket is on another line, and text in round brackets
-# that is in capitals or names a sound. A single word of up to four capitals may be an abbreviation. A verb without an
+# that is in capitals or names a sound. A single word of up to four capitals may be an abbreviation, and so may a longer
+# one inside a sentence. A verb without an
 # ending names a sound if it is alone in its brackets, or if a plural before it says who makes it: (people laugh).
 _SOUND = re.compile(
     r"\[[^\w\[\]]*\]|\[(?=[^\[\]]*(?:[^\W\d_]{2}|V\.O|O\.S))(?:[^\[\]]*\]|[^\[\]]{1,60}$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
-    r"(?:^[-\u2013\s]*|(?<=\s))\((?=[^()a-z]*(?:[A-Z]{5}|[A-Z]{2}[^()a-z]* |V\.O|O\.S))[^()a-z]*\)|"
+    rf"(?:^[-\u2013\s]*|(?<=\s))\((?!(?<=[a-z]\s\()(?!(?i:{_SOUND_VERBS}|{_SOUND_NOUNS}))[A-Z]{{5,}}\))"
+    r"(?=[^()a-z]*(?:[A-Z]{5}|[A-Z]{2}[^()a-z]* |V\.O|O\.S))[^()a-z]*\)|"
     r"(?:^[-\u2013\s]*|(?<=\s[-\u2013])\s?)\([^()a-z]*[A-Z]{2}[^()a-z]*\)|"
     r"\{(?=[^{}\\]*\})(?=[^{}\\]*[^\W\d_]{2})[^{}\\]*\}|"
     r"(?<![:;=-])\((?=[^()a-z]*$)(?=[^()a-z]*[A-Z]{5})[^()a-z]*$|^(?=[^()a-z:;=]*\))[^()a-z:;=]*[A-Z]{5}[^()a-z:;=]*\)|"

@@ -31,6 +31,7 @@ SOUNDS = {
     "Ann Fox (on radio): Hello.": "Hello.",
     "(V.O.) [O.S.] Hello.": "Hello.",
     "((SIGHS)) Hello. [[laughs]]": "Hello.",
+    "Well (COUGHS) hello. (STATIC) Yes.": "Well hello. Yes.",
     "(in a low voice) Hello.": "Hello.",
     "(under her breath) Hello. (to himself) Yes.": "Hello. Yes.",
 }
@@ -60,6 +61,7 @@ LIKE_NAMES_AND_SOUNDS = (
     "all: it was cold.",
     "(Finally) it is. (Hopefully) so.",
     "((really)) yes.",
+    "The fund (UNICEF) is here.",
     "5 ~6 of us.",
 )
 CLITICS = {
@@ -264,6 +266,7 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("open_subtitles", "[i]A cup.[/i]\\NA pen.", "A cup. A pen.", "", {"subtitle style code"}),
     ("open_subtitles", "A<br>cup.<br/> A<BR />pen.", "A cup. A pen.", "", {"tag"}),
     ("open_subtitles", "lt is. No. lf so. It is lt.", "It is. No. If so. It is lt.", "", {"l read for I"}),
+    ("open_subtitles", "- -- We go.", "We go.", "", {"leading dash"}),
     ("open_subtitles", "~ La la ~", "La la", "", {"music mark"}),
     ("open_subtitles", "\uff08I know.\uff09 So\uff1a", "(I know.) So:", "", {"full-width bracket or colon"}),
     ("wikipedia", "A {{a|{{b}}}}<poem>cup<br />is [http://a.org].", "A cup is.", "", WIKI),
