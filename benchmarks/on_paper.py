@@ -17,7 +17,7 @@ POSITIONS_PER_WORD = 1.4
 WORDS_PER_SENTENCE = 18.0
 RATES = {
     "clean": 600_000.0,  # words/s of one process, by CPU time, on 3.6 million words (2026-11-30)
-    "parse": 516.0,  # sentences/s of one process, docs/parsing.md
+    "parse": 258.0,  # sentences/s of one process: half of what two processes reach together, docs/parsing.md
     # Positions/s of one process, by dump-teacher --plan on GUM, CRAFT and MASC; teacher of size 256 (2026-11-30).
     "dump by beam 10/5": 340.0,
     "dump by beam 50/10": 115.0,

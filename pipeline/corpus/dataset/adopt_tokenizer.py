@@ -2,7 +2,7 @@
 
 Decoding the tokens of any text must restore the text. So the tokenizer must be byte-level, must not change a character
 (for example lowercase it, replace it by a similar one or leave it out), and must have entries for ``<bos>`` and
-``<eos>``. It may put a space before a text that does not begin with one, as the tokenizer of RoBERTa does.
+``<eos>``. It may put a space before a text that does not begin with one, if it was made with ``add_prefix_space``.
 The post-processor of some tokenizers, such as RoBERTa's and Llama's, adds tokens to a text. The converted file adds
 none, because every command puts ``<bos>`` and ``<eos>`` around a sentence itself.
 This module tries the tokenizer's normalizer on every character of the first four planes of Unicode that can be in the
