@@ -208,7 +208,7 @@ def _weights(path: Path) -> tuple[dict[str, Tensor], str]:
     The names in a file of a ``GPT2Model`` lack ``transformer.``, so this function adds it.
 
     Raises:
-        InputError: If the file is damaged.
+        InputError: If the file is damaged, or has two different matrices for the input and the output.
     """
     try:
         data = read_file(path)
@@ -220,6 +220,13 @@ def _weights(path: Path) -> tuple[dict[str, Tensor], str]:
         for name, tensor in found.items()
         if name != "lm_head.weight" and not name.endswith(_BUFFERS)
     }
+    head, embedding = found.get("lm_head.weight"), weights.get("transformer.wte.weight")
+    if head is not None and embedding is not None and not torch.equal(head.float(), embedding):
+        raise InputError(
+            f"{path}: lm_head.weight differs from transformer.wte.weight, expected the same weights, because "
+            "config.json ties them: transformers 4 uses the second, and transformers 5 the first. Save the model with "
+            "one of them"
+        )
     return weights, sha256_bytes(data)
 
 

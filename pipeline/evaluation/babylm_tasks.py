@@ -70,7 +70,7 @@ def read_choices(folder: Path, rules: Rules) -> list[Choice]:
     """
     task = TASKS[folder.name]
     found = []
-    for file in sorted(folder.glob("*.jsonl")):
+    for file in sorted(folder.glob("[!.]*.jsonl")):  # macOS adds hidden files
         for where, value in read_json_lines(file, dict[str, Any], remedy="fetch the file again"):
             try:
                 _check_texts(task, value)
@@ -160,6 +160,8 @@ def _wug(name: str) -> Callable[[Mapping[str, Any], str, Rules], Choice]:
     def read(value: Mapping[str, Any], _stem: str, _: Rules) -> Choice:
         texts = tuple(value["sentences"].split("\t"))
         human = float(value["ratio"])
+        if len(texts) != 2:
+            raise ValueError(f"sentences has {len(texts)} forms, expected two with a tab between them")
         if not 0 <= human <= 1:
             raise ValueError(f"ratio is {human}, expected a share from 0 to 1")
         return Choice(subset=name, texts=texts, starts=(0,) * len(texts), answers=texts, human=human)

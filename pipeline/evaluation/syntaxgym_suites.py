@@ -117,7 +117,7 @@ def read_suites(paths: Sequence[Path]) -> list[Suite]:
     """
     files: list[Path] = []
     for path in paths:
-        found = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        found = sorted(path.glob("[!.]*.json")) if path.is_dir() else [path]
         if not found:
             raise InputError(f"{path}: no .json file in this folder; give a folder with SyntaxGym suites")
         files += found

@@ -302,11 +302,13 @@ def test_minimal_pairs_and_babylm_agree(found: tuple[dict[str, Any], Path], mode
         ("entity_tracking", ENTITIES[0] | {"options": " one"}, "options is ' one', expected text"),
         ("entity_tracking", ENTITIES[0] | {"options": [" one", ""]}, "options is [' one', ''], expected text"),
         ("blimp_fast", {"sentence_good": "a", "sentence_bad": "b", "field": "c", "UID": 7}, "its subset is 7"),
+        ("wug_past_tense", {"sentences": "a\tb\tc", "ratio": 0.5}, "sentences has 3 forms, expected two"),
         ("wug_past_tense", {"sentences": "a\tb", "ratio": "nan"}, "ratio is nan, expected a share from 0 to 1"),
     ],
 )
 def test_a_malformed_item_is_named(tmp_path: Path, folder: str, line: object, message: str) -> None:
     (tmp_path / folder).mkdir()
+    (tmp_path / folder / "._a.jsonl").write_bytes(b"\0hidden, and not read")
     (tmp_path / folder / "comps_other.jsonl").write_text(f"\n{json.dumps(line)}\n")
     with pytest.raises(InputError, match=r"comps_other\.jsonl:2: ") as error:
         read_choices(tmp_path / folder, "2026")

@@ -223,6 +223,17 @@ def test_weights_without_the_transformer_prefix_can_be_loaded(foreign: Path, tmp
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_an_output_matrix_must_equal_the_embeddings(foreign: Path, tmp_path: Path) -> None:
+    shutil.copytree(foreign, folder := tmp_path / "folder")
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    head = weights["transformer.wte.weight"].clone()
+    safetensors.torch.save_file({**weights, "lm_head.weight": head}, folder / "model.safetensors")
+    assert torch.equal(open_student_or_folder(folder, CPU).student.state_dict()["transformer.wte.weight"], head)
+    safetensors.torch.save_file({**weights, "lm_head.weight": head + 1}, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"lm_head\.weight differs from transformer\.wte\.weight, expected the same"):
+        open_student_or_folder(folder, CPU)
+
+
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [

@@ -195,6 +195,7 @@ def test_a_malformed_suite_is_named_by_file_and_place(tmp_path: Path, suite: Any
 
 
 def test_empty_folders_missing_files_and_repeated_names_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "._hidden.json").touch()
     with pytest.raises(InputError, match=r"no \.json file"):
         read_suites([tmp_path])
     with pytest.raises(InputError, match=r"none\.json: cannot be read"):
