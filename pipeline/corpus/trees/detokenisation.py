@@ -274,7 +274,7 @@ WORD_RULES: Final = (
     ),
     WordRule("#", r"#|SYM|\$|NN", "after", "the/DT #/SYM 1/CD", "the #1"),
     WordRule("[%\u2030\u00b0\u2032\u2033]", ".*", "before", "4/CD %/NN at/IN 5/CD \u00b0C/NN", "4% at 5 \u00b0C"),
-    WordRule("[~@]", "SYM", "after", "~/SYM 5/CD", "~5"),
+    WordRule("[~@\u223c]", "SYM", "after", "~/SYM 5/CD or/CC \u223c/SYM 5/CD", "~5 or \u223c5"),
     WordRule(".*", ".*", "neither", "rock/NN &/CC roll/NN --/: now/RB", "rock & roll -- now"),
 )
 
