@@ -50,14 +50,14 @@ _MARKS: Final = {
 }
 """What the first bytes of each file of predictions contain."""
 _DISPUTED: Final = ("ewok", "entity_tracking")
-"""The tasks for which the rules of the two years differ."""
+"""First part of the names of the tasks whose items differ between the two years."""
 _KINDS: Final = ("regular", "ambiref", "move_contents")
 """The kinds of texts of entity tracking."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The log-probabilities of an item's texts, in nats."""
+    """The log-probabilities of an item's texts, or of the endings that are scored, in nats."""
 
     choice: Choice
     log_probs: tuple[float, ...]
@@ -209,7 +209,7 @@ def _other(rules: Rules) -> Rules:
 
 
 def _checked(data: BabylmData, model: SentenceModel, *, num_checkpoints: int) -> BabylmData:
-    """Return the data without the tasks that the model cannot do, after a check that it can read all other texts."""
+    """Return the data without the tasks that the model cannot do. Check that no text of the other tasks is too long."""
     words = data.words
     if words is not None and (reason := _no_acquisition(model.files.which, num_checkpoints)):
         here = {name: reason for name in FOLDERS if (data.folder / name).is_dir()}

@@ -9,7 +9,7 @@ The folders and formats are those of the evaluation data of the BabyLM challenge
     entity_tracking*            a text with one right and several wrong endings. 2026 leaves out the items that have
                                 the word "nothing" in an ending
     comps                       one property after each of two concepts
-    wug_*                       two forms of an invented word, and how many of the people asked chose the first
+    wug_*                       two forms of an invented word, and the share of people who chose the first
 
 In ewok, entity tracking and comps only the ending is scored: the tokens that overlap with it, given everything before.
 In the other tasks the whole text is scored. Text is taken as it is, line breaks included, because BabyLM's evaluation

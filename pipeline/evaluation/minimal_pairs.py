@@ -222,7 +222,7 @@ def read_minimal_pairs(path: Path, columns: Sequence[str] = SENTENCES) -> list[M
         path: The file or folder.
         columns: The fields of an object, or the columns of a table, that hold the grammatical and the ungrammatical
             sentence. An optional third field or column has the paradigm. For a table without a header: the numbers of
-            the columns, from 1. The columns of ``prefix+verb`` are joined with a space.
+            the columns, from 1. The name ``prefix+verb`` joins the columns ``prefix`` and ``verb`` with a space.
 
     Raises:
         InputError: If there is no such file or no pair, if a file exists both plain and gzipped or in two folders, if a
@@ -337,7 +337,7 @@ def evaluate_minimal_pairs(
 def _figures(
     pairs: Sequence[MinimalPair], kept: Sequence[MinimalPair], differences: NDArray[np.float64]
 ) -> MinimalPairFigures:
-    first = {pair.paradigm: pair for pair in reversed(pairs)}  # it decides the term and the field of the paradigm
+    first = {pair.paradigm: pair for pair in reversed(pairs)}  # decides the paradigm's term and field
     by_paradigm = _counts_by(pairs, kept, differences, lambda pair: pair.paradigm)
     return MinimalPairFigures(
         overall=_counts(differences),
@@ -381,7 +381,7 @@ def _refuse_other_tasks(files: Sequence[Path], columns: Sequence[str]) -> None:
     if others:
         where, problem, remedy = others[0]
         pure = [str(folder) for folder in folders if not any(Path(place).parent == folder for place, *_ in others)]
-        alone = f"give a folder with minimal pairs alone{': ' * bool(pure)}{' or '.join(pure[:4])}"
+        alone = f"give a folder with only minimal pairs{': ' * bool(pure)}{' or '.join(pure[:4])}"
         raise InputError(f"{where}: {problem}; {alone}, or {remedy}")
 
 
@@ -402,7 +402,7 @@ def _pairs_of_file(file: Path, columns: Sequence[str]) -> Iterator[MinimalPair]:
     for where, value in _objects(file, columns):
         if found := _other_task(value, columns):
             problem, remedy = found
-            raise InputError(f"{where}: {problem}; give a file or folder with minimal pairs alone, or {remedy}")
+            raise InputError(f"{where}: {problem}; give a file or folder with only minimal pairs, or {remedy}")
         field = _text(value, "field", where, NOT_SPECIFIED)
         yield MinimalPair(
             good=_text(value, good, where, is_sentence=True),
@@ -424,7 +424,7 @@ def _objects(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[
         # The first line is no JSON object, so the whole file may have another form.
         lines = read_lines(file)
         head = read_head(read_lines(file, "skip"))
-        form = form_of(head, file if file.name.endswith(_TABLES) else Path())  # the suffix .jsonl would mislead it
+        form = form_of(head, file if file.name.endswith(_TABLES) else Path())  # form_of would trust a suffix .jsonl
         if form.kind == "table":
             names = [part for name in columns for part in _parts(name, form.columns)]
             check_columns(form, names, file, f"; {_COLUMNS}")

@@ -56,7 +56,7 @@ class MixtureFigure:
     gain_nats: Number
     """Mean of ``log p_mix - log p_student`` over positions, ``<eos>`` included."""
     interval: Interval
-    """95 % interval of ``gain_nats`` over sentences, by the bootstrap. λ stays as it was fitted."""
+    """95 % interval of ``gain_nats`` over sentences, by the bootstrap. λ is not fitted again for each sample."""
     gain_nats_without_eos: Number | None = None
     """The same mean over positions, but without those of ``<eos>``; None if all sentences are empty."""
     student_nats: Number

@@ -11,10 +11,10 @@ Values per word and per byte are comparable across tokenizers. Values per token 
 tokenizer. A perplexity "given the tree" is not comparable with an unconditional one. The parser or annotator who made
 the tree saw the whole sentence, so the tree can reveal later words.
 
-The floor of the built-in sample is the perplexity of the grammar that wrote the sample, on the same sentences. In
-expectation no model that reads only the words is below the floor. On a finite sample such a model can be below the
-floor by chance, or because it was trained on that sample. ``truth`` computes the floor, and each model's divergence
-from the grammar.
+The command ``sample-corpus`` draws a corpus from a grammar. The floor of a split of this corpus is the perplexity of
+that grammar on the split. In expectation no model that reads only the words is below the floor. On a finite sample such
+a model can be below the floor by chance, or because it was trained on that sample. The module ``truth`` computes the
+floor, and each model's divergence from the grammar.
 """
 
 import math
@@ -31,20 +31,22 @@ from storage.json_files import Number
 from storage.ragged import Ragged
 
 UNCONDITIONAL: Final = "unconditional"
-"""p(x), of a student."""
+"""p(x) of each sentence x, under a student that reads single sentences."""
 IN_DOCUMENT: Final = "given the document before it"
-"""The product of p(x | previous sentences) over the sentences x of a split, of a student that was trained with
---context document. The previous sentences are those of the same document, as many as the student can read at once."""
+"""For a student that was trained with --context document: the product of p(x | previous sentences) over the sentences x
+of a split. The split is divided into rows of up to --max-length positions. A row takes sentences of a document until it
+is full. The previous sentences are the earlier sentences of the same row."""
 GIVEN_TREE: Final = "given the tree"
-"""The product of p(x_t | x_<t, y_<t, SHIFT), of a teacher: y are the actions that build the tree, and SHIFT is the
-action that generates the next token. A dump with the condition ``tree`` holds these factors."""
+"""For a teacher: the product of p(x_t | x_<t, y_<t, SHIFT) over the tokens x_t. The actions y_<t are those that build
+the tree up to x_t, and SHIFT is the action that generates x_t. A dump with the condition ``tree`` holds these
+factors."""
 JOINT: Final = "joint with the tree"
-"""p(x, y), words and actions together, of a teacher."""
+"""For a teacher: p(x, y), the probability of the words and the actions together."""
 MARGINAL: Final = "marginal by beam search"
-"""p(x) of a teacher that gets no tree: the product of p(x_t | x_<t). Each factor is a weighted mean over the hypotheses
-for x_<t: the unfinished trees that a beam search kept."""
+"""For a teacher that gets no tree: p(x), the product of p(x_t | x_<t). Each factor is a weighted mean over the
+hypotheses for x_<t: the unfinished trees that a beam search kept."""
 PREFIX: Final = "sum over trees by beam search"
-"""The sum of a teacher's p(x, y) over the hypotheses that the search kept. The sum is a lower bound of p(x), so the
+"""For a teacher: the sum of p(x, y) over the hypotheses that the search kept. The sum is a lower bound of p(x), so the
 perplexity is an upper bound."""
 FLOOR: Final = "floor"
 """p(x) of the grammar that wrote the text."""
@@ -54,7 +56,8 @@ measured."""
 DISTRIBUTIONS: Final = (UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE, JOINT, MARGINAL, PREFIX, FLOOR)
 
 LENGTHS: Final = (1, 6, 11, 21, 41, 81)
-"""The breakdown by length has a range from each of these numbers of tokens to the next; the last range has no end."""
+"""The first number of tokens of each range in the breakdown by length: 1 to 5, 6 to 10, ..., 81 and more. Empty
+sentences have a range of their own, "0"."""
 BY_SOURCE: Final = "by source"
 BY_LENGTH: Final = "by length in tokens"
 NOT_KNOWN: Final = "not known"
@@ -212,7 +215,7 @@ def perplexity_figure(
 
 
 def check_log_probs(log_probs: Ragged, split: Split) -> None:
-    """Check that log-probabilities belong to a split, n + 1 for a sentence of n tokens, and are finite.
+    """Check that there is a row for each sentence, with n + 1 values for n tokens, and that all values are finite.
 
     Raises:
         ValueError: If rows and sentences do not match.
@@ -220,7 +223,8 @@ def check_log_probs(log_probs: Ragged, split: Split) -> None:
     """
     if not np.array_equal(log_probs.offsets, split.position_offsets):
         raise ValueError(
-            f"{len(log_probs)} rows of log-probabilities do not fit split {split.name!r}, n + 1 per sentence"
+            f"{len(log_probs)} rows of log-probabilities do not fit split {split.name!r}, expected one row per "
+            "sentence, with n + 1 values for n tokens"
         )
     _check_finite(log_probs, split, "log-probability")
 

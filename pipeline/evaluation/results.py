@@ -71,8 +71,8 @@ class Result:
     """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses``, ``syntaxgym``, ``mixture`` or ``babylm``. A mixture
     mixes the model's distributions with those of a teacher."""
     subject: str
-    """Name of the data: of the split, of the folder of pairs or suites, of the text, or (for parses) the STEM of the
-    trees."""
+    """Name of the data: of the split, of the folder of pairs or suites, of the text, or (for parses) of the files of
+    trees, without suffix."""
     figures: list[Any] | dict[str, Any]
     """For a perplexity, a list of ``PerplexityFigure.to_json()``. For the other kinds, the object that ``to_json`` of
     ``MinimalPairFigures``, ``SurprisalFigure``, ``ParseFigure``, ``SyntaxGymFigures`` or ``MixtureFigures`` returns;
@@ -361,7 +361,8 @@ def read_sentence_rows(path: Path, *, remedy: str) -> Iterator[dict[str, NDArray
     """Read the item rows of a perplexity. Yield the log-probabilities of each sentence, by distribution.
 
     A row is ``{"sentence": int, "log_probs": {distribution: [n + 1 floats]}}`` for n tokens. The values are natural
-    logarithms, and the last value is for ``<eos>``. Sentences count from 0. All rows have the same distributions.
+    logarithms, and the last value is for ``<eos>``. Sentences are numbered from 0. All rows have the same
+    distributions.
 
     Args:
         path: The file.

@@ -6,7 +6,7 @@ text before a sentence. Two classes implement the two interfaces. ``NextTokenSco
 that needs no tree, because raw sentences have no tree. ``BlockScorer`` lets several processes score, each with a scorer
 of its own. It divides the sentences among the processes, shows the progress, and continues after an interruption.
 
-Shape letters: n tokens of a sentence, c tokens before the sentence, R positions of any sentences, V vocabulary.
+Shape letters: n tokens of a sentence, c tokens before the sentence, R scored positions of a batch, V vocabulary.
 """
 
 import logging

@@ -43,7 +43,7 @@ class SentenceModel:
     """Length of the longest sentence that the model can score, without ``<eos>``; None if there is no limit."""
     files: ModelFiles
     settings: Mapping[str, Any]
-    """Everything that could change the model's results, including the distribution."""
+    """Everything that could change the model's results, including its distribution (``perplexity.DISTRIBUTIONS``)."""
     num_processes: int = 1
     """The number of processes that score the sentences together. Only rank 0 has a ``SentenceModel``."""
     context_positions: int = 0

@@ -79,7 +79,7 @@ class Stimulus:
     """Token ids of the text before this sentence, with a ``<bos>`` after each sentence of that text. Empty if there is
     no such text. The model reads another ``<bos>`` before these ids."""
     num_cut: int = 0
-    """Tokens of the text before the sentence that were left out because they did not fit."""
+    """Number of tokens that were left out of the text before the sentence, because they did not fit."""
 
 
 def read_stimuli(

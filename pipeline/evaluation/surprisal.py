@@ -1,7 +1,7 @@
 r"""Write the surprisals of a text's words or tokens as a table, to join with reading times and other measures.
 
     surprisal of a token    -log2 p(x_t | x_<t), in bits
-    surprisal of a word     the sum over its tokens; by the chain rule, the surprisal of the word as its tokens spell it
+    surprisal of a word     the sum over its tokens: by the chain rule, -log2 p(tokens of the word | text before it)
     corrected surprisal     the surprisal of the word and of its end, given that the word before has ended
 
 A word is a string between spaces, including punctuation. Alternatively, a file of spans or the rows of a table say
@@ -9,9 +9,9 @@ which characters are a word (``stimuli``). The text is normalised as a corpus is
 word, as part of its first token or as a token by itself. So the probability that a word ends is part of the next word's
 surprisal. Oh and Schuler (2024) show how this affects fits to reading times. ``corrected_bits`` counts this probability
 with the word that ends. With spans or regions, a token may have parts of two words. The surprisal of such a token
-cannot be divided, so its sentence is a faulty line (``stimuli``). With strings between spaces, no tokenizer of this
-project makes such a token. But somebody may have added one, such as "New York", to the tokenizer of another model. Then
-the two words are one word in the table.
+cannot be divided, so its sentence is refused or skipped (``stimuli``). With strings between spaces, no tokenizer of
+this project makes such a token. But somebody may have added one, such as "New York", to the tokenizer of another model.
+Then the two words are one word in the table.
 
 The entropy of a word is that of the model's distribution over the first **token** of the word, before the model reads
 the word. This is not the entropy over words, because a word may have several tokens.
@@ -287,7 +287,7 @@ def _header(config: SurprisalConfig) -> list[str]:
     if both := [name for name in carried if name in own or carried.count(name) > 1]:
         raise ConfigError(
             f"surprisal: the table to write would have two columns {both[0]}; rename the column of the input, or name "
-            "it once in --item and --region"
+            "it only once in --item and --region together"
         )
     return [*own, *carried]
 

@@ -50,8 +50,8 @@ class Truth:
         if (sha256 := str(splits[split].get("text_sha256"))) != self._split.text_sha256:
             raise InputError(
                 f"{corpus}: text_sha256 of {split} is {sha256[:12]}, but the evaluated split's is "
-                f"{self._split.text_sha256[:12]}; the truth needs the very same sentences: give the sample corpus that "
-                "the dataset was built from, and build the dataset without dropping a sentence"
+                f"{self._split.text_sha256[:12]}; --truth needs exactly the same sentences: give the sample corpus "
+                "that the dataset was built from, and build the dataset without dropping a sentence"
             )
         check_sentences(dataset, split)
         self._model, self._eos_id = grammar_model(dataset), dataset.tokenizer.eos_id

@@ -126,7 +126,7 @@ def check_words(text: str, words: Sequence[Span]) -> None:
 
 
 class SpanFile:
-    """Reads a file of spans while its text is read. Only the words of one sentence are in memory at a time."""
+    """Reads a file of spans line by line, while the caller reads the text. Only one sentence's words are in memory."""
 
     def __init__(self, path: Path) -> None:
         """Open ``path``."""
@@ -155,8 +155,8 @@ class SpanFile:
         self.of_line(num_lines + 1)
         if self._next is not None:
             raise InputError(
-                f"{self.path}: words of sentence {self._next[0]}, expected at most {num_lines}, the lines of {text}; "
-                "give the spans of this text"
+                f"{self.path}: words of sentence {self._next[0]}, expected at most {num_lines}, the number of lines of "
+                f"{text}; give the spans of this text"
             )
 
 

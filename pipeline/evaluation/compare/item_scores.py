@@ -91,7 +91,7 @@ class ItemScores:
     """``[N]`` int64, 1 if the item is right, else 0; for a perplexity float64, the nats of each sentence."""
     categories: Mapping[str, Mapping[str, str]]
     """For minimal pairs: ``term`` maps each paradigm to its linguistic term, and ``field`` maps it to its field, as
-    BLiMP names them. Empty for suites."""
+    BLiMP names them. Otherwise empty."""
     scale: float
     """For a perplexity, the divisor: the sum of ``values`` divided by ``scale`` is the overall value. The divisor is
     the number of tokens, words or bytes of the split plus one for the end of each sentence, times ln 2 if the unit is

@@ -47,7 +47,7 @@ class RunRecord(RunInfo):
 
     @property
     def has_dump(self) -> bool:
-        """Whether the run learned from a dump. Shuffled targets count as well."""
+        """Whether the run learned from a dump, with each soft target at its own position or (as a control) shuffled."""
         return self.dump is not None and self.configuration.get("targets") != "none"
 
     @property
@@ -90,7 +90,7 @@ class RunRecord(RunInfo):
 
     @property
     def last(self) -> Row:
-        """The last row of ``train`` and ``dev``; empty if there is none."""
+        """The row of ``train`` and ``dev`` with the highest step; empty if there is none."""
         return max([*self.train[-1:], *self.dev[-1:]], key=lambda row: value(row, "step") or 0, default={})
 
 

@@ -196,7 +196,7 @@ def difference_of_outcomes(
         second: The outcomes of the other seed group on the same items.
     """
     rights = [np.stack(list(outcomes.values())).sum(axis=0) for outcomes in (first, second)]
-    # Whole numbers have no rounding errors, so equal differences are equal and the test is exact.
+    # Whole numbers have no rounding errors, which could make equal differences unequal. So the test is exact.
     whole: NDArray[np.int64] = rights[0] * len(second) - rights[1] * len(first)
     differences = np.asarray(whole / (len(first) * len(second)), np.float64)
     return _difference(first, second, differences, sign_flip_p_value(whole, seed=_SEED))

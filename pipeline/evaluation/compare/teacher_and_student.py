@@ -148,7 +148,7 @@ def evaluate_mixture(
 def paradigms_of_both(teacher: Sequence[PairResult], student: Sequence[PairResult]) -> list[ParadigmsOfBoth]:
     """Return the comparison of two models on every set of minimal pairs that both were evaluated on.
 
-    Two results are compared if they have the same pairs, the same prefix and the same treatment of ``<eos>``.
+    Two results are compared if they have the same pairs and treat ``<eos>`` and the space before a sentence alike.
 
     Args:
         teacher: Results of the teacher. A teacher may have several for the same pairs, with different beams.

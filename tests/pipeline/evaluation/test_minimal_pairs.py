@@ -315,7 +315,7 @@ def test_another_task_is_named_with_the_folders_of_pairs(tmp_path: Path, line: o
     expected = "expected the fields sentence_good and sentence_bad; give a f"
     other = "name the columns of your pairs with --columns" if "an object" in message else "score BabyLM's tasks"
     other = {"a line of SyntaxGym": "score suites", "a line of Winoground": "score this task"}.get(message, other)
-    remedy = rf"{expected}older with minimal pairs alone: .*blimp, or {other}"
+    remedy = rf"{expected}older with only minimal pairs: .*blimp, or {other}"
     with pytest.raises(InputError, match=rf"y\.jsonl:2: {message}.*{remedy}"):
         read_minimal_pairs(tmp_path)
     with pytest.raises(InputError, match=rf"y\.jsonl:2: {message}.*{expected}ile or folder"):

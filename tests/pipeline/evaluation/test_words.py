@@ -88,7 +88,7 @@ def test_spans_are_read_in_step_with_lines_and_some_lines_have_none(tmp_path: Pa
     for last_asked in (2, 3, 4):
         spans = SpanFile(path)
         spans.of_line(last_asked)
-        with pytest.raises(InputError, match=r"words of sentence 5, expected at most 4, the lines of .*text\.txt"):
+        with pytest.raises(InputError, match=r"sentence 5, expected at most 4, the number of lines of .*text\.txt"):
             spans.refuse_beyond(4, tmp_path / "text.txt")
 
 
