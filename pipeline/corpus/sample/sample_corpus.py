@@ -58,7 +58,7 @@ def is_sample_corpus(path: Path) -> bool:
 
 
 def read_entropy(corpus: Path) -> dict[str, Any]:
-    """Return the content of a sample corpus's ``entropy.json``, after checking the grammar that wrote it.
+    """Return the content of a sample corpus's ``entropy.json``, after checking that the present grammar wrote it.
 
     Raises:
         InputError: If ``corpus`` is not a sample corpus, or another version of the grammar wrote it.
