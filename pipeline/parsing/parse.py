@@ -155,8 +155,8 @@ def _prepare(store: TextShards, texts: Sequence[Path], config: ParseConfig, devi
         store.describe(depends_on, gather(texts, store.text, config), config.shard_sentences)
     elif differing := sorted(name for name, value in depends_on.items() if found["depends_on"].get(name) != value):
         raise RunError(
-            f"{store.path}: started with another {', '.join(differing)}; run the same command to continue, remove the "
-            "folder to start again, or give another --out"
+            f"{store.path}: started with another {', '.join(differing)}; run the command that started it to "
+            "continue, remove the folder to start again, or give another --out"
         )
     else:
         store.check_text()
