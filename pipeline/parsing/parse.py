@@ -54,8 +54,8 @@ from storage.files import beside, remove_partial_files, written_whole
 from storage.fingerprints import Json, sha256_file
 
 _TREES_DEPEND_ON: Final = ("language", "max_words", "doc_sentences", "shard_sentences")
-"""Some of the options that must not change when an interrupted parse continues. ``_prepare`` adds the others, and text,
-model, versions and device."""
+"""Some of the options that must not change when an interrupted parse continues. ``_prepare`` checks them, and also the
+other such options, the text, the model, the versions of libraries and the kind of device."""
 
 
 def parse_texts(texts: Sequence[Path], out_stem: Path, config: ParseConfig) -> dict[str, Json] | None:
@@ -76,8 +76,8 @@ def parse_texts(texts: Sequence[Path], out_stem: Path, config: ParseConfig) -> d
         Counts and speed on the main rank, None on the other ranks.
 
     Raises:
-        ConfigError: If ``config`` has workers under torchrun, there are fewer GPUs than processes, or an output would
-            replace an input.
+        ConfigError: If ``config.workers`` is above 1 under torchrun, there are fewer GPUs than processes, or an output
+            would replace an input.
         InputError: If a text or the model cannot be read, or a sentence has no parse and ``on_failure`` is "stop".
         RunError: If an interrupted parse at OUT was started with other texts or options.
         WorkerError: If a worker is killed.
@@ -155,8 +155,8 @@ def _prepare(store: TextShards, texts: Sequence[Path], config: ParseConfig, devi
         store.describe(depends_on, gather(texts, store.text, config), config.shard_sentences)
     elif differing := sorted(name for name, value in depends_on.items() if found["depends_on"].get(name) != value):
         raise RunError(
-            f"{store.path}: started with another {', '.join(differing)}; run the same command to continue, remove the "
-            "folder to start again, or give another --out"
+            f"{store.path}: started with another {', '.join(differing)}; run the command that started it to "
+            "continue, remove the folder to start again, or give another --out"
         )
     else:
         store.check_text()

@@ -2,8 +2,8 @@
 
 The text is gathered into a temporary folder. With ``--source`` it is cleaned first. The folder is removed at the end,
 also after SIGTERM. Then some packs of successive sentences, from all parts of the text, are parsed and timed. A process
-parses whole text shards, so more processes than shards do not lower the hours. The time to join the shards at the end
-is not included. Joining takes as long as reading and writing the trees once.
+parses whole text shards, so more processes than shards do not lower the hours. The hours include the time to write the
+shards and the files of OUT. They do not include the time to read the shards back when they are joined at the end.
 """
 
 import tempfile

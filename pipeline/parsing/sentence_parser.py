@@ -182,7 +182,7 @@ def refuse_code(path: Path) -> None:
 
 @contextmanager
 def _restricted_unpickler() -> Iterator[None]:
-    """Make benepar load weights by torch's restricted unpickler (``weights_only``), whatever the environment says.
+    """Make benepar load weights by torch's restricted unpickler (``weights_only``), whatever environment variables say.
 
     benepar itself does not say which unpickler it wants.
     """

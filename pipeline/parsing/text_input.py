@@ -1,4 +1,4 @@
-"""Gather the text that ``parse`` reads into one file, one sentence per line, and the files that describe its lines.
+"""Gather the text that ``parse`` reads into one file, one sentence per line, and write the files that describe it.
 
 STEM.txt              one normalised sentence per line
 STEM.docs             the document name of each sentence, if documents are known

@@ -6,8 +6,8 @@ domain. If a variable occurs only on the right, its values share the weight of t
 in the domain. The weights of the rules of one symbol are normalised.
 
 A symbol is ``label/variant[features]``. The tree has only the label; for ``V`` it has the first feature (VBZ, VBD, ...)
-instead. A symbol that begins with ``_`` is not in the tree; its children become children of its parent. If the only
-child of a phrase is a phrase, their labels differ. No rule has an empty right side. A chain of rules with a single
+instead. A symbol that begins with ``_`` is not in the tree; its children become children of its parent. No phrase of a
+tree has as its only child a phrase with the same label. No rule has an empty right side. A chain of rules with a single
 symbol on the right never returns to its first symbol.
 
 The most important feature is the agreement class, which is named after a typical member: the persons ``i you we``, the

@@ -78,7 +78,7 @@ class BinaryRules:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Items:
-    """The completed constituents of one width."""
+    """Constituents of one width, in all sentences of a batch. An item is a symbol at a position."""
 
     positions: Ints
     """Position of the first word of each constituent, ascending."""
@@ -86,7 +86,7 @@ class Items:
     values: Floats
     """Inside probabilities."""
     first: Ints
-    """``[num_positions + 1]``: index of the first item at each position."""
+    """``[num_positions + 1]``: index of the first item at or after each position."""
 
     def select(self, mask: NDArray[np.bool_]) -> "Items":
         """Return the items where ``mask`` is true."""
@@ -99,7 +99,10 @@ def _items(positions: Ints, symbols: Ints, values: Floats, num_positions: int) -
 
 
 def ranges(starts: Ints, counts: Ints) -> tuple[Ints, Ints]:
-    """Return owners and indices: for each owner o in order, the indices starts[o] ... starts[o] + counts[o] - 1."""
+    """List the indices starts[o] to starts[o] + counts[o] - 1 for each o, in order.
+
+    Return the o of each index, and the indices.
+    """
     return np.repeat(np.arange(len(counts)), counts), concatenated_ranges(starts, counts)
 
 
@@ -116,7 +119,7 @@ class Chart:
     lengths: Ints
     """``[M]``: number of words."""
     log_scales: Floats
-    """``[M]``: sum of the log scales of the words. Add it to the log of a value over a whole sentence."""
+    """``[M]``: sum of the log scales of the words. Add it to the log of the stored value of the whole sentence."""
     lefts: list[Items]
     """For each width from 1: the constituents that can be the left part of a larger constituent."""
     prefixes: list[Items]
@@ -144,7 +147,7 @@ class Inside:
         )
 
     def _above(self, unary: list[tuple[int, int, float]]) -> list[dict[int, float]]:
-        """Return for each symbol X: the symbols that reach X by unary chains, X included → summed probability."""
+        """Return for each symbol X: X and each symbol from which unary chains lead to X → their total probability."""
         parents: list[list[tuple[int, float]]] = [[] for _ in range(self._num_symbols)]
         for parent, child, prob in unary:
             parents[child].append((parent, prob))

@@ -5,8 +5,8 @@ template is a line of grammar symbols with variables such as ``$hsg`` (see ``pip
 values of the variables are drawn. Then each symbol is expanded by sampling from the grammar. The symbol marked ``*``
 yields the critical word. In the bad sentence, another word replaces it. `sample_pairs` keeps a pair only if the exact
 probabilities are p(good) > 0 and p(bad) = 0. For example, *the teacher helped himself* and *the teacher helped herself*
-are both possible, so this pair is dropped. A pair that was sampled before, or has a sentence in ``avoid``, is dropped
-too.
+are both possible, so this pair is dropped. A pair that was sampled before is dropped too, and so is a pair with a
+sentence that the caller excludes, for example because it is a training sentence.
 
 Agreement paradigms have as many singular as plural templates, so a model gains nothing by always preferring one form.
 The exception is ``agreement_with_coordinated_subject``, which is always plural.

@@ -101,7 +101,7 @@ def parse_rules(
 
 
 def label_of(symbol: str) -> str:
-    """Return the treebank label of a symbol, or ``""`` if the symbol is not in the tree."""
+    """Return the treebank label of a symbol, or ``""`` if it begins with ``_``: such symbols get no node in a tree."""
     if symbol.startswith("_"):
         return ""
     if symbol.startswith("V["):
@@ -228,9 +228,8 @@ class Grammar:
     def words_of_text(self, text: str) -> list[str]:
         """Return the terminal string that has this text. Unknown words stay as they are.
 
-        This function is the inverse of ``text_of_words``. A caller can tell whether ``text_of_words`` could have
-        written the text: if not, the returned words include an unknown word, or ``text_of_words`` makes a different
-        text from them.
+        This function is the inverse of ``text_of_words``. ``text_of_words`` could have written the text if and only if
+        all returned words are terminals of the grammar and ``text_of_words`` makes the same text from them.
         """
         words = _TERMINAL.findall(text)
         if words:

@@ -13,9 +13,9 @@ rule A -> B C has introduced. c_n[A] is the same for any symbol A that can be ex
 of a rule of C, the first symbol of a rule of that symbol, and so on. (I - L)^-1 = I + L + L^2 + ... sums over all these
 chains of first symbols, so left recursion is allowed. beta is the inside probability, from the chart of ``inside``.
 
-The sentences of a batch advance together. At each position one matrix product takes the e_n of all sentences to their
-c_n and to the next words. Each c_n is divided by the total probability of all next words and of the end, and the log
-of this total is kept, so long sentences do not underflow.
+The sentences of a batch advance together. At each position one matrix product computes, from the e_n of all sentences,
+their c_n and the probabilities of the next words. Each c_n is divided by the total probability of all next words and of
+the end, and the log of this total is kept, so long sentences do not underflow.
 """
 
 from collections.abc import Sequence
@@ -145,7 +145,7 @@ class NextWords:
         log_sums: Floats,
         before: Floats,
     ) -> Floats:
-        """Return e_n of each reached string, divided by the totals of all shorter prefixes: exp(``before``)."""
+        """Return e_n of each string in ``reached``, divided by exp(``before``), the product of the totals so far."""
         strings, begins, symbols, values = items
         local, sources = np.searchsorted(reached, strings), base[strings] + begins
         values = values * np.exp(log_sums[sources] - before[local])

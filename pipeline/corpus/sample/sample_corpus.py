@@ -44,7 +44,7 @@ MEANING = {
     "distribution would change without them",
     "text_sha256": "sha256 of the split's .txt file",
     "rules_sha256": "sha256 of all rules with their probabilities. dump-teacher can take the grammar as the teacher "
-    "of this corpus. It refuses a corpus whose rules_sha256 is not that of its own rules",
+    "of this corpus. It refuses a corpus whose rules_sha256 is not that of the built-in grammar",
     "expected_length": "mean number of terminals of a sentence, computed from the rules",
     "spectral_radius": "spectral radius of the matrix of expected children. It is below 1, so sentences end with "
     "probability 1 and the probabilities of all sentences sum to 1",
@@ -58,7 +58,7 @@ def is_sample_corpus(path: Path) -> bool:
 
 
 def read_entropy(corpus: Path) -> dict[str, Any]:
-    """Return the content of a sample corpus's ``entropy.json``, after checking the grammar that wrote it.
+    """Return the content of a sample corpus's ``entropy.json``, after checking that the present grammar wrote it.
 
     Raises:
         InputError: If ``corpus`` is not a sample corpus, or another version of the grammar wrote it.

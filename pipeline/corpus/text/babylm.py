@@ -3,9 +3,10 @@
 A source is a corpus of BabyLM, such as CHILDES, or one of two forms of other text, ``plain`` and ``sentences``. Rules
 remove what a file format or an editor added: tags, codes, entities, remarks, notes, spaces before punctuation marks.
 Rules do not change case and do not judge a sentence by its contents. They correct only one misread letter: an *l* that
-should be *I*. Rules drop a line without language. They note a reason for each dropped line and for each change, and
-``cleaning`` counts the reasons. Successive lines of a file may come from different places of the original, because the
-releases were sampled in blocks of some thousand lines, and nothing marks where a block begins.
+should be *I*. Rules drop a line that is not language, such as a page number. They note a reason for each dropped line
+and for each change, and ``cleaning`` counts the reasons. Successive lines of a file may come from different places of
+the original, because the releases were sampled in blocks of some thousand lines, and nothing marks where a block
+begins.
 """
 
 import re
@@ -116,7 +117,7 @@ _CHAT_RULES = _compiled(
     (r"[\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
     (r"(?<![\w-])(?:xxx?|yyy?|www)(?![\w-])", "", "unintelligible word"),
 )
-_CHAT_LENGTHENED = re.compile(r"(?<=[a-z]):(?=[\s.,?!]|$)")  # only in speech, where ordinary colons have a space before
+_CHAT_LENGTHENED = re.compile(r"(?<=[a-z]):(?=[\s.,?!]|$)")  # only in speech, where a space precedes ordinary colons
 _CHAT_SIGNS = re.compile(
     r"[\[&(@0+_:^<>\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d"
 )
@@ -151,8 +152,8 @@ _SWDA_HEADER = re.compile(
     r"^(?:\*x\*|=+$|(?:FILENAME|TOPIC#|DATE|TRANSCRIBER|UTT_CODER|DIFFICULTY|TOPICALITY|NATURALNESS|ECHO_FROM_[AB]|"
     r"STATIC_ON_[AB]|BACKGROUND_[AB]|REMARKS):)"
 )
-# A remark starts at an asterisk. It ends with a closing bracket, a second asterisk, a phrase that annotators use
-# ("typo"), the sentence or the line.
+# A remark starts at an asterisk. It ends at a closing bracket, at a second asterisk, after a phrase that annotators use
+# ("typo"), or at the end of the sentence or line.
 _REMARK = re.compile(
     r"\[\[[^\[\]]*\]\]+|(?:(?<!\S)\*+\s*|(?<![\w*])\*+(?=\S))"
     r"(?:\[+[^\[\]]*\]+|\([^()]*\)|\{[^{}]*\}|\"[^\"]*\"(?=\s+(?-i:[A-Z])|$)|[?!]+(?=\s|$)|$|"
@@ -259,7 +260,7 @@ _BRACKETED = (
 
 
 def open_note(text: str) -> str:
-    """Return why to drop the note or caption whose bracket does not close in ``text``; "" if all brackets close."""
+    """Return the reason to drop a note or caption whose bracket is open at the end of ``text``; "" if there is none."""
     for pattern, reason in _BRACKETED:
         if (found := pattern.search(text)) and found.end() == len(text) and found[0].count("[") > found[0].count("]"):
             return reason

@@ -273,7 +273,7 @@ def _split(paragraph: Paragraph, source: Source, record: CleaningRecord, words: 
 def _decodable(
     lines: Iterator[Line], path: Path, record: CleaningRecord, on_error: OnError, progress: Callable[[int], None] | None
 ) -> Iterator[Line]:
-    """Yield the lines that have text. A line that is not UTF-8 is an error ("stop") or counted ("skip")."""
+    """Yield the lines that can be read; count the others as dropped. With "stop", a line not in UTF-8 is an error."""
     for line in lines:
         if progress is not None:
             progress(1)

@@ -31,7 +31,7 @@ class _Counts:
     num_documents: int = 0
 
     def reasons(self) -> str:
-        """Return the number of lines without text for each reason, for an error message."""
+        """Return how many lines gave no sentence, by reason, for an error message."""
         kinds = {"blank": self.lines["blank"], "headers": self.lines["header"], **self.dropped}
         return ", ".join(f"{num} {kind}" for kind, num in kinds.items() if num) or "an empty file"
 

@@ -15,20 +15,20 @@ class CleanConfig:
     """How ``clean-text`` reads raw text."""
 
     source: str
-    """How to read the texts. plain: one paragraph per line. sentences: one sentence per line. babylm: apply the rules
-    of the BabyLM source that each file is named after. The name of a BabyLM source, such as childes: apply the rules
-    of this source to all files."""
+    """How to read the texts. plain: one paragraph per line. sentences: one sentence per line. babylm: apply to each
+    file the rules of the BabyLM source that it is named after. childes, or another name of a BabyLM source: apply the
+    rules of this source to all files."""
     column: str = ""
     """Read the text in this field of JSON lines or this column of a table (CSV, TSV). Each object or row is a document.
     If a table has no header, give the number of the column, from 1. Without this option, the field named text
-    is read from JSON lines."""
+    is read from JSON lines, and a table is an error."""
     wrapped: bool = False
     """Join the lines of each paragraph. A blank line ends a paragraph. Each file is then one document. Only with
     --source plain."""
     source_name: str = ""
     """Name of the source of all documents. It is written to OUT.documents.tsv and begins the name of each document. The
-    command 'evaluate perplexity' gives figures for each source. Without this option, it is the name of the rules
-    that are applied, such as childes or plain."""
+    command 'evaluate perplexity' gives figures for each source. Without this option, the source is named after the
+    rules that are applied, such as childes or plain."""
     licence: str = ""
     """Licence of all documents, written to OUT.documents.tsv."""
     on_error: OnError = "stop"
@@ -41,15 +41,15 @@ class ImportConfig:
     """How ``import-trees`` reads treebanks."""
 
     text: tuple[Path, ...] = ()
-    """Raw text of one of the SOURCES, one sentence per line. Give --text once for each source, or not at all; for a
-    folder of trees, give a folder of texts. Without texts, the text is rebuilt from the words of the trees; see
-    --joiner."""
+    """Raw text of one of the SOURCES: one sentence per line, CoNLL-U, or the Penn Treebank's raw files. Give --text
+    once for each source, or not at all; for a folder of trees, give a folder of texts. Without texts, the text is
+    rebuilt from the words of the trees; see --joiner."""
     joiner: Joiner = "english"
     """How to rebuild the text of trees without --text. english: by rules of English. space: join the words with single
     spaces. none: join the words without spaces, as in Chinese and Japanese."""
     format: TreeFormat = "auto"
-    """Format of the sources: the Penn Treebank (ptb), parses by the Charniak parser (bllip) or any other trees in
-    brackets. auto: detect the format. With a format other than auto, the files of a folder may have any suffix."""
+    """Format of the sources: the Penn Treebank (ptb), parses by the Charniak parser (bllip) or any other bracketed
+    trees (brackets). auto: detect the format. With another value than auto, files of a folder may have any suffix."""
     sections: str = "all"
     """Import only these sections of the Penn Treebank's wsj folders, for example 02-21 or 00,01,24. all: import every
     file."""
@@ -64,7 +64,8 @@ class ImportConfig:
     document_table: Path | None = None
     """Table (TSV) with the columns document, source and licence, and one row per document."""
     source_name: str = ""
-    """Name of the source of all documents. It replaces the source that the folder or the table gives."""
+    """Name of the source of all documents. It replaces the source that is taken from the names of folders or from the
+    table."""
     licence: str = ""
     """Licence of all documents. It replaces the licences that the table gives."""
     on_error: OnError = "stop"

@@ -240,7 +240,7 @@ def _read_record(path: Path, kind: type[_Record]) -> _Record | None:
 
 
 def words_of_stem(stem: Path, texts: Path) -> tuple[dict[str, int | None], list[TrainingText]]:
-    """Return the word counts of the files that a STEM's text is from, and the records of its parser or teacher.
+    """Return the word counts of the files that a STEM's text is from, and what its parser or teacher was trained on.
 
     Args:
         stem: STEM.

@@ -96,8 +96,8 @@ _LINE_FORMS: Final = (
         "leave only the text",
     ),
 )
-"""Forms of lines that are not text. Each form has a pattern for one line, the share of the lines that must at least
-match, a name, and advice for the user."""
+"""Forms of lines that are not text. Each form has a pattern for one line, the smallest share of lines that must match,
+a name, and advice for the user."""
 _FORM_LINES: Final = 8
 """A file with fewer lines than this is not compared with ``_LINE_FORMS``, because so few lines prove nothing."""
 _FRAMES = r"\{\d+\}\{\d+\}"

@@ -177,7 +177,7 @@ def _after_word(text: str, start: int, match: re.Match[str], last: str, word: st
         return not (word[0].isdigit() or (len(word) == 1 and word.isupper() and word not in "AI"))
     if low in _EITHER or _LETTERS.fullmatch(last):
         return word.lower() in _STARTERS and not _THREE_CAPITALS.match(text, match.end())
-    # The letter is usually an initial. But in "and I. Then" or "vitamin C. The" it is not, and the sentence ends.
+    # A single capital is usually an initial. But in "and I. Then" or "vitamin C. The" it is not, and the sentence ends.
     if _INITIAL.fullmatch(last) and last.isupper():
         is_name = word in ("A", "I") or (word in ("May", "Will") and last != "I")
         return match.start() - start > 2 and word.lower() in _STARTERS and not is_name

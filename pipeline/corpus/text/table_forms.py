@@ -77,7 +77,7 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
         plain = _head_rows(texts, delimiter, quoted=False, spaced=False)
         if delimiter == "|" and plain and len(plain[0]) == 1 and re.search("[,;]", plain[0][0]):
             continue  # bars in the cells of a table with commas, not a title above a table with bars
-        # If quotes joined lines although each line is a whole row, they are marks in the text, such as of a word "The.
+        # Quotes that join lines, although each line alone is a whole row, are part of the text, not marks around cells.
         are_marks = len(quoted) < len(plain) and len({*map(len, plain)}) == 1
         if not are_marks and (columns := _columns(quoted, is_prose=False)) and _shows_quotes(texts, quoted, delimiter):
             return Table(columns, delimiter, quoted=True)

@@ -50,7 +50,8 @@ BRACKETS: Final = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB
 _BRACKET = re.compile("|".join(BRACKETS))
 _MARK = r"<\|(?:end|start|begin)_?of_?text\|>"
 _END_OF_TEXT: Final = re.compile(rf"^\s*{_MARK}\s*|\s*{_MARK}\s*$|{_MARK}(?=\w)")
-"""A mark between the texts of a file. Between spaces or quotes it is a word of the text."""
+"""A mark such as ``<|endoftext|>`` between two texts of a file. Inside a line, with spaces or quotes around it, the
+mark is a word of the text."""
 
 
 def unescape_brackets(word: str) -> str:

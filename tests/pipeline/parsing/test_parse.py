@@ -150,7 +150,7 @@ def test_stop_ends_at_the_first_failure_with_its_line_and_can_be_continued(
     with pytest.raises(InputError, match=r"text\.txt:77: more than 40 words .*--on-failure flat or skip"):
         parse_texts(text, tmp_path / "out", config)
     assert TextShards(tmp_path / "out.parts").finished() == {0, 1, 2}
-    with pytest.raises(RunError, match="started with another max_words; run the same command"):
+    with pytest.raises(RunError, match="started with another max_words; run the command that started it"):
         parse_texts(text, tmp_path / "out", with_model(parser_file, max_words=41))
     done = parse_texts(text, tmp_path / "out", with_model(parser_file))  # the remedy of the message
     assert done is not None
