@@ -1,7 +1,8 @@
 """Define the commands. A command parses its options, calls the code that does the work, and prints the result.
 
-Most options live in configuration classes next to the code that uses them (``pipeline.runtime.options``). Heavy imports
-happen inside the commands, so that ``--help`` answers at once.
+Most options are fields of configuration classes, which are next to the code that uses them.
+``pipeline.runtime.options`` turns these fields into options. Heavy imports happen inside the commands, so that
+``--help`` answers at once.
 """
 
 import os
@@ -15,8 +16,8 @@ if os.path.basename(sys.argv[0]) in {"cli.py", "rnng-distill"}:  # noqa: PTH119 
 
 if "OMP_WAIT_POLICY" not in os.environ:
     # Set this before torch is loaded. By default, a thread that waits for another one keeps its core busy for
-    # milliseconds. Then one other busy program would make a training many times slower. benchmarks.busy compares the
-    # settings.
+    # milliseconds. If another program is busy at the same time, this makes training many times slower.
+    # benchmarks.busy compares the settings.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import importlib
@@ -76,7 +77,7 @@ ENTRY_POINTS = {"teacher": "teacher.teacher_commands", "student": "student.stude
 
 
 def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy would see no function
-    """Return the module of ``ENTRY_POINTS`` that evaluates a model: a run, or an exported folder (a student)."""
+    """Return the module of ``ENTRY_POINTS`` for a model: a run, or an exported folder, which holds a student."""
     from pipeline.runtime.run_directory import is_exported, open_run
 
     return importlib.import_module(ENTRY_POINTS["student" if is_exported(model) else open_run(model).kind])
@@ -155,7 +156,7 @@ def main() -> None:
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the sample.")
 def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
-    """Draw the built-in corpus from a known grammar: trees, text, minimal pairs and true probabilities.
+    """Draw a corpus from a built-in grammar: trees, text, minimal pairs and true probabilities.
 
     \b
     Example: python cli.py sample-corpus corpus --num-sentences 10000
@@ -198,8 +199,8 @@ def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     """Clean raw text to one sentence per line.
 
     TEXTS are files or folders. With --source babylm, the name of each file selects the rules (childes.train,
-    bnc_spoken.dev, ...). With plain, each line is a paragraph. With sentences, each line is a sentence. With plain and
-    with sentences, a blank line separates documents. Every dropped or repaired line is counted, and OUT.dropped.tsv
+    bnc_spoken.dev, ...). With --source plain, each line is a paragraph. With --source sentences, each line is a
+    sentence. In both, a blank line separates documents. Every dropped or repaired line is counted, and OUT.dropped.tsv
     shows examples.
 
     JSON lines with a field "text" are read. For other JSON lines, CSV and TSV, give --column.
@@ -217,7 +218,7 @@ def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
 
 @main.command()
 @texts_argument
-@out_option(outputs.PARSED, "Where to write: OUT.mrg, OUT.txt and the files of documents.")
+@out_option(outputs.PARSED, "Where to write: OUT.mrg, OUT.txt and, if documents are known, OUT.docs.")
 @json_option
 @configured_by(PlanConfig, ParseConfig)
 def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
@@ -232,8 +233,8 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     \b
     python -c "import benepar; benepar.download('benepar_en3')"
 
-    BabyLM counts the words that a parser was trained on, and benepar_en3 was trained on too many. For BabyLM, train a
-    parser with train-parser: such a parser sees only the words of its treebank.
+    BabyLM's limit on words includes the words that a parser was trained on, and benepar_en3 was trained on too many.
+    For BabyLM, train a parser with train-parser: such a parser sees only the words of its treebank.
 
     \b
     Example: python cli.py parse text/train.txt --model parser.pt --out trees/train --workers 2
@@ -284,7 +285,11 @@ def train_parser(
 @texts_argument
 @out_option(outputs.TOKENIZER, "The tokenizer.json to write.")
 @click.option(
-    "--vocab-size", type=click.IntRange(260), default=12_000, show_default=True, help="Most tokens in the vocabulary."
+    "--vocab-size",
+    type=click.IntRange(260),
+    default=12_000,
+    show_default=True,
+    help="Maximum number of tokens in the vocabulary.",
 )
 @click.option("--column", default="", help="Field of JSON lines, or column of a table (CSV, TSV), that holds the text.")
 def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column: str) -> None:
@@ -307,9 +312,10 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column:
 def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
     """Check and convert a Hugging Face tokenizer.json, so that students can share the tokens of another model.
 
-    The tokenizer must be byte-level, and decoding must restore every text. Every token keeps its id. The tokenizer may
-    put a space before a text (add_prefix_space). If it adds tokens around a text, such as <s> and </s>, the converted
-    tokenizer does not add them. A tokenizer whose normalizer loses text is refused; the error shows an example.
+    The tokenizer must be byte-level, and decoding must restore every text. Every token keeps its id. A tokenizer that
+    puts a space before a text (add_prefix_space) is accepted. If it adds tokens around a text, such as <s> and </s>,
+    the converted tokenizer does not add them. A tokenizer whose normalizer loses text is refused; the error shows an
+    example.
 
     \b
     Example: python cli.py adopt-tokenizer gpt2/tokenizer.json --bos '<|endoftext|>' --eos '<|endoftext|>' --out t.json
@@ -322,7 +328,7 @@ def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
 @main.command()
 @configured_by(BuildConfig, toml=False)
 def build_dataset(values: Values) -> None:
-    """Fit the trees to the tokens, and store both as the dataset that every later command reads.
+    """Turn trees over words into trees over tokens. Store tokens and trees as the dataset for all later commands.
 
     \b
     Example: python cli.py build-dataset --train trees/train --dev trees/dev --tokenizer tokenizer.json --out dataset
@@ -439,7 +445,7 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
 def export_dump(dump: Place, out: Path, values: Values) -> None:
     """Write a dump as parquet files for other programs: one row per sentence.
 
-    datasets.load_dataset("OUT") reads the files, whatever --format is. Needs pyarrow.
+    datasets.load_dataset("OUT") reads the files, whatever --format is. The command needs pyarrow.
 
     \b
     Example: python cli.py export-dump dump exported --format datasets
@@ -458,9 +464,10 @@ def export_dump(dump: Place, out: Path, values: Values) -> None:
 @json_option
 @configured_by(ImportDumpConfig, toml=False)
 def import_dump(source: Path, data: Place, out: Place, values: Values) -> None:
-    """Make a dump from parquet files with DistillKit's columns input_ids, token_ids and top_values, at T = 1 only.
+    """Make a dump from parquet files with DistillKit's columns input_ids, token_ids and top_values.
 
-    SOURCE is a parquet file or a folder of them. Row m holds sentence m of the dataset's split. Needs pyarrow.
+    SOURCE is a parquet file or a folder of them. Row m holds sentence m of the split that --split names. The dump has
+    the distributions at temperature 1 only. The command needs pyarrow.
 
     \b
     Example: python cli.py import-dump captured --data dataset --out dump
@@ -513,8 +520,8 @@ def evaluate() -> None:
 
     Each command writes its result to RUN/results/NAME.json or, for a folder in Hugging Face's format, to
     FOLDER-results/NAME.json. `evaluate mixture` takes a teacher and a student, and writes to the results of the
-    student. Most commands also write a file with one line per sentence, pair or item. A teacher scores sentences
-    without trees by beam search.
+    student. Most commands also write a file with one line per sentence, pair or item. If sentences have no trees, a
+    teacher scores them by beam search.
 
     minimal-pairs, syntaxgym, surprisal, parses and perplexity --marginal also run under torchrun. A process that scores
     with a teacher uses one core, so start as many processes as there are cores. If one of these commands is
@@ -530,8 +537,9 @@ def evaluate() -> None:
 def perplexity(model: Path, data: Place, values: Values) -> None:
     """Measure the perplexity on a split, per token and per word, and the bits per byte.
 
-    A teacher has several values of each: given the tree, joint with the tree and, with --marginal, without the tree.
-    The output names the distribution of each value, and says what was counted as a token, a word or a byte.
+    For a teacher, each of these figures has several values: given the tree, joint with the tree and, with --marginal,
+    without the tree. The output names the distribution of each value, and says what was counted as a token, a word or a
+    byte.
 
     Each sentence is scored alone, after <bos>. Only a student trained with --context document is measured otherwise: it
     reads several consecutive sentences of a document at once.
@@ -593,10 +601,12 @@ def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
 def minimal_pairs(model: Path, folder: Path, values: Values) -> None:
     """Measure the accuracy on minimal pairs, from a file or a folder of files.
 
-    A file has BLiMP's format, or it is a table or has JSON lines with other fields. For a file in another format than
-    BLiMP's, --columns names the columns or fields of the two sentences. Ties are reported and never count as right.
+    A file has BLiMP's format: JSON lines with the fields sentence_good and sentence_bad. It can also be a table (CSV,
+    TSV). If the fields or columns of the two sentences have other names, give the names as --columns. Ties are reported
+    and never count as right.
 
-    Accuracies are reported by paradigm, phenomenon and field, with 95 % intervals.
+    The output has the accuracy and its 95 % interval for each paradigm, for each phenomenon (linguistics_term in BLiMP)
+    and for each area of linguistics (field in BLiMP, such as morphology or syntax).
 
     \b
     Example: python cli.py evaluate minimal-pairs runs/distilled blimp/data
@@ -621,7 +631,7 @@ def babylm(model: Path, folder: Path, values: Values) -> None:
 
     The tasks are BLiMP and its supplement, EWoK, entity tracking, COMPS, wug tests, reading and the age of acquisition.
     FOLDER is full_eval or fast_eval of BabyLM's evaluation data. Each task in FOLDER is scored by the rules of BabyLM's
-    pipeline. Folders of other tasks are skipped, and left_out in the output says why.
+    pipeline. Folders of tasks that are not in this list are skipped, and left_out in the output says why.
 
     \b
     Example: python cli.py evaluate babylm runs/distilled evaluation_data/full_eval --out results
@@ -672,8 +682,8 @@ def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
 
     TEXT has one sentence per line. It may also be a table with one sentence per row or, with --region, one region of a
     sentence per row. Sentences are numbered from 1: sentence_number in the output is the number of the line or the row.
-    With --region, a sentence has several rows, and sentence_number counts the sentences. Then join the output with the
-    table by the columns of --item and --region.
+    With --region, a sentence has several rows, and sentence_number counts the sentences. The output also has the
+    columns that --item and --region name. Join the output with the table by these columns.
 
     \b
     Example: python cli.py evaluate surprisal runs/distilled sentences.txt --out surprisals.tsv
@@ -813,8 +823,9 @@ def inspect(path: Place) -> None:
 def verify(path: Place, values: Values) -> None:
     """Check every byte of a dataset or dump against its digests; with --recompute, check a dump against its teacher.
 
-    If the dump was made on the kind of CPU or GPU and with the library versions of this machine, the recomputed bytes
-    must be equal to its bytes. Otherwise values are compared and not bytes, because rounding may differ.
+    If this machine has the same kind of CPU or GPU and the same library versions as the machine that made the dump, the
+    recomputed bytes must equal the dump's bytes. Otherwise values are compared and not bytes, because rounding may
+    differ.
 
     \b
     Example: python cli.py verify dump

@@ -7,7 +7,7 @@
 Weights keep their names. This module writes the files itself and does not import transformers, for two reasons.
 transformers 4.x cannot load what transformers 5 saves (``TokenizersBackend``). And the tokenizer class that exists in
 both versions returns ``token_type_ids`` by default under 4.x; GPT-2 would add these to its embeddings. So
-``model_input_names`` excludes them.
+``model_input_names`` leaves ``token_type_ids`` out.
 
 The tokenizer puts ``<bos>`` before a text and nothing after the text. In the exported folder ``<bos>``, ``<eos>`` and
 ``<pad>`` are special tokens. So the characters ``<eos>`` in a text give the special token. Other programs expect this,
@@ -82,7 +82,7 @@ def export(
     if all_checkpoints:
         if not by_words:
             raise RunError(
-                f"{run}: no checkpoint at a number of words, expected at least one for --all-checkpoints; leave "
+                f"{run}: no word checkpoint such as words_1M, expected at least one for --all-checkpoints; leave "
                 "--all-checkpoints out, or train with --word-checkpoints"
             )
         checkpoints = {MAIN: which} | {name.replace("words_", "chck_"): name for name in by_words}

@@ -1,12 +1,12 @@
 """Open a student for evaluation: a run, or a folder in Hugging Face's format (an export or another GPT-2).
 
-This module reads config.json, model.safetensors and tokenizer.json as transformers does, without importing it. A model
-with another architecture, another activation or untied output weights is an error, because the student cannot compute
-such a model. The folder's tokenizer is converted to this project's form in memory, as ``adopt-tokenizer`` does.
-Ordinary added tokens stay, so a text has the ids that transformers gives. The exception is a text with the name of a
-special token, such as ``<|endoftext|>``, which is read as plain characters here. The tokens that begin and end a text
-are those that the tokenizer's files name. If these files name none, config.json gives their ids. Converting an export's
-tokenizer gives the bytes of the run's tokenizer, so the results of the export and of the run are comparable.
+This module reads config.json, model.safetensors and tokenizer.json as transformers does, without importing it. Only a
+model with the student's architecture, the student's activation and tied output weights can be opened; any other model
+is an error. The folder's tokenizer is converted to this project's form in memory, as ``adopt-tokenizer`` does. Added
+tokens that are not special stay, so a text has the ids that transformers gives. The exception is a text with the name
+of a special token, such as ``<|endoftext|>``, which is read as plain characters here. The tokens that begin and end a
+text are those that the tokenizer's files name. If these files name none, config.json gives their ids. Converting an
+export's tokenizer gives the bytes of the run's tokenizer, so the results of the export and of the run are comparable.
 """
 
 from collections.abc import Mapping
@@ -225,7 +225,7 @@ def _weights(path: Path) -> tuple[dict[str, Tensor], str]:
         raise InputError(
             f"{path}: lm_head.weight differs from transformer.wte.weight, expected the same weights, because "
             "config.json ties them: transformers 4 uses the second, and transformers 5 the first. Save the model with "
-            "one of them"
+            "one matrix for both"
         )
     return weights, sha256_bytes(data)
 

@@ -57,7 +57,7 @@ NUM_PARTS = 3
 
 
 class DistillationRows:
-    """A ``RowLoss`` with three sums: the loss, the cross-entropy and the soft part. ``part_names`` returns their names.
+    """A ``RowLoss`` with three sums: the loss, CE, and the divergence or SCE. ``part_names`` returns their names.
 
     Args:
         gold: int64 ``[P]`` in ``[0, V)``.
@@ -174,7 +174,8 @@ class _Student:
 def _student(logits: Tensor, index: Tensor, num_selected: int, temperature: float) -> tuple[_Student, _Student]:
     """Return q_1 and q_T, which are the same object if T = 1. The logits are overwritten.
 
-    The largest selected logit of a row is subtracted first, so that float32 loses no digits if the logits are large.
+    The largest selected logit of a row (without selected ids: its largest logit) is subtracted first, so that float32
+    loses no digits if the logits are large.
 
     Args:
         logits: ``[R, V]``.

@@ -23,8 +23,8 @@ over the tokens that the teacher's dump does not keep. This has four consequence
 
 The result keeps all tokens that at least one dump keeps. Rows of a batch need equally many columns, W. If several dumps
 keep the same token in a row, the row has unused columns. These get other tokens of the vocabulary, with the estimates
-of these tokens. Because the spread is even, a token has the same value there as in the tail. The mass of the tokens
-outside the W columns of a row is (V - W) times the sum of w_d u_d.
+of these tokens. Because the spread is even, a token has the same value in such a column as in the tail. The mass of
+the tokens outside the W columns of a row is (V - W) times the sum of w_d u_d.
 
 The result could instead keep only the tokens that all dumps keep, and then each value would be exact. But a token that
 one teacher finds probable and another does not keep would teach nothing. In all simulations of

@@ -128,7 +128,7 @@ def model_card(
 def _words_seen(run: Path, which: Which) -> str:
     """Return, as text, how many words training had read when it saved a checkpoint. Every pass over a word counts."""
     if threshold := num_words_of(which):
-        return f"{threshold:,}, and those up to the end of the step that reached this number"
+        return f"{threshold:,}, plus the rest of the words in the step that reached this number"
     if not (run / METRICS).exists():
         return "not known"
     rows, _ = read_rows(run)

@@ -65,8 +65,8 @@ class Rows:
         split: The sentences.
         context: ``sentence`` or ``document``; see the module.
         max_length: Largest number of positions of a row.
-        truncate: Whether a sentence with more than ``max_length`` positions keeps only its first ones. If False, such a
-            sentence is an error.
+        truncate: Whether a sentence with more than ``max_length`` positions keeps its first ``max_length`` positions.
+            If False, such a sentence is an error.
 
     Raises:
         InputError: If a sentence is too long, or if the context is ``document`` and the split has no documents.

@@ -22,7 +22,7 @@ from student.rows import Rows, StudentInputs
 from student.targets import Targets
 
 BATCHES_AHEAD = 32
-"""Number of batches that a dump can fetch ahead, so that a remote shard has seconds to arrive."""
+"""Number of batches whose targets are fetched ahead, so that a shard of a remote dump has seconds to arrive."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +86,7 @@ def _heads(rows: Ragged, lengths: np.ndarray) -> Ragged:
 def _announced(
     parts: Iterable[tuple[np.ndarray, np.ndarray, int]], targets: AnyTargets
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Yield each part (a batch). Announce its sentences to the dump up to ``BATCHES_AHEAD`` batches before."""
+    """Yield the parts, one per batch. Let the dump fetch a part's sentences up to ``BATCHES_AHEAD`` batches earlier."""
     coming: deque[tuple[np.ndarray, np.ndarray, int]] = deque()
     for each in parts:
         targets.prefetch(each[0])

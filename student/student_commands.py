@@ -251,7 +251,7 @@ def _settings(opened: OpenedStudent, device: torch.device) -> dict[str, Any]:
 
 
 def _context_positions(opened: OpenedStudent) -> int:
-    """Return how many positions a sentence and the text before it may fill; 0 for a student of single sentences."""
+    """Return how many positions a sentence and the text before it may fill; 0 if no text before it is read."""
     if opened.trained_context != "document":
         return 0
     max_length = opened.student.config.max_length

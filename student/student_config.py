@@ -145,9 +145,9 @@ class ExportConfig:
     """What ``export`` writes into the model card, and where it sends the folders."""
 
     licence: str = "unknown"
-    """The model's licence in the model card, as the Hugging Face hub names it, for example cc-by-4.0."""
+    """Licence of the model, for the model card. Write it as the Hugging Face hub does, for example cc-by-4.0."""
     language: str = "en"
-    """The language of the text in the model card, as the hub names it."""
+    """Language of the training text, for the model card. Write it as the hub does, for example en."""
     hub_datasets: tuple[str, ...] = ()
     """The datasets of the hub that the text comes from. The model card names them."""
     push: str = ""

@@ -1,25 +1,26 @@
 """Find next-token mixtures and parses by beam search over trees, token by token, without looking ahead.
 
-This is word-synchronous beam search (Stern, Fried, Klein 2017). Before position t a sentence has some hypotheses: its
-tokens x_<t with actions y_<t, and the score log p(x_<t, y_<t). The search extends them action by action. At each step
-every valid action of every hypothesis gives a successor, and the ``beam`` best successors of the sentence survive. A
-survivor whose action is SHIFT becomes a candidate c of the position. Let u_c be the model's state before this SHIFT.
-The candidate's score is log p(x_<t, y_<t) + log p(SHIFT | u_c). The actions of the other survivors are executed, and
-these survivors are extended at the next step. The best ``beam`` candidates are kept. Then
+This is word-synchronous beam search (Stern, Fried, Klein 2017). Before position t a sentence has several hypotheses.
+Each has the tokens x_<t, its own actions y so far, and the score log p(x_<t, y). The search extends them action by
+action. At each step every valid action of every hypothesis gives a successor, and the ``beam`` best successors of the
+sentence survive. A survivor whose action is SHIFT becomes a candidate c of the position. Let y_c be its actions before
+this SHIFT, and u_c the model's state before this SHIFT. The candidate's score is log p(x_<t, y_c) + log p(SHIFT | u_c).
+The actions of the other survivors are executed, and these survivors are extended at the next step. The best ``beam``
+candidates are kept. Then
 
     w_c               = softmax of the candidates' scores
     p(w | x_<t)       = sum over c of w_c p(w | u_c, SHIFT)                 the **mixture**, over the whole vocabulary
-    prefix at t       = log sum over c of p(x_<=t, y_<t, SHIFT)
+    prefix at t       = log sum over c of p(x_<=t, y_c, SHIFT)
 
 After the mixture is recorded, the search adds log p(x_t | u_c) to the scores and keeps the best ``word_beam``
 candidates for the next position. So the mixture depends on x_<t alone. The search does not foresee the end of a
 sentence either. Where x_t is ``<eos>``, the mixture is over all candidates, but candidates with open constituents do
 not survive ``<eos>``. Only complete candidates, in which only TOP is open, are hypotheses of the whole sentence.
 
-Scores only fall. So dropping a hypothesis that is no better than the ``beam``-th best candidate does not change the
-result. The search at a position of a sentence ends when all hypotheses of the sentence are dropped, or after
-``max_actions`` NTs and REDUCEs, after which only SHIFT is valid. In a tie the earlier hypothesis wins, then the earlier
-action.
+An action never raises the score of a hypothesis. So dropping a hypothesis that is no better than the ``beam``-th best
+candidate does not change the result. The search at a position of a sentence ends when the sentence has no hypothesis
+left to extend. After ``max_actions`` NTs and REDUCEs only SHIFT is valid, so the search ends there at the latest. In a
+tie the earlier hypothesis wins, then the earlier action.
 
 Prefix probabilities sum over some trees only. So they are lower bounds on the RNNG's own prefix probabilities, and
 wider beams usually make the bounds tighter. The mixtures are a language model of their own: the log-probability of a
@@ -56,8 +57,9 @@ BATCH_SENTENCES = 128
 BATCH_TOKENS = 8192
 """Limit on the positions that are searched together. This limit keeps batches of long sentences small."""
 MAX_NODES = 4096
-"""A pool of stacks (``stack_pool``) is compacted when it has more nodes than this, and more than twice as many as
-after the last compaction. With two layers of size 256, a node and its data take 17 KB at most."""
+"""A node is one push onto a stack (``stack_pool``). If a pool of stacks has more nodes than this, and more than twice
+as many as after its last compaction, a compaction removes the nodes that no hypothesis needs. With two layers of size
+256, a node and its data take 17 KB at most."""
 _TILE_ROWS, _TILE_COLUMNS = 512, 1000
 """Rows and columns of a tile: the logits that are computed at once if only sums of their exponentials are needed. A
 tile has 2 MB, which fit into the cache of a CPU's core. On other devices, a tile has all columns."""
@@ -76,8 +78,8 @@ class BeamResult:
     token_log_probs: Ragged
     """n + 1 values per sentence: the log-probability of each gold token and of ``<eos>`` under the mixture."""
     prefix_log_probs: Ragged
-    """n + 1 values per sentence: log of the summed probability of all candidates (up to ``beam``), each with the token.
-    At ``<eos>`` only complete candidates count; the value is -inf if none is complete."""
+    """n + 1 values per sentence: log of the summed probability of all candidates (up to ``beam``), each with the gold
+    token. At ``<eos>`` only complete candidates count; the value is -inf if none is complete."""
     num_effective: Ragged
     """n + 1 values per sentence in [1, B]: the effective number of candidates, exp of the entropy of their weights."""
     phrases: list[list[TokenPhrase]]
@@ -101,7 +103,7 @@ class BeamSearch:
         batch_tokens: int = BATCH_TOKENS,
         max_nodes: int = MAX_NODES,
     ) -> None:
-        """Search with ``model``, which must be in evaluation mode. Later changes of its weights are not seen.
+        """Search with ``model``, which must be in evaluation mode. If its weights change, make a new ``BeamSearch``.
 
         ``batch_sentences``, ``batch_tokens`` and ``max_nodes`` trade memory for speed.
         """

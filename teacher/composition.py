@@ -55,7 +55,7 @@ class Composition(nn.Module, ABC):
         """Return a function that does what ``compose`` does, for many calls with the same weights.
 
         The function reads the results of ``as_children`` in place of the values, so that a child of several
-        constituents is prepared once. ``composer`` itself computes the results that all calls share.
+        constituents is prepared once. Results that all calls share are computed here, before the function is returned.
         """
         return self.compose
 
@@ -108,8 +108,8 @@ class BiLstmComposition(Composition):
     """Two LSTMs (Dyer et al. 2016, section 3.2).
 
     One LSTM reads the label, then the children from the left. The other reads the label, then the children from the
-    right. The vector is tanh(W [h1; h2] + b), with the last hidden states h1 and h2 of the two. The first step depends
-    on the label alone, so it is taken once per label. Both directions run as one batched product.
+    right. The vector is tanh(W [h1; h2] + b), where h1 and h2 are the last hidden states of the two LSTMs. Their first
+    step depends on the label alone, so it is computed once per label. Both directions run as one batched product.
     """
 
     def __init__(self, num_labels: int, dim: int) -> None:

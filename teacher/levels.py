@@ -2,8 +2,9 @@
 
 This is integer work in numpy, vectorised over all actions of a batch. Nothing loops over the nodes of a tree.
 
-**Strategies.** There are two strategies. Both use the same numbers for SHIFT, REDUCE and NT (``Derivation.action``).
-The actions of a sentence are ``NT(TOP)``, the actions of its tree, SHIFT of ``<eos>``, REDUCE.
+**Strategies.** There are two ways to generate a tree, called strategies. Both use the same numbers for SHIFT, REDUCE
+and NT (``Derivation.action``). The actions of a sentence are ``NT(TOP)``, the actions of its tree, SHIFT of ``<eos>``,
+REDUCE.
 
 top-down   Constituents have labels. ``NT(X)`` opens a constituent; REDUCE composes all elements that are on the stack
            above the last open ``NT(X)`` (Dyer et al. 2016). The dataset holds these actions.
@@ -62,8 +63,8 @@ class Derivation:
     label: np.ndarray
     """int64: the label of the constituent, at a REDUCE. 0 at other actions and with the binary strategy."""
     reduce_allowed: np.ndarray
-    """bool: whether REDUCE is valid after this action. After ``<eos>`` the value may be False although REDUCE is valid,
-    because nothing reads it there: REDUCE is the only valid action."""
+    """bool: whether REDUCE is valid after this action. After ``<eos>`` REDUCE is the only valid action, and nothing
+    reads this value, so there it may be False."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,11 +1,11 @@
 """Run LSTMs over levels. Each LSTM is one differentiable function with a hand-written backward pass.
 
-A level is all pushes of one depth, or all constituents of one height. Autograd would work round by round. A round is
-one level of the stack, or one step of the composition in a level (over the n-th children). In this module a few large
-matrix products, each over many inputs, compute the part of the gates that depends on the inputs, and the gradients of
-the weights. The states of all rounds are in one buffer, from which later rounds gather. So a round has little more than
-one recurrent product and a few point-wise operations. Second derivatives are not available. docs/decisions/0007 has a
-comparison with the same arithmetic under autograd.
+A level is all pushes of one depth, or all constituents of one height. A round is one level of the stack or, in a level
+of constituents, the LSTM step over the n-th child of each. Autograd would compute all products round by round. In this
+module a few large matrix products, each over many inputs, compute the part of the gates that depends on the inputs, and
+the gradients of the weights. The states of all rounds are in one buffer, from which later rounds gather. So a round has
+little more than one recurrent product and a few point-wise operations. Second derivatives are not available.
+docs/decisions/0007 has a comparison with the same arithmetic under autograd.
 
 Under autocast, products are bfloat16, and gates, hidden states and cell states are float32. Without autocast, all have
 the type of the weights.

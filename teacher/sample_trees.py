@@ -3,10 +3,10 @@
 Students that learn from text that a teacher generated are distilled at the level of sentences (Kim and Rush 2016,
 section 3.2; there the text is the output of a beam search).
 
-OUT.mrg and OUT.txt are a pair of files as ``import-trees`` writes them. ``build-dataset`` encodes the text again. So
-this module reads each sentence back exactly as ``build-dataset`` will read it. A sentence that cannot be read back is
-dropped and counted by reason. A sentence that comes back with other tokens or another tree than were drawn is kept and
-counted.
+OUT.mrg and OUT.txt are a pair of files as ``import-trees`` writes them. ``build-dataset`` divides this text into tokens
+again, and the result can differ from the tokens that were drawn. So this module reads each sentence back exactly as
+``build-dataset`` will read it. A sentence that cannot be read back is dropped and counted by reason. A sentence that
+comes back with other tokens or another tree than were drawn is kept and counted.
 
 Batches of consecutive sentences are divided among the processes. A batch is always drawn as a whole, so the number of
 processes does not change the output. The main process writes the batches in order. Nothing is kept of an interrupted
@@ -49,7 +49,7 @@ SPECIAL = "special token inside the sentence"
 LINE_END = "line end inside the sentence"
 NOT_NORMALISED = "white space or characters that build-dataset would change"
 OTHER_TOKENS = "the tokenizer divides the text into other tokens"
-OTHER_TREE = "another tree: X over a single X, or an edge inside a character"
+OTHER_TREE = "another tree: a phrase is the only child of a phrase with its label, or begins or ends inside a character"
 """The tree that is read back is not the one that was drawn. Either a drawn phrase had a phrase with the same label as
 its only child, or a phrase began or ended between two tokens of one character. A bracketed tree can show neither of
 these cases."""
@@ -225,7 +225,7 @@ def _has_cut_word(sentence: Sentence) -> bool:
 
 
 class _Output:
-    """The files of OUT, into which the batches of all processes go in order, and their counts."""
+    """The files of OUT, into which the batches of all processes go in order, and the counts of these batches."""
 
     def __init__(self, files: Sequence[IO[str]]) -> None:
         self._text, self.record, self._trees = files

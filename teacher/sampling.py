@@ -30,8 +30,9 @@ from teacher.rnng import Rnng
 from teacher.stack_pool import BOTTOM, StackPool
 
 MAX_NODES = 8192
-"""The ``StackPool`` is compacted when it has more nodes than this, and more than twice as many as after the last
-compaction. In float64, with two layers of size 256, a node and its data take 34 KB at most."""
+"""A node is one push onto a stack. If the ``StackPool`` has more nodes than this, and more than twice as many as after
+its last compaction, a compaction removes the nodes that no sentence needs. In float64, with two layers of size 256, a
+node and its data take 34 KB at most."""
 _FORCED = 2
 """Number of actions of a sentence that are not drawn: the NT(TOP) at the start, and the REDUCE after ``<eos>``."""
 

@@ -247,8 +247,9 @@ def beam_of_dump(dump: Location) -> BeamConfig:
     sizes = {field.name: schema.computation.get(field.name) for field in fields(BeamConfig)}
     if not all(type(size) is int for size in sizes.values()):
         raise StoreError(
-            f"{dump}: computation has {', '.join(f'{name} {size!r}' for name, size in sizes.items())}, expected whole "
-            "numbers; dump-teacher did not write this dump, so it cannot be recomputed. Run verify without --recompute"
+            f"{dump}: its manifest records {', '.join(f'{name} {size!r}' for name, size in sizes.items())}, expected "
+            "whole numbers; dump-teacher did not write this dump, so it cannot be recomputed. Run verify without "
+            "--recompute"
         )
     return BeamConfig(**sizes)  # type: ignore[arg-type]
 
@@ -303,7 +304,7 @@ def _log_probs_with_trees(
         if truth is not None:
             divergences[offsets[first] : offsets[stop]] = truth.divergences(model, states, split.tokens.take(rows))
         is_shift = schedule.actions.values == SHIFT
-        # A position has the actions up to its SHIFT. The REDUCE of TOP, after the last SHIFT, is certain and counts to
+        # A position has the actions up to its SHIFT. The REDUCE of TOP, after the last SHIFT, is certain and belongs to
         # the last position.
         position = np.cumsum(is_shift) - is_shift
         position[schedule.actions.offsets[1:] - 1] -= 1

@@ -100,8 +100,8 @@ class SampleConfig:
     num_sentences: int
     """Number of sentences to draw. A sentence that cannot be written is dropped and counted, so OUT can have fewer."""
     temperature: float = 1.0
-    """Draw each word and each action of a tree from p^(1/T), renormalised. 1: the teacher's own distribution. Below 1:
-    more probable words and trees."""
+    """T: draw each token and each action of a tree from p^(1/T), renormalised. 1: the teacher's own distribution. Below
+    1: more probable tokens and trees."""
     max_actions: int = 1_000
     """Drop and count a sentence whose tree has more actions (NT, SHIFT and REDUCE). Nothing is cut short."""
     seed: int = 1

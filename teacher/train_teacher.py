@@ -29,10 +29,10 @@ from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
 
 _COMPOSITION_FLOATS = 28
 _STACK_LAYER_FLOATS = 10
-"""How many float32 numbers training holds per action and unit of size. The first constant is for the embedding size. It
-counts values, compositions and their gradients. The second is for the hidden size of each layer of the stack. Both come
-from the peak memory of training on 64 to 512 sentences with real trees at sizes 128 and 256: 37, 46 and 64 numbers per
-unit of size for 1, 2 and 4 layers."""
+"""How many float32 numbers training holds in memory for each action and each dimension of a vector. The first constant
+is for the dimensions of the embeddings. It counts values, compositions and their gradients. The second is for the
+dimensions of each layer of the stack. Both come from the peak memory of training on 64 to 512 sentences with real trees
+at sizes 128 and 256: 37, 46 and 64 numbers per action and dimension for 1, 2 and 4 layers."""
 
 
 class TeacherTask:
@@ -74,7 +74,10 @@ class TeacherTask:
         return self._plans["train"].batch_sums(self._splits["train"].num_words, epoch)
 
     def batch_flops(self, epoch: int) -> None:
-        """Return None, because FLOPs are not counted: a formula would count a result again each time it is shared."""
+        """Return None, because FLOPs are not counted.
+
+        Many results are computed once and used several times, but a formula would count them once for each use.
+        """
 
     def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
         """Return the sentences of a batch, as they are numbered in the dataset."""
