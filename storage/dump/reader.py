@@ -249,7 +249,8 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
             )
     if summary != summarise(manifest.schema, [entry.figures for entry in manifest.shards], manifest.size_bytes()):
         raise CorruptStoreError(
-            f"{folder}: the statistics are not those that the sums of the shards give. Delete the store and dump again"
+            f"{folder}: the statistics do not follow from the sums and histograms of the shards. Delete the store and "
+            "dump again"
         )
     refuse_foreign_files(folder, manifest.schema, is_complete=True, companions=manifest.companions)
     return summary
