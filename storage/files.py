@@ -29,7 +29,7 @@ PARTIAL_SUFFIX = ".partial"
 _LOCKED_SUFFIX = ".locked" + PARTIAL_SUFFIX
 """Suffix of temporary files and folders that their writer locks while it writes."""
 _UNLOCKED_S = 60.0
-"""Seconds. A younger temporary file or folder is never removed, because its writer may not have locked it yet."""
+"""Age in seconds below which a temporary file or folder is never removed: its writer may not have locked it yet."""
 
 
 def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
@@ -147,8 +147,8 @@ def _partial_path(path: Path) -> Path:
 class _OutputFile(FileIO):
     """A temporary file that will be renamed to ``path``. If it cannot be written, the error names ``path``.
 
-    A StoreError replaces an OSError here, where the buffer is written, so that writing a single line costs nothing
-    extra.
+    ``write`` turns an OSError into a StoreError. It is called only when a buffer of many lines is written to the file,
+    so the check costs almost nothing.
     """
 
     def __init__(self, partial: Path, path: Path) -> None:

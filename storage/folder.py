@@ -19,7 +19,10 @@ from storage.fingerprints import FileDigest
 
 
 class WriterLock(Protocol):
-    """The right of one process to write a store and its history, which is a file next to the store."""
+    """The right of one process to write a store and its history.
+
+    The history is a file next to the store. Each line records an event, for example that a process began to write.
+    """
 
     def log(self, line: bytes) -> None:
         """Append one line to the history.

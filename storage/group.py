@@ -1,9 +1,10 @@
 """Write and read small verified Zarr v3 groups through zarr-python. Datasets are such groups; dumps are not.
 
-A group is read all at once. Its arrays are stored uncompressed with crc32c. A sha256 over every array and the
-attributes catches two errors that checksums of chunks cannot: altered attributes, and missing chunks, for which zarr
-silently returns the fill value. A group is written under a temporary name and then renamed, so nobody sees half a
-group. A group is opened only if it is Zarr v3, its arrays hold numbers, and they use no codec except bytes and crc32c.
+A group is read all at once. Its arrays are stored uncompressed with crc32c. The sha256 of each array, and one sha256
+over all of these and the attributes, catch two errors that checksums of chunks cannot: altered attributes, and missing
+chunks, for which zarr silently returns the fill value. A group is written under a temporary name and then renamed, so
+nobody sees half a group. A group is opened only if it is Zarr v3, its arrays hold numbers, and they use no codec except
+bytes and crc32c.
 """
 
 import math

@@ -181,7 +181,7 @@ def read_toml(path: Path, *, remedy: str, error: type[RnngDistillError] = InputE
 
 @dataclass(frozen=True, slots=True)
 class _NamedCode:
-    """The only key of a configuration file of the library transformers that is read here.
+    """The only key that this module reads from a configuration file of the library transformers.
 
     Other keys are ignored. They can hold integers of 100 bits: transformers writes 10³⁰ for a tokenizer without a
     maximum length.

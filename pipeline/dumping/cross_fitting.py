@@ -31,10 +31,10 @@ Source = TypeVar("Source", bound=_OfRun)
 
 
 def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -> list[Source]:
-    """Return the sources of a dump in the order of the folds that their runs left out. A single source is not changed.
+    """Return the sources of a dump in the order of the folds that their runs left out.
 
-    If there are several sources, their runs must have the same dataset and equal model options, and each fold needs
-    exactly one run. Training options, such as the seed, may differ.
+    A single source is returned as it is. If there are several sources, their runs must have the same dataset and equal
+    model options, and each fold needs exactly one run. Training options, such as the seed, may differ.
 
     Raises:
         ConfigError: If only one run is given, and it left out a fold of the split. With several runs: if the split has

@@ -1,7 +1,7 @@
 """Describe a dump for people: its origin, content, state, size and statistics.
 
 Dumps that are still being written can be described, too. This module reads the manifest and, if there is one, the
-history next to the store: a file with a line for each event, such as the begin and the end of writing. It does not read
+history next to the store: a file with a line for each event, such as the start and the end of writing. It does not read
 shards, except to verify them.
 """
 
@@ -115,7 +115,7 @@ def distribution_of(condition: str, fingerprints: Iterable[str]) -> str:
 
 
 def _makers(history: list[dict[str, Any]]) -> dict[str, str]:
-    """Return who began and completed the dump, and who resumed it last."""
+    """Return when, where and by how many processes the dump was begun, last resumed and completed; and the command."""
     begun = [event for event in history if event.get("event") == "begin"]
     completed = [event for event in history if event.get("event") == "complete"]
     if not begun:

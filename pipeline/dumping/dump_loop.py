@@ -192,13 +192,13 @@ class ShardBatch:
     model: int
     """Index of the model that computes the batch."""
     rows: np.ndarray
-    """int64 ``[P]``, rising: index within the shard of each position in ``inside``."""
+    """int64 ``[P]``, rising: the positions that the batch computes, counted from the start of the shard."""
     inputs: Any
     """What the model's ``prepare`` returned for the batch's sentences, each of them whole."""
     inside: slice
-    """Which positions of these sentences belong to the shard. A sentence may cross a shard boundary."""
+    """Which positions of these sentences are those in ``rows``. The others belong to other shards."""
     gold: np.ndarray
-    """int64 ``[P]``: the gold tokens of the positions in ``inside``."""
+    """int64 ``[P]``: the gold tokens of the positions in ``rows``."""
 
 
 def shard_batches(job: DumpJob, shard: int) -> Iterator[ShardBatch]:

@@ -1,11 +1,11 @@
 """Predict the size, the memory and the hours of a dump before it is begun. Nothing is written.
 
 The size follows from the schema; with ``--profile compact`` it is estimated, because it depends on how well the values
-compress. The hours are extrapolated from a few batches. They come from different places of the split, because length
-and depth of sentences change along it. As in a real dump, one thread prepares the next batch, and another encodes the
-rows of the previous batch. So the measured rate of a process shows how these threads slow each other down. The speed of
-the disk is measured where the dump will be. A process computes whole shards, so more processes than shards do not lower
-the hours. The last step, in which one process reads and checks every byte, is included.
+compress. The hours are extrapolated from a few batches. The batches come from different places of the split, because
+length and depth of sentences change along it. As in a real dump, one thread prepares the next batch, and another
+encodes the rows of the previous batch. So the measured rate of a process shows how these threads slow each other down.
+The speed of the disk is measured where the dump will be. A process computes whole shards, so more processes than shards
+do not lower the hours. The last step, in which one process reads and checks every byte, is included.
 """
 
 import functools

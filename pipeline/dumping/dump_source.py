@@ -1,6 +1,6 @@
 """Dump, plan and verify with any source of distributions: a run, the grammar of a sample corpus, or a language model.
 
-A condition says what the distributions depend on besides the previous words, for example ``tree``: on the tree so far.
+A condition says what the distributions depend on besides the previous words, for example ``tree`` (on the tree so far).
 `storage.dump.schema` explains all conditions. Each kind of source decides which conditions its distributions can have.
 ``teacher.teacher_commands`` defines the conditions of teachers, ``student.student_commands`` those of students,
 ``grammar_source`` that of the grammar, and ``causal_lm_source`` that of a folder in Hugging Face's format.

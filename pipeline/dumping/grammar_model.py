@@ -55,7 +55,7 @@ class Prefixes:
     *walk* where the text has *walks*."""
     num_positions: int
     starts: Ints
-    """The position before each sentence's first piece."""
+    """Index of the position before each sentence's first piece."""
     start_rows: Ints
     """The row with the distribution of each sentence's first word."""
     positions: Ints

@@ -1,6 +1,6 @@
 """Dump the exact distributions of the grammar that a sample corpus was drawn from, as if the grammar were a teacher.
 
-The folder of the sample corpus takes the place of a run directory.
+``--teacher`` names the folder of the sample corpus in place of a run directory.
 """
 
 from functools import lru_cache

@@ -184,7 +184,8 @@ def _altered(
 ) -> str | None:
     """Return how a shard differs from the recomputed shard; None if it does not differ.
 
-    Files are compared first, then the shard's figures in the manifest. Only the first difference is named.
+    Files are compared first, then the sums and the histogram of the shard in the manifest. Only the first difference is
+    named.
     """
     for spec, data, _ in encoded(rows, schema, entry.shard, where=where):
         digest = FileDigest.of_bytes(data)
@@ -192,9 +193,9 @@ def _altered(
             found = entry.files[spec.name].sha256
             return f"array {spec.name}: sha256 is {found[:12]}, recomputed it is {digest.sha256[:12]}"
     if "num_effective" not in entry.figures.sums:
-        num_effective = None  # an older version wrote the entry
+        num_effective = None  # an older version wrote the entry, without this sum
     if figures_of_shard(rows, schema, offsets, entry.shard, num_effective) != entry.figures:
-        return "its figures in the manifest do not match its rows"
+        return "its sums or its histogram in the manifest do not match its rows"
     return None
 
 

@@ -64,7 +64,7 @@ def reduce_logits(
         gold: int64 ``[R]``: the gold token of each row.
         k: Number of columns, in 1 .. V.
         num_top: m, in 0 .. k; if it is k, nothing is drawn.
-        temperatures: The declared temperatures.
+        temperatures: The temperatures of the dump; the first is 1.
         generator: Source of the draws, row after row; on the logits' device. It is not used if nothing is drawn.
     """
     log_probs = logits.log_softmax(1)

@@ -1,1 +1,1 @@
-"""Train any model: the loop, its batches, its steps and its figures."""
+"""Train any model: the loop, its batches, its steps and its metrics."""

@@ -29,7 +29,7 @@ SAMPLE_SIZE = 1000
 """Number of sentences (or rows) of the training split that each evaluation on dev also evaluates. They are enough to
 know the loss to about 0.01 nats per position, and few compared with an epoch."""
 BLOCK_POSITIONS = 4096
-"""Positions in a block of neighbouring sentences, which stay together in a shuffle window."""
+"""Positions per block of the split; fewer if the shuffle window is smaller. Windows consist of whole blocks."""
 
 
 def plan_epoch(lengths: np.ndarray, config: TrainConfig, epoch: int) -> list[np.ndarray]:
@@ -79,7 +79,7 @@ def _shuffled_batches(
 
 
 def longest_first(lengths: np.ndarray, rows: Ragged) -> np.ndarray:
-    """Return the order of M sentences by length. Sentences of equal length that begin alike are neighbours.
+    """Return the order of M sentences, longest first. Sentences of equal length that begin alike are neighbours.
 
     Args:
         lengths: int64 ``[M]``.

@@ -1,10 +1,10 @@
 """Stop training at the first NaN or infinity in a loss, gradient or weight, without making a step wait for the device.
 
 One integer on the device records the first step whose loss or gradient is NaN or infinite. The training loop reads this
-integer before it writes a row of metrics, evaluates dev or writes a checkpoint, so the message names the exact step.
-The weights themselves are checked only before an evaluation and before a checkpoint. So rows and checkpoints never
-contain a NaN or infinity. The update of a bad step is not skipped, because training ends anyway and the updated weights
-are not written.
+integer only before it writes a row of metrics, evaluates dev or writes a checkpoint. The message still names the exact
+step. The weights themselves are checked only before an evaluation and before a checkpoint. So rows and checkpoints
+never contain a NaN or infinity. The update of a bad step is not skipped, because training ends anyway and the updated
+weights are not written.
 """
 
 import torch

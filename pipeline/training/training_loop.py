@@ -115,7 +115,7 @@ class Training:
         self._metrics: Metrics | None = None
 
     def resume(self) -> None:
-        """Continue from the run's checkpoint if it has one, and connect the model to the models of the other processes.
+        """Continue from the run's checkpoint if it has one, and prepare for training in several processes.
 
         Also writes the weight files that a killed process left out. ``--plan`` never calls this method.
 
@@ -233,7 +233,7 @@ class Training:
     def _after_step(
         self, place: StepBatch, gradient_norm: Tensor, progress: Progress, *, wait_s: float, stopping: bool
     ) -> None:
-        """Write a row, evaluate and write a checkpoint if they are due. Before stopping, always write a checkpoint."""
+        """Write metrics, evaluate dev and write a checkpoint, each if it is due. A stop makes a checkpoint due."""
         step, every = self.step, self._config.checkpoint_every
         has_row = step % self._config.log_every == 0 or step == self.plan.num_steps
         is_evaluated = self.plan.is_evaluated(step)
@@ -353,8 +353,8 @@ def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
         (plain if is_plain else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     # Some gradients are pure rounding noise (the bias of attention's keys). With an eps far below 1e-9, Adam would
-    # move these parameters at full speed. With 1e-9, 1e-8 or 1e-7, a training in one process and a training in two
-    # processes agree to 2e-6 nats over 90 steps, and the losses under the three values agree to 1e-3.
+    # move these parameters at full speed. With 1e-9, 1e-8 or 1e-7, the losses of a training in one process and of
+    # one in two processes agree to 2e-6 nats over 90 steps, and the losses with these three values agree to 1e-3.
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-8)
 
 

@@ -97,7 +97,7 @@ class _Size:
     kept: int
     """Bytes of the finished run directory."""
     written: int
-    """Bytes written in all. A checkpoint replaces the one before it."""
+    """Bytes written during the whole training, including checkpoints that a later one replaces."""
 
     @classmethod
     def of(cls, plan: StepPlan, config: TrainConfig, *, state: int, weights: int) -> "_Size":
@@ -119,7 +119,7 @@ class _Size:
 
 
 def _step_seconds(training: Training, device: torch.device, budget_s: float) -> float:
-    """Take some steps; return the mean seconds per step, without the first step, which also touches new memory."""
+    """Take some steps; return the mean seconds per step. The slow first step, which touches new memory, is left out."""
     seconds: list[float] = []
     begin = mark = time.perf_counter()
     with ReadAhead(training.plan.batches(after_step=0)) as stream:

@@ -2,20 +2,21 @@
 
 A row is one position: its k most probable tokens, the most probable one first. For each token the dump stores its gap:
 the log-probability of the token before it minus its own. The gap is rounded and stored as a code, one byte d. A code d
-stands for a gap of d/16 + (d/64)³ nats, except 255, which stands for a fall to probability 0. So decoded
-log-probabilities never rise along a row. Most codes are 0 or 1, so the codes compress well. The encoder chooses each
-code so that the sum of all gaps so far comes nearest to the true sum. So errors do not add up. The gaps of neighbouring
-codes differ by 1/16 nat if the codes are small, and by up to 0.8 nat if they are large. The decoded fall from the first
-token to any other token is wrong by at most about half of such a difference.
+stands for a gap of d/16 + (d/64)³ nats. Only 255 has another meaning: this token and all after it have probability 0.
+So decoded log-probabilities never rise along a row. Most codes are 0 or 1, so the codes compress well. The encoder
+chooses each code so that the sum of all gaps so far comes nearest to the true sum. So errors do not add up. This sum is
+the fall: the first token's log-probability minus that of the current token. The gaps of neighbouring codes differ by
+1/16 nat if the codes are small, and by up to 0.8 nat if they are large. A decoded fall is wrong by at most about half
+of such a difference.
 
 The first log-probability and ``logz`` (log Σ_w p(w)^(1/T), one for each temperature T) are not stored. They follow from
 the gaps and the tail, the log of the mass of all other tokens, since a distribution sums to 1 at every temperature,
 
     p_T(ids[j]) = (1 - exp(tail_T)) exp(-fall[j] / T) / Σ_i exp(-fall[i] / T)        fall[j] = Σ_{i <= j} gap(gaps[i])
 
-The tail, the gold tokens, the ids and the gold tokens' log-probabilities equal those of an exact dump bit for bit. So
-do the kept mass and the perplexity of the dump, which follow from these arrays. `storage.dump.compressed_shards`
-compresses the bytes.
+In a dump of profile ``exact``, the tail, the gold tokens, the ids and the gold tokens' log-probabilities are the same,
+bit for bit. So the kept mass and the perplexity of the dump, which follow from these arrays, are the same, too.
+`storage.dump.compressed_shards` compresses the bytes.
 
 To read a row, its whole chunk (1,024 rows by default) is decompressed and its checksum is checked, unless the chunk is
 among the few decoded chunks that are kept in memory. So reading ranges is cheap, and reading single sentences at random
@@ -45,8 +46,8 @@ from storage.folder import Folder
 _Found = TypeVar("_Found")
 
 TO_ZERO = 255
-"""Code of a fall to probability 0. It is also the fill value of the Zarr array, so zarr returns this code in place of a
-missing shard. The first code of a row is always 0, so fill values cannot be taken for rows."""
+"""Code of a token with probability 0. It is also the fill value of the Zarr array, so zarr returns this code in place
+of a missing shard. The first code of a row is always 0, so fill values cannot be taken for rows."""
 
 _UNCHANGED = ("tokens", "ids", "gold_logp", "tail")
 """Arrays that equal those of a dump of profile ``exact``."""

@@ -47,7 +47,7 @@ _HEADER = struct.Struct("<BBBBIII")
 _FLAGS = 0x84
 """Flags in Blosc's header: compressed by zstd (4 << 5), bits transposed (4)."""
 _FREE_FLAGS = 0x12
-"""Flags that Blosc may set: copied uncompressed (2), blocks not split (16)."""
+"""Flags that Blosc sets only for some data: copied uncompressed (2), blocks not split (16)."""
 
 
 class ChunkCache(threading.local):

@@ -1,9 +1,10 @@
 """Compute the statistics of a dump: kept mass, perplexity and entropy, from float64 sums and a histogram per shard.
 
-The kept mass of a position is the summed probability of its top tokens. A shard is a range of positions. The sums of a
-shard depend only on its rows, and they are added up in the order of the shards. So the statistics of a dump do not
-depend on which process wrote which shard. A teacher that is given the tree is almost certain of ``<eos>``, because the
-tree is then complete. So some statistics are also given without the positions of ``<eos>``.
+The top tokens of a position are the most probable ones, which the dump keeps. Their summed probability is the kept
+mass. A shard is a range of positions. The sums of a shard depend only on its rows, and they are added up in the order
+of the shards. So the statistics of a dump do not depend on which process wrote which shard. A teacher that is given the
+tree is almost certain of ``<eos>``, because the tree is then complete. So some statistics are also given without the
+positions of ``<eos>``.
 
 The entropy of a position is computed over its top tokens and one bucket for all other tokens, at T = 1:
 
@@ -71,8 +72,8 @@ class DumpSummary:
     entropy_nats_quantiles: dict[int, float] | None
     """Percent → quantile of the positions' entropies, to within 1/64 nat; None if ``mean_entropy_nats`` is None."""
     mean_num_effective: float | None = None
-    """Mean effective number of hypotheses in a position's mixture (beam search); None unless it is known for
-    all shards."""
+    """With beam search: mean over the positions of the effective number of hypotheses, which is exp of the entropy of
+    their weights. None unless it is known for all shards."""
 
     def __post_init__(self) -> None:
         for name in ("kept_mass_by_k", "entropy_nats_quantiles"):  # JSON sorts the keys as text: 16 before 2
@@ -96,10 +97,10 @@ class ShardFigures:
     """Sums and a histogram of one shard. `summarise` turns the figures of all shards into statistics of the dump."""
 
     sums: dict[str, Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]]
-    """Name, for example ``gold_nats`` → float64 sum over the rows. ``num_effective`` only if it is known."""
+    """Name (for example ``gold_nats``) → float64 sum over the rows. ``num_effective`` is there only if it is known."""
     entropy_histogram: list[Count]
-    """Number of rows whose entropy is in each bin of 1/64 nat, from 0, without zeros at the end. Empty without top
-    tokens."""
+    """Number of rows whose entropy is in each bin of 1/64 nat. The first bin starts at 0 nats, and the last bin is the
+    last one that has a row. Empty without top tokens."""
 
 
 def shard_figures(
@@ -111,7 +112,7 @@ def shard_figures(
         positions: The rows of the shard.
         is_eos: ``[n]`` bool: whether the position is the last of its sentence.
         num_top: Number of top tokens per row; the draws come after them.
-        num_effective: ``[n]`` float32: effective number of hypotheses in each row's mixture, if rows are mixtures.
+        num_effective: ``[n]`` float32: effective number of hypotheses of each row, if beam search computed the rows.
     """
     kept = -np.expm1(positions.tail[:, 0].astype(np.float64))
     gold = positions.gold_logp.astype(np.float64)
@@ -235,7 +236,7 @@ def _half_exponentials() -> NDArray[np.float32]:
 
 @cache
 def _half_entropies() -> NDArray[np.int32]:
-    """Return -p log p in units for every float16 log p between -1,000 and 1, indexed by its bits; 0 for the others."""
+    """Return -p log p in units for every float16 log p between -1,000 and 1, indexed by its bits; else 0."""
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
     logs = np.where((halves > -1e3) & (halves < 1), halves, -1e3)
     terms: NDArray[np.int32] = np.rint(-logs * np.exp(logs) * ENTROPY_UNITS).astype(np.int32)

@@ -83,9 +83,9 @@ class ArraySpec:
 
     @property
     def fill(self) -> int | float:
-        """The value that zarr returns for a missing shard: NaN for floats, the highest unsigned integer, else -1.
+        """The value that zarr returns for a missing shard: NaN for floats, -1 for signed integers, else the maximum.
 
-        No valid row has only this value, so a missing shard cannot look like data.
+        No valid row consists of this value alone, so a missing shard cannot look like data.
         """
         if self.dtype.kind == "f":
             return math.nan

@@ -47,7 +47,7 @@ class ShardEntry:
         return value if self.checksums else {name: item for name, item in value.items() if name != "checksums"}
 
     def problem_with(self, store: Folder, schema: DumpSchema) -> str | None:
-        """Return the problem with the shard's files as text that names array and shard, or None."""
+        """Return the problem with the shard's files as text that names array and shard; None without a problem."""
         for spec in schema.stored_arrays:
             name = spec.file(self.shard)
             problem = store.problem_with(name, self.files[spec.name])
@@ -165,7 +165,7 @@ class Manifest:
             companions=stored.companions,
         )
         if (stored.statistics is None) == manifest.is_complete:
-            raise ValueError(f"state is {manifest.state!r}, which does not fit the statistics")
+            raise ValueError(f"state is {manifest.state!r}, expected complete with statistics and writing without them")
         if manifest.metadata.keys() != set(metadata_paths(manifest.schema)):
             raise ValueError("the metadata files listed are not those of the schema")
         if not manifest.companions.keys() <= set(COMPANIONS):

@@ -184,9 +184,9 @@ class _Steps:
     row: int
     """Steps per row."""
     chunk_gap: int
-    """Steps that the checksum takes, between the last row of a chunk and the next chunk."""
+    """Steps between the last row of a chunk and the next chunk. The checksum is stored there."""
     shard_gap: int
-    """Steps that the index and the rest of a page take, between the last chunk of a shard and the next shard."""
+    """Steps between the last chunk of a shard and the next shard, taken by the index and by padding to whole pages."""
 
     def index(
         self, positions: NDArray[np.int64], chunks: NDArray[np.int64], shards: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""Encode and read rows in a dump's profile: as they were computed (``exact``), or rounded and compressed (``compact``).
+"""Encode and read the rows of a dump: as computed (profile ``exact``), or rounded and compressed (``compact``).
 
 `encoded` makes the files of a shard, `as_read` rounds rows as writing and reading them would, and `open_rows` reads the
 rows of all shards. Modules that need numcodecs are imported only for compact dumps, since importing numcodecs takes a

@@ -104,7 +104,7 @@ class DumpReader:
         """Return the column of ``tail`` and ``logz`` that holds a temperature.
 
         Raises:
-            StoreError: If the dump does not declare the temperature.
+            StoreError: If the dump was not made for the temperature.
         """
         declared = self.schema.temperatures
         if temperature not in declared:
@@ -249,7 +249,8 @@ def verify_dump(location: Location, progress: Callable[[int], object] | None = N
             )
     if summary != summarise(manifest.schema, [entry.figures for entry in manifest.shards], manifest.size_bytes()):
         raise CorruptStoreError(
-            f"{folder}: the statistics do not follow from the figures of the shards. Delete the store and dump again"
+            f"{folder}: the statistics do not follow from the sums and histograms of the shards. Delete the store and "
+            "dump again"
         )
     refuse_foreign_files(folder, manifest.schema, is_complete=True, companions=manifest.companions)
     return summary
@@ -338,7 +339,7 @@ def _read_metadata(folder: Folder, manifest: Manifest) -> NDArray[np.int64]:
 
 
 def _metadata(folder: Folder, name: str, digest: FileDigest) -> dict[str, Any]:
-    """Return metadata that another program wrote, for an error message."""
+    """Return metadata that this program would have written differently. The error message says what differs."""
     if digest.size_bytes > _MAX_METADATA_BYTES:
         raise StoreError(
             f"{folder}/{name}: {digest.size_bytes:,} bytes, expected the metadata of an array. {_OTHER_PROGRAM}"
@@ -347,7 +348,10 @@ def _metadata(folder: Folder, name: str, digest: FileDigest) -> dict[str, Any]:
 
 
 def _first_difference(found: object, expected: object, key: str = "") -> str:
-    """Say which value of two JSON values differs, such as ``codecs.0.name``. Values are shown up to 400 characters."""
+    """Return the first key at which two JSON values differ, such as ``codecs.0.name``, and both values, for a message.
+
+    At most 400 characters of each value are shown.
+    """
     pairs: Iterable[tuple[object, object, object]] = ()
     if isinstance(found, dict) and isinstance(expected, dict):
         pairs = ((each, found.get(each), expected.get(each)) for each in sorted({*found, *expected}))

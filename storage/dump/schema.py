@@ -62,8 +62,8 @@ class DumpSchema:
     k: int
     """Columns per position: the number of kept ids or, with draws, the largest number that can be kept."""
     num_top: int = 0
-    """Number of most probable tokens, which come first in the row of a position. ``topk``: k (a 0 is replaced by
-    k). ``sampled``: 0. ``stratified``: above 0 and below k."""
+    """Number of most probable tokens, which come first in the row of a position. It depends on ``selection``: with
+    ``topk`` it is k (a 0 is replaced by k), with ``sampled`` 0, and with ``stratified`` above 0 and below k."""
     temperatures: tuple[float, ...]
     """The temperatures T for which the arrays ``tail`` (log of the mass outside the top tokens) and ``logz`` (log of
     the normaliser Σ p^(1/T)) have a column; the first is 1."""
@@ -232,7 +232,7 @@ class DumpSchema:
                 f"shard_positions is {self.shard_positions}, not a multiple of chunk_positions ({chunk_positions})"
             )
         if self.shard_positions // chunk_positions > MAX_CHUNKS:
-            problems.append(f"shard_positions is {self.shard_positions}, more than {MAX_CHUNKS} chunks")
+            problems.append(f"shard_positions is {self.shard_positions}, so a shard has over {MAX_CHUNKS} chunks")
         num_rows = max(self.num_positions, self.shard_positions)
         if num_rows * max(self.k, len(self.temperatures)) * 4 > MAX_BYTES:
             problems.append(f"num_positions is {self.num_positions} and k {self.k}, too large for any disk")
@@ -324,7 +324,7 @@ def check_offsets(offsets: NDArray[np.int64], schema: DumpSchema) -> None:
     pieces = (offsets[start : start + _BLOCK + 1] for start in blocks)
     rising = all((piece[:-1] < piece[1:]).all() for piece in pieces)
     if offsets[0] != 0 or offsets[-1] != schema.num_positions or not rising:
-        raise ConfigError(f"dump: offsets run from {offsets[0]} to {offsets[-1]} or fall, expected {expected}")
+        raise ConfigError(f"dump: offsets run from {offsets[0]} to {offsets[-1]}, or do not rise, expected {expected}")
 
 
 def _is_text(schema: DumpSchema, name: str) -> bool:

@@ -93,7 +93,7 @@ def shard_rows(data: NDArray[np.uint8], spec: ArraySpec, shard: int) -> NDArray[
 
 
 def check_chunk(data: NDArray[np.uint8], spec: ArraySpec, chunk: int, *, where: str) -> None:
-    """Compare a chunk with its checksum. The size of the file was checked before.
+    """Compare a chunk with its checksum. The caller must have checked the size of the file.
 
     Raises:
         CorruptStoreError: If the checksum differs. The message names the chunk.
@@ -105,7 +105,7 @@ def check_chunk(data: NDArray[np.uint8], spec: ArraySpec, chunk: int, *, where: 
 
 
 def chunk_checksums(data: NDArray[np.uint8], spec: ArraySpec, shard: int) -> bytes:
-    """Return the stored checksums of a shard's chunks, in order. The size of the file was checked before."""
+    """Return the stored checksums of a shard's chunks, in order. The caller must have checked the size of the file."""
     stride, num_chunks = chunk_stride(spec), spec.layout.num_chunks(shard)
     return data[: num_chunks * stride].reshape(num_chunks, stride)[:, -CRC_BYTES:].tobytes()
 
@@ -116,8 +116,8 @@ def check_belongs(
     """Check that a shard's file is the one that the manifest lists, and not one of another dump of the same layout.
 
     The checksums of all chunks together identify the file. They are a few hundred bytes, so this check reads hardly
-    more than the index. In dumps of older versions, the manifest lists only the sha256 of the whole file. Computing
-    this sha256 takes 0.7 seconds per gigabyte.
+    more than the index. In dumps of older versions, the manifest lists only the sha256 of the whole file. Then the
+    whole file is hashed, which takes 0.7 seconds per gigabyte.
 
     Args:
         data: The whole file.

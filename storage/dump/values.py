@@ -75,7 +75,7 @@ def impossible_value(
 
 
 def unordered_rows(logp: NDArray[np.float16], counts: NDArray[np.uint8] | None, num_top: int) -> ImpossibleValue | None:
-    """Return the first row whose log-probabilities ``[n, k]`` rise, from one top token or draw to the next."""
+    """Return the first row of ``logp`` where a value is above the one before it. Unused columns do not count."""
     bits = _bits(logp, None if counts is None else _is_unused(counts, num_top))
     magnitudes = np.maximum(bits, _HALF_NEGATIVE_ZERO)  # below 0 the order of the bits is reversed
     rises = magnitudes[:, 1:] < magnitudes[:, :-1]

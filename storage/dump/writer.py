@@ -60,7 +60,7 @@ class DumpWriter:
             location: Location of the store.
             schema: The schema of the dump.
             offsets: ``[M + 1]`` int64: sentence m is positions ``offsets[m]:offsets[m + 1]``.
-            main: Whether this is the process that holds the lock (rank 0). Other processes open the store later.
+            main: Whether this is the process that holds the lock (rank 0). The others must open the store after it.
 
         Raises:
             ConfigError: If the offsets do not match the schema.

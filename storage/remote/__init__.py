@@ -1,1 +1,1 @@
-"""Keep stores at URLs: whole objects, a local cache of them, and a lease for the writer."""
+"""Read and write stores at URLs. Copies of files are cached locally, and a lease admits one writer at a time."""

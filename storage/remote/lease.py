@@ -64,7 +64,7 @@ class _Holder:
         """
         value = json.loads(data)
         if not isinstance(value, dict) or value.keys() != {"owner", "host", "since", "expires"}:
-            raise ValueError("its keys differ")
+            raise ValueError("its keys are not those of a lease")
         # The values appear in messages, and anyone who may write next to the store may have written them.
         if not all(isinstance(text, str) and text.isprintable() and len(text) < 256 for text in value.values()):
             raise ValueError("a value is not a short printable text")

@@ -2,10 +2,10 @@
 
 At the URL of a dataset there is no list with the sha256 of every file. So a copy is identified by the object store's
 listing: names, sizes, and the store's own tags or times. If the listing has changed since the copy was made, the folder
-is fetched again. Otherwise the files of the copy are hashed. The copy is used if its hashes are still those of the
-fetched files. These hashes do not show whether the right bytes were fetched. Readers check that: every dataset holds
-the digests of its arrays. Copies of folders do not count towards the cache's limit, since a process may be reading
-them. Copies not used for `KEEP_DAYS` days are removed.
+is fetched again. Otherwise the files of the copy are hashed. The copy is used if these hashes are the same as directly
+after the files were fetched. These hashes do not show whether the right bytes were fetched. Readers check that: every
+dataset holds the digests of its arrays. Copies of folders do not count towards the cache's limit, since a process may
+be reading them. Copies not used for `KEEP_DAYS` days are removed.
 """
 
 import os

@@ -115,7 +115,7 @@ def test_a_dump_without_effective_numbers_can_be_read_and_recomputed(small_world
 def test_a_forged_effective_number_is_found(small_world, dump, tmp_path):
     forged = with_sums(dump, tmp_path / "forged", num_effective=700.0)
     verify_dump(forged)
-    with pytest.raises(CorruptStoreError, match="its figures in the manifest"):
+    with pytest.raises(CorruptStoreError, match="its sums or its histogram in the manifest"):
         recomputed(small_world, forged)
 
 

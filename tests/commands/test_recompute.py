@@ -118,7 +118,7 @@ def test_forged_figures_are_found(small_world, dump, tmp_path):
     summary = summarise(manifest.schema, [entry.figures for entry in shards], manifest.size_bytes())
     replace(manifest, shards=shards, statistics=summary).write(folder)
     verify_dump(tmp_path / "forged")
-    with pytest.raises(CorruptStoreError, match="shard 0, its figures"):
+    with pytest.raises(CorruptStoreError, match="shard 0, its sums"):
         recomputed(small_world, tmp_path / "forged")
 
 
