@@ -241,7 +241,7 @@ def _restored(content: Mapping[str, Any], ordinary: Sequence[dict[str, Any]]) ->
     plain = with_tokens([])
     space = added_space(plain)
     kept = [token for token in ordinary if not normalised_to_nothing(plain, token)]
-    together = with_tokens(kept)  # loading a large tokenizer takes seconds, so first try all tokens in one
+    together = with_tokens(kept)  # loading a large tokenizer takes seconds, so first try all tokens at once
     if all(restores(together, token) for token in kept):
         return kept
     return [token for token in kept if restores(with_tokens([token]), token)]

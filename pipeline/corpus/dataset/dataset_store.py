@@ -452,7 +452,7 @@ def _folds(split: Split) -> dict[str, dict[str, int]]:
 
 
 def _pieces(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Yield an array in pieces. Intermediate values take many bytes per item and would not fit into memory at once."""
+    """Yield an array in pieces, because callers compute values of many bytes per item and memory is limited."""
     for first in range(0, len(values), 1 << 20):
         yield values[first : first + (1 << 20)]
 
@@ -460,7 +460,7 @@ def _pieces(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_sha256: str) -> Split:
     for each, array in arrays.items():
         if array.dtype.name not in _DTYPES.get(each, ()) or array.ndim != 1:
-            raise ValueError(f"{each} is {array.dtype} {list(array.shape)}")
+            raise ValueError(f"{each} has the wrong dtype or shape: {array.dtype} {list(array.shape)}")
     split = Split(
         name=name,
         tokens=Ragged(arrays["tokens"], arrays["offsets"]),

@@ -5,7 +5,7 @@ sentence has a teacher that left it out (cross-fitting; Chernozhukov et al. 2018
 
 A document is never divided, because its sentences resemble each other. If the documents are not known, sentences with
 the same text go to the same fold. Duplicates in different documents may be in different folds: short sentences such as
-"Yes." are in most documents, so keeping all duplicates together would put most documents into one group.
+"Yes." are in most documents, so keeping all duplicates together would put most documents into one fold.
 """
 
 import heapq
@@ -18,7 +18,8 @@ from pipeline.corpus.dataset.dataset_store import Dataset, Split
 from storage.errors import ConfigError, InputError
 
 _STREAM: Final = 3
-"""Second number of the random seed of the folds; the first is the dataset's seed. Shuffled trees use 0 to 2 here."""
+"""The random seed of the folds is the pair (seed of the dataset, this number). For shuffled trees, the second number is
+0, 1 or 2, the number of the split."""
 
 
 def assign_folds(

@@ -72,7 +72,7 @@ class SplitBuilder:
             arrays.append(getattr(block, name) if name in ("tokens", "actions") else block.columns[name])
 
     def without_duplicates(self, block: BuiltBlock, held_out: HeldOut, drop: Duplicates) -> BuiltBlock:
-        """Count the exact and near duplicates of dev and test in a block; return the block without those to drop."""
+        """Count exact and near duplicates of dev and test in a block; return it without those that ``drop`` names."""
         exact, near = held_out.find(block.hashes)
         is_kept = np.ones(len(block), bool)
         for name, reason, found, is_dropped in (
@@ -170,7 +170,7 @@ def _most_frequent(label_counts: Counter[str]) -> str | None:
 
 
 def _with_labels_mapped(block: BuiltBlock, unseen: Sequence[int], fallback: str, rows: NDArray[np.int64]) -> BuiltBlock:
-    """Return a block in which ``fallback`` replaces unseen labels. ``rows`` has the indices of the sentences with them.
+    """Return a block in which ``fallback`` replaces unseen labels. ``rows``: indices of the sentences with such labels.
 
     As everywhere in a dataset, a phrase X whose only child is a phrase X is merged with this child. So some of these
     sentences get fewer actions.

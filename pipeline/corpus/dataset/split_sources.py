@@ -41,7 +41,7 @@ class StemFiles(NamedTuple):
     parsed_by: str
     """The parser that made the trees; empty if no parser made them, as for a treebank."""
     sampled_from: str
-    """The teacher from which ``sample`` drew trees and text; empty if the trees were not drawn from a teacher."""
+    """The teacher from which the command ``sample`` drew trees and text; empty if no teacher made the trees."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -8,8 +8,8 @@ The file gives the same ids in any program that reads it (docs/decisions/0015).
 
 Other programs that read the file decode each token with its space, so for them the text of a sentence begins with a
 space. Here, ``Tokenizer.decode`` removes this space. Normalised text never begins with a space, so decoding restores it
-exactly. The tokenizers that older versions of this project trained put a space before every text, and their own
-decoders remove it. Such files still work.
+exactly. The tokenizers that older versions of this project trained put a space before every text, and the decoders in
+their files remove it. Such files still work.
 
 ``train-tokenizer`` gives ``<bos>``, ``<eos>`` and ``<pad>`` the ids 0, 1 and 2. ``adopt-tokenizer``, which converts a
 tokenizer of Hugging Face's format, records which entries serve as ``<bos>`` and ``<eos>``. It does so in the file's

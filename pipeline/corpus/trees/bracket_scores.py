@@ -28,9 +28,9 @@ Here nothing is removed, a label matches only itself, and all sentences count. T
 tree has as many brackets over tokens as over words, but a predicted bracket can end inside a word.
 
 Do not compare two values if their gold trees differ in one of these ways: they come from different treebanks; people
-annotated one set and a parser made the other; or one set has labelled trees and the other binary trees. These decide
-how many brackets a sentence has, and so how easy they are to predict. For example, a binary tree over n tokens has
-n - 1 brackets.
+annotated one set and a parser made the other; or one set has labelled trees and the other binary trees. Each of
+these differences changes how many brackets a sentence has, and so how easy they are to predict. For example, a binary
+tree over n tokens has n - 1 brackets.
 """
 
 from collections import Counter

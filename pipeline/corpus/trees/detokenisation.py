@@ -3,8 +3,8 @@
 A treebank splits text in known ways (PTB tokenisation): ``do n't``, ``$ 5``, ``-LRB- see below -RRB-``. The rules below
 undo this for English. They first decide how a word is spelt, and then whether a space comes before it. The rules are in
 tables, and the first rule of a table that fits applies. Every rule has an example, which a test runs. The rules cannot
-restore what the treebank does not record: whether a dash had spaces, whether it was ``and/or`` or ``and / or``, and to
-which side a lone ``"`` belongs.
+restore what the treebank does not record: whether a dash had spaces, whether the text had ``and/or`` or ``and / or``,
+and to which side a lone ``"`` belongs.
 
 ``match_words`` always finds the words of the tree in the rebuilt text, even if the rules get a space wrong.
 """
@@ -230,7 +230,7 @@ WORD_RULES: Final = (
     WordRule(
         "[\u201d\u00bb\u203a\u300d\u300f]", ".*", "before", "a/DT \u00ab/: b/NN \u00bb/: c/NN", "a \u00abb\u00bb c"
     ),
-    # Parts that a tokeniser cut off the word before.
+    # Parts that a tokeniser cut off from a neighbouring word.
     WordRule(
         r"(?i:['\u2018\u2019`\u00b4](?:s|re|ve|ll|d|m)|n['\u2018\u2019`\u00b4]t)",
         ".*",
@@ -323,8 +323,8 @@ def spell(word: str) -> str:
 def _retagged(words: Sequence[str], spelt: Sequence[str], tags: Sequence[str]) -> list[str]:
     """Return the tags, with an opening or closing tag for each quote, and ``[,]`` for a comma in square brackets.
 
-    A quote spelt as `` `` `` opens, and one spelt as ``''`` closes. Any other ``"`` may be on either side, and so
-    may a ``'`` that is tagged as a quote. Such a quote opens if it is the first word and closes if it is the last word.
+    A quote spelt as `` `` `` opens, and one spelt as ``''`` closes. A ``"`` may do either, and so may a ``'`` that is
+    tagged as a quote. Such a quote opens if it is the first word and closes if it is the last word.
     The quotes in between open and close by turns. But if the sentence has an odd number of these quotes, first and last
     included, a quote in between that is tagged as an opening or closing quote keeps this tag.
     """

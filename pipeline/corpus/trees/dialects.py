@@ -1,9 +1,9 @@
 """Recognise the dialect of a file of trees, and keep only those words of its trees that were written or said.
 
-A dialect is recognised by what the first trees of a file contain. For the historical corpora, the suffix ``.psd`` of
-the file is evidence too. docs/treebanks.md lists the dialects. This module leaves out what a tree has besides its
-words, and notes in each tree what was left out; ``readers`` counts these notes. If a file has leaves that are not
-words, and no known dialect has leaves of this form, this module refuses the file.
+A dialect is a way to write the leaves of trees. It is recognised by what the first trees of a file contain. For the
+historical corpora, the suffix ``.psd`` of the file is evidence too. docs/treebanks.md lists the dialects. This module
+leaves out what a tree has besides its words, and notes in each tree what was left out; ``readers`` counts these notes.
+If a file has leaves that are not words, and no known dialect has leaves of this form, this module refuses the file.
 """
 
 import re
@@ -55,10 +55,11 @@ _CHARACTERS: Final = {
     "<$$paren>": ("-RRB-", "-RRB-"),
     "<dash/>": (":", "\u2014"),
 }
-"""Code → tag and word of the character of the text that the code stands for."""
+"""Code for a character of the text → the tag and the word that replace the code."""
 _HYPHEN_IN_WORD: Final = re.compile("<dash/?>")
 _METADATA = re.compile(r"\(\s*(METADATA|VERSION)\b|\(\s*ORTHO\s[^()]*\)\s*\(\s*META\b")
-"""The last bracket of a match begins the metadata. ``META`` alone may be a phrase, such as a stage direction."""
+"""The last bracket of a match begins the metadata. ``META`` counts only after ``ORTHO``: elsewhere it may be a phrase,
+such as a stage direction."""
 _WITH_LEMMA = re.compile(r".+-.+")
 _SAME_LEMMA = re.compile(r"(.+?)[$@]?-\1", re.IGNORECASE)
 _SPLIT_WORD = re.compile(r"[^\W\d]([$@])(?:-\S+)? \1[^\W\d]")
@@ -93,8 +94,8 @@ class Dialect:
 def read_plain_trees(path: Path) -> Iterator[RawTree]:
     """Yield the trees of a file as ``read_raw_trees`` does, but parsed by the rules of the file's dialect.
 
-    A tree that cannot be parsed is yielded as it is. A tree without words has the fault ``ONLY_CODES``, or
-    ``UNCLEAR`` if its speech was not understood. The mark between the texts of a file has the fault ``END_OF_TEXT``.
+    A tree that cannot be parsed is yielded as it is. A tree without words has the fault ``ONLY_CODES``, or ``UNCLEAR``
+    if the transcriber did not understand the speech. A mark between the texts of a file has the fault ``END_OF_TEXT``.
 
     Raises:
         InputError: As ``read_raw_trees`` and ``recognise``.
@@ -157,8 +158,8 @@ def _refuse_other_leaves(path: Path, words: list[str], visible: list[str], trees
     Args:
         path: The file.
         words: The words of the file's first trees, without codes.
-        visible: The same words, if the file is historical. Otherwise also the leaves that would be codes in a
-            historical file.
+        visible: Equal to ``words`` if the file is historical. For any other file, it also has the leaves that would be
+            codes in a historical file.
         trees: The file's first trees.
 
     Raises:
@@ -323,7 +324,7 @@ def _with_spellings(tree: Tree) -> Tree:
 
 
 def _spoken(tree: Tree, reasons: dict[str, None]) -> Tree:
-    """Leave out the marks of transcribed speech in Switchboard and OntoNotes that are not tagged as marks."""
+    """Leave out marks of transcribed speech (Switchboard, OntoNotes) whose tags do not show that they are marks."""
     words, tags, without = list(tree.words), list(tree.tags), set()
     for i, (tag, word) in enumerate(zip(tree.tags, words, strict=True)):
         if word.startswith("Speaker") and _SPEAKER.fullmatch(word) and _SPOKEN_MARK_TAG.fullmatch(tag):

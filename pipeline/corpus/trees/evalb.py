@@ -18,8 +18,8 @@ EVALB is the program of Sekine and Collins (1997, https://nlp.cs.nyu.edu/evalb/)
 All metrics are computed twice: over all sentences, and over those of at most 40 words, punctuation included.
 
 Two brackets cross if they have a word in common and each has a word that the other lacks. EVALB reads the tags of both
-trees. Here the tags of the treebank decide which words are deleted, as in EVALB when a parser is given these tags. A
-predicted bracket may end inside a word. It then matches no gold bracket, but it counts as a predicted one.
+trees. Here only the tags of the treebank decide which words are deleted. EVALB gives the same if the predicted trees
+have these tags. A predicted bracket may end inside a word. Then it matches no gold bracket, but it counts as predicted.
 
 ``PYEVALB`` on PyPI is not used: it deletes nothing, counts TOP, and takes sets in place of multisets.
 """
@@ -68,7 +68,7 @@ class EvalbFigure:
     """The counts of EVALB, with its metrics as properties. Only ``num_sentences`` counts skipped sentences too."""
 
     num_sentences: int = 0
-    """Sentences, also those that are skipped."""
+    """All sentences, including those that are skipped."""
     num_valid: int = 0
     """M: sentences that are not skipped."""
     num_gold: int = 0

@@ -47,8 +47,8 @@ def import_trees(
     document. Then ``OUT.docs`` and ``OUT.documents.tsv`` are written too.
 
     The old files of OUT stay until all new files are on disk under temporary names. Then the old ``OUT.mrg`` and its
-    companions are deleted, and the new files get their names, ``OUT.mrg`` last. So a killed run can leave OUT without
-    ``OUT.mrg``, which no command accepts, but it never leaves new trees next to an old text.
+    companions are deleted, and the new files get their names, ``OUT.mrg`` last. So after a killed run, ``OUT.mrg`` may
+    be missing, and then every command refuses OUT. But new trees are never next to an old text.
 
     Args:
         sources: Files of trees, plain or gzipped, or folders of such files. They are read in this order.
@@ -57,11 +57,11 @@ def import_trees(
         progress: Called with the number of trees kept since the last call.
 
     Returns:
-        ``num_trees``, ``num_kept``, ``dropped`` and ``repaired`` by reason; ``num_files`` read, ``passed_over`` by
-        reason, ``format``; ``texts``: for how many kept sentences the text was given, and for how many it was rebuilt;
-        ``rebuilt_by``: the joiner, if texts were rebuilt;
+        ``num_trees``, ``num_kept``, ``dropped`` and ``repaired`` by reason; ``num_files``: how many files were read;
+        ``passed_over``: how many files were not read, by reason; ``format``; ``texts``: for how many kept sentences the
+        text was given, and for how many it was rebuilt; ``rebuilt_by``: the joiner, if texts were rebuilt;
         ``num_other_parses``: how many parses of n-best lists were left out; ``dialects``: how many trees were written
-        in a dialect other than the Penn Treebank's; ``lines_left_out``: how many lines of the files belong to no tree.
+        in each dialect, except plain brackets; ``lines_left_out``: how many lines belong to no tree, by kind.
 
     Raises:
         ConfigError: If texts, or files of document names, are given but not one for each source; if options do not go
@@ -252,5 +252,5 @@ def _check_names(inputs: Sequence[_Input]) -> None:
             if other != source.file.path:
                 raise InputError(
                     f"{source.file.path}: this file and {other} would both be document "
-                    f"{source.file.document.document!r}; leave one out, or import them apart"
+                    f"{source.file.document.document!r}; leave one out, or import them in separate runs"
                 )

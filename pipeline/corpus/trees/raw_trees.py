@@ -6,7 +6,7 @@ like the beginning of a tree. If brackets close too early, everything up to the 
 piece. So no part of a broken tree becomes a tree.
 
 Some lines belong to a file but not to its trees: a licence, SGML tags, comments. This module leaves them out, and
-records their kinds with the next tree, so that readers can count them.
+records their kinds with the next tree, so that ``readers`` can count them.
 """
 
 import re
@@ -23,8 +23,8 @@ from storage.errors import InputError
 
 _SNIFFED_LINES = 2_000
 MAX_TREE_CHARACTERS: Final = 1 << 20
-"""Largest number of characters of a tree, some 50,000 words. A longer piece of a file has a bracket that does not
-close."""
+"""Largest number of characters of a tree, some 50,000 words. If a piece of a file is longer, one of its brackets is
+assumed never to close."""
 
 NOT_UTF8: Final = "not UTF-8"
 TOO_LONG: Final = "too long"
@@ -96,7 +96,7 @@ class RawTree(NamedTuple):
     text: str | None
     """None if there is a fault."""
     fault: str = ""
-    """Why the text cannot be parsed: ``NOT_UTF8``, ``TOO_LONG`` or another reason to count by."""
+    """Why there is no text: ``NOT_UTF8``, ``TOO_LONG`` or another reason. Faulty trees are counted by these reasons."""
     num_other_parses: int = 0
     """Number of other trees of the same sentence in the file. These trees are left out."""
     tree: Tree | None = None
@@ -104,17 +104,20 @@ class RawTree(NamedTuple):
     dialect: str = ""
     """Name of the dialect that ``tree`` was written in, or "" for plain brackets."""
     left_out: tuple[str, ...] = ()
-    """Reasons to count by: one for each thing in ``text`` that ``tree`` lacks or has in another form."""
+    """What was left out or changed to make ``tree`` from ``text``, for example "lemmas left out". Each change is listed
+    once. Trees are counted by these strings."""
     lines_left_out: tuple[str, ...] = ()
-    """Kinds of the lines before this tree that belong to no tree. The last tree also has the lines after it."""
+    """The kind of each line that was left out between the previous tree and this one, for example ``COMMENT``. The last
+    tree also has the kinds of the lines after it."""
 
 
 def read_raw_trees(path: Path) -> Iterator[RawTree]:
     """Yield each tree of a file, and each piece that should be a tree but is not. Nothing is parsed yet.
 
     Raises:
-        InputError: If the file cannot be read, is empty, is running text (nearly all of its first 2,000 lines are
-            without a bracket) or has a format without brackets.
+        InputError: If the file cannot be read; if it is empty or has only a header or comments; if it is running text
+            (more than four fifths of its first 2,000 lines have no bracket); if it has another known format, such as
+            XML or CoNLL; or if a comment in it does not end.
     """
     head, rest = _sniff(map(_with_escaped_brackets, read_lines(path, "skip")), path)
     begin = _first_line_of_trees(head)
@@ -128,9 +131,9 @@ class _Shape:
     """How the lines of a file are laid out, judged by its first lines."""
 
     margin: int
-    """Indentation of the lines that are indented the least."""
+    """The smallest indentation of the lines that begin with a bracket."""
     is_indented: bool
-    """Whether other lines are indented further."""
+    """Whether any line is indented further than the margin."""
     is_tree_per_line: bool
     """Whether most lines are whole trees."""
 
@@ -139,12 +142,18 @@ class _Shape:
         return text.lstrip()[:1] == "(" and _indentation(text) <= self.margin
 
     def begins_tree(self, text: str, first: str, *, is_broken: bool = False) -> bool:
-        """Return whether a line begins a tree, if no bracket is open. ``first`` is the first line of the last block.
+        """Return whether a line begins a tree. Call this only if all brackets are closed, or the open ones never close.
 
-        ``_cut`` says what a block is. If a tree ended too early, the rest of its lines must not be taken for trees. If
-        the trees have a root with a name, or the file has no indentation, only the label shows whether a line
-        is such a rest or begins a tree. If most lines are trees and the block before is broken (``is_broken``), a line
-        that is a whole tree begins a tree.
+        ``first`` is the first line of the block before this line (``_cut`` says what a block is). ``is_broken`` says
+        that the brackets of this block do not match. A line begins a tree if its first label is the first label of the
+        block or one of ``ROOT_NAMES``. Any other line may be the rest of a tree that ended too early. It begins a tree
+        only if it is at the margin and one of these rules fits:
+
+        - The file has a tree per line, and the block is not broken.
+        - The file has a tree per line, ``may_begin`` is true, and the brackets of the line balance.
+        - The file has trees over several lines, ``may_begin`` is true, and some lines of the file are indented.
+
+        ``may_begin``: the block does not begin with one of ``ROOT_NAMES``, and the line does not begin with a leaf.
         """
         label, before = _label(text), _label(first)
         if label is not None and (label == before or label in ROOT_NAMES):
@@ -155,7 +164,10 @@ class _Shape:
         return self.is_at_margin(text) and self.is_indented and may_begin
 
     def is_rest(self, text: str, first: str) -> bool:
-        """Return whether a line, if no bracket is open, can only be the rest of a tree that ended too early."""
+        """Return whether a line can only be the rest of a tree that ended too early.
+
+        Call this only if all brackets are closed. ``first`` is the first line of the block before this line.
+        """
         if self.is_tree_per_line or self.begins_tree(text, first):
             return False
         return not self.is_at_margin(text) if self.is_indented else _label(first) in ROOT_NAMES
@@ -163,8 +175,10 @@ class _Shape:
     def interrupts_tree(self, text: str, first: str, depth: int) -> bool:
         """Return whether a line shows that the open tree, which begins with the line ``first``, is broken.
 
-        If most lines are whole trees, a line that begins like a tree may still be a part of the open tree. But if this
-        line also closes the last of the ``depth`` open brackets, two broken trees are more likely.
+        The line must be at the margin and begin with the label of ``first``. If this label is one of ``ROOT_NAMES``, a
+        new tree begins here, so the open tree is broken. With any other label, the line may be a phrase of the open
+        tree. But if the file has a tree per line, and the line would close all ``depth`` open brackets, it is more
+        likely that both are broken: brackets are missing in the open tree, and this line has too many.
         """
         label = _label(text)
         closes = self.is_tree_per_line and depth + _change_of_depth(text) <= 0
@@ -175,7 +189,7 @@ def _shape(texts: list[str]) -> _Shape:
     """Return the shape of a file by its first lines, some of which may be broken.
 
     If trees span several lines, most lines have brackets that close in other lines. Lines with nothing but leaves are
-    not counted, because they occur in such files as well as in files with a tree per line.
+    not counted, because files with a tree per line have such lines too.
     """
     indentations = [_indentation(text) for text in texts if text.lstrip()[:1] == "("]
     margin = min(indentations, default=0)
@@ -205,8 +219,9 @@ class _Lines(Iterator[tuple[Line, str]]):
 def _cut(lines: _Lines, shape: _Shape) -> Iterator[RawTree | str]:
     """Yield the trees and broken pieces of a file, and for each line that is left out the name of its kind.
 
-    A block is all lines from a beginning of a tree up to the next beginning. If something is wrong in a block, no tree
-    of it can be trusted.
+    The lines are first grouped into blocks. A block is a line that begins a tree and the lines after it, up to the next
+    line that begins a tree or belongs to no tree. If the brackets of a block do not match, ``_trees`` decides which
+    pieces of it are still trees.
     """
     never_closing: set[int] = set()
     block: list[Line] = []
@@ -236,11 +251,12 @@ def _cut(lines: _Lines, shape: _Shape) -> Iterator[RawTree | str]:
 
 
 def _while_open(line: Line, lines: _Lines, shape: _Shape, never_closing: set[int]) -> list[Line]:
-    """Return a line and the lines after it, until all brackets are closed.
+    """Return ``line`` and the lines after it, up to the line that closes the last open bracket.
 
-    If they are never closed, put the lines back, add the number of the first line to ``never_closing``, and return no
-    line. If the search ended with the file, or because the tree was too long, also add the numbers of the other lines
-    whose brackets never close, so that each line is looked at only a few times.
+    The search fails if the file ends, the tree gets too long, or a line comes that cannot be in the tree. Then put all
+    these lines back, ``line`` first, add the number of ``line`` to ``never_closing``, and return an empty list. If the
+    file ended or the tree got too long, also add the numbers of the other lines whose brackets never close. Without
+    this, a search from each of them would read the same lines again.
     """
     found, depth, size = [(line, "")], _change_of_depth(line.text), len(line.text)
     while depth > 0:
@@ -263,8 +279,8 @@ def _while_open(line: Line, lines: _Lines, shape: _Shape, never_closing: set[int
 def _never_closing(lines: list[Line], shape: _Shape, *, is_all: bool) -> set[int]:
     """Return the numbers of the lines at the margin that open a bracket which none of ``lines`` closes.
 
-    If the file goes on after ``lines``, a later line may close the bracket. Then return only lines that begin more than
-    ``MAX_TREE_CHARACTERS`` / 2 characters before the end of ``lines``.
+    If ``is_all`` is false, the file goes on after ``lines``, and a later line may close the bracket. Then return only
+    lines that begin more than ``MAX_TREE_CHARACTERS`` / 2 characters before the end of ``lines``.
     """
     depths = list(accumulate((_change_of_depth(line.text) for line in lines), initial=0))
     size = 0
@@ -280,7 +296,11 @@ def _never_closing(lines: list[Line], shape: _Shape, *, is_all: bool) -> set[int
 
 
 def _up_to_next(line: Line, lines: _Lines, shape: _Shape) -> list[Line]:
-    """Return a line and the lines before the next line that can begin a tree. If they are too long, drop their text."""
+    """Return ``line`` and the lines that follow it, up to (not including) the next one that can begin a tree.
+
+    A line that belongs to no tree ends the search too. If the lines have more than ``MAX_TREE_CHARACTERS`` characters
+    together, return only ``line``, with an empty text and ``is_whole`` false.
+    """
     found, size = [line], len(line.text)
     for following, what in lines:
         begins = shape.begins_tree(following.text, line.text, is_broken=True)
@@ -296,7 +316,12 @@ def _up_to_next(line: Line, lines: _Lines, shape: _Shape) -> list[Line]:
 
 
 def _trees(block: list[Line], *, is_broken: bool = False, is_open: bool = False) -> Iterator[RawTree]:
-    """Yield the trees of a block, and its broken pieces. The last tree of an open block is broken."""
+    """Yield the trees of a block, and its broken pieces, which ``parse_tree`` refuses later.
+
+    If ``is_broken``, the whole block is one broken piece. If ``is_open``, the last tree of the block is never closed.
+    That tree is a broken piece, and the trees before it stay trees. A block with any fault is instead cut before each
+    root if it begins with one of ``ROOT_NAMES``. So the trees of such a block that are whole are kept.
+    """
     if not block:
         return
     text = "\n".join(line.text for line in block)
@@ -321,9 +346,10 @@ def _trees(block: list[Line], *, is_broken: bool = False, is_open: bool = False)
 def _spans(text: str, *, is_open: bool) -> list[tuple[int, int, bool]]:
     """Return where each piece of a block begins and ends, and whether it is a tree.
 
-    A bracket that closes nothing ends a broken tree, and nothing before it in the block can be trusted. If there is
-    text outside the brackets, the whole rest of the block is one broken tree. If ``is_open``, the brackets of the last
-    tree need not be closed.
+    A ``)`` that closes nothing is the end of a broken piece, which begins after the previous such bracket or at the
+    beginning of the block. What comes after the last such bracket is cut into trees. But if there is text outside these
+    trees, or the last one is not closed, all of it is one broken piece. If ``is_open``, the last tree counts as a tree
+    here although it is not closed, so that the trees before it are cut off from it.
     """
     spans: list[tuple[int, int, bool]] = []
     trees: list[tuple[int, int, bool]] = []
@@ -354,7 +380,10 @@ def _spans(text: str, *, is_open: bool) -> list[tuple[int, int, bool]]:
 
 
 def _from_root_to_root(text: str, root: str | None) -> list[tuple[int, int]]:
-    """Return the pieces of a broken block. If it begins with one of ``ROOT_NAMES``, each such root begins a piece."""
+    """Return where each piece of a block with a fault begins and ends. ``root`` is the first label of the block.
+
+    If ``root`` is one of ``ROOT_NAMES``, each bracket with this label begins a piece. Otherwise the block is one piece.
+    """
     if root not in ROOT_NAMES:
         return [(0, len(text))]
     begin = re.compile(rf"\(\s*{root}(?=[\s(])" if root else r"\(\s*(?=\([^\s()])")
@@ -363,7 +392,7 @@ def _from_root_to_root(text: str, root: str | None) -> list[tuple[int, int]]:
 
 
 def _with_counted_lines(pieces: Iterable[RawTree | str]) -> Iterator[RawTree]:
-    """Yield the trees with the lines that were left out before them, and the last tree also with those after it."""
+    """Yield each tree with the kinds of the lines left out before it, and the last tree also with those after it."""
     held: RawTree | None = None
     left_out: list[str] = []
     for piece in pieces:
@@ -385,7 +414,10 @@ def _with_escaped_brackets(line: Line) -> Line:
 
 
 def _header_after(text: str, header: str) -> str:
-    """Return the tag of the header that is open after a line of SGML, or "". ``header`` is this tag before the line."""
+    """Return the tag of the SGML header that is still open after the line ``text``, or "" if none is.
+
+    ``header`` is the result for the previous line.
+    """
     if header:
         return "" if f"</{header}>" in text else header
     opened = _OPENED.match(text)
@@ -408,11 +440,11 @@ def _first_line_of_trees(head: list[Line]) -> int:
 
 
 def _labelled(lines: Iterable[Line], begin: int, *, whole: Path | None = None) -> Iterator[tuple[Line, str]]:
-    """Yield each line, with its kind if it belongs to no tree: a licence, an SGML tag, a header or a comment.
+    """Yield each line with its kind, for example ``COMMENT``, if it belongs to no tree. Else its kind is "".
 
     Args:
         lines: Lines of a file.
-        begin: Number of the first line of trees, if there is a header before it (`_first_line_of_trees`).
+        begin: The result of ``_first_line_of_trees``. Lines before this number are a header.
         whole: The path of the file, if ``lines`` are all lines of the file.
 
     Raises:
@@ -450,10 +482,10 @@ def _sniff(lines: Iterator[Line], path: Path) -> tuple[list[Line], Iterator[Line
     """Look at the first lines of a file, up to a limit of lines and characters.
 
     Returns:
-        The first lines that are not blank, and all lines that are left.
+        The first lines, without the blank ones, and an iterator over the lines after them.
 
     Raises:
-        InputError: If there is no line with text, or nearly all lines are without a bracket.
+        InputError: For the reasons of ``read_raw_trees``, as far as the first lines show them.
     """
     head: list[Line] = []
     size = 0

@@ -54,7 +54,7 @@ class Counts:
     repaired: Counter[str] = field(default_factory=Counter)
     """Kept sentences by what was changed in them."""
     num_other_parses: int = 0
-    """Trees left out because their sentence has a better tree. They do not count in ``num_trees``."""
+    """Trees of n-best lists left out because their sentence has a better tree. ``num_trees`` does not include them."""
     dialects: Counter[str] = field(default_factory=Counter)
     """Trees by the dialect that they were written in. Trees in plain brackets are not counted."""
     lines_left_out: Counter[str] = field(default_factory=Counter)
@@ -304,8 +304,8 @@ def _is_masked(tree: Tree) -> bool:
 
     A word that was replaced is called a blank. Punctuation may be kept. A sentence is masked if it has blanks and no
     words, or at least two blanks for each word. Consecutive blanks count as one. So an ordinary sentence with a blank
-    to fill in is not masked. A sentence is also masked if all its words are crossed out, as in ``xxx xx``. Such words
-    must differ in length, because ``* * *`` is not masked.
+    to fill in is not masked. A sentence is also masked if all its words are crossed out, as in ``xxx xx``, and do not
+    all have the same length: ``* * *`` is not masked.
     """
     if {"blank", "crossed out"}.isdisjoint(map(_kind_of_word, tree.words)):
         return False
@@ -349,7 +349,7 @@ def _rebuilt(tree: Tree, rebuild: Rebuild) -> tuple[str, list[Span | None] | Non
 
 
 def _blank_lines_count(trees: Path, texts: Path, on_error: OnError, read: Read) -> bool:
-    """Count trees and lines of text. Return whether a blank line of text also stands for the text of a tree.
+    """Count trees and lines of text. Return whether blank lines belong to trees too, and must not be skipped.
 
     Raises:
         InputError: If trees and lines of text cannot be paired one to one.

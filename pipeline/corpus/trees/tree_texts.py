@@ -101,7 +101,7 @@ class RunningText:
         self._at = 0
 
     def next(self, tree: Tree) -> tuple[str, bool]:
-        """Return the text of ``tree`` and True. If its words do not come next, return the words that do, and False.
+        """Return the text of ``tree`` and True. If its words are not found, return the text that comes next, and False.
 
         Up to ``_MOST_LINES_SKIPPED`` lines that belong to no tree are passed over.
         """

@@ -37,8 +37,9 @@ TREE_SUFFIXES: Final = (
 """Suffixes of files of trees in a folder, in upper or lower case, with or without a further ``.gz``."""
 BROKEN_LIST: Final = "broken n-best list"
 NO_PARSE: Final = "no parse in its n-best list"
-OTHER_SUFFIX: Final = "trees with another suffix, read with --format brackets"
-"""Reason to pass over a file of trees in a folder, with ``--format auto``."""
+OTHER_SUFFIX: Final = "trees with another suffix (--format brackets would read them)"
+"""With ``--format auto``, files of a folder that begin with a tree but have none of ``TREE_SUFFIXES`` are passed over
+for this reason."""
 
 _WSJ: Final = re.compile(r"wsj_?(\d\d)\d\d", re.IGNORECASE)
 _HEADER: Final = re.compile(r"\s*(\d{1,6})\s+\S+\s*")

@@ -144,7 +144,7 @@ def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
 
 @lru_cache(maxsize=65_536)
 def is_binarised(label: str) -> bool:
-    """Return whether a tool made the phrase to binarise: Berkeley's ``@NP``, NLTK's ``NP|<DT-NN>`` and ``NP|<>``."""
+    """Return whether a tool added this phrase to make a tree binary, as ``@NP`` (Berkeley) or ``NP|<DT-NN>`` (NLTK)."""
     return _BINARISED.match(label) is not None
 
 
@@ -152,9 +152,9 @@ def is_binarised(label: str) -> bool:
 def strip_label(label: str) -> str:
     """Return a label without function tags, indices and other additions.
 
-    Function tags and indices are those of ``NP-SBJ=1``. The other additions are SPMRL's features (``NN##case=nom##``),
-    the head in the output of Collins's parser (``NP~dog~2~1``) and NLTK's parents (``NP^<S>``). A label that begins
-    with the mark of an addition (``-LRB-``) stays whole.
+    For example, ``NP-SBJ=1`` has the function tag ``SBJ`` and the index 1. The other additions are SPMRL's features
+    (``NN##case=nom##``), the head in the output of Collins's parser (``NP~dog~2~1``) and the label of the parent, as
+    NLTK adds it (``NP^<S>``). A label that begins with the mark of an addition (``-LRB-``) stays whole.
     """
     return re.split(r"[-=#~]|\^<", label, maxsplit=1)[0] or label
 
