@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every benchmark has."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--quick", action="store_true", help="measure the same figures within a minute")
+    options.add_argument("--quick", action="store_true", help="measure less, so that it takes less than a minute")
     options.add_argument("--json", type=Path, help="also write the figures to this file, as JSON")
     return options
 
@@ -79,7 +79,7 @@ def run_python(arguments: Iterable[object], *, num_processes: int = 1) -> str:
 
 
 def train(command: str, out: Path, arguments: Iterable[object], *, num_processes: int) -> list[dict[str, Any]]:
-    """Run a training command on the CPU, one thread per process. Return its metrics of training steps."""
+    """Run a training command on the CPU, one thread per process. Return the ``train`` rows of its metrics.jsonl."""
     options = ["--out", out, "--threads", 1, "--device", "cpu", *arguments]
     run_python([ROOT / "cli.py", command, *options], num_processes=num_processes)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

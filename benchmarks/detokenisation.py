@@ -69,7 +69,7 @@ def main() -> None:
                 figures[f"{name}_moses"] = compared.num_equal_moses / compared.num_sentences
             theirs = f"{figures[f'{name}_moses']:.4f}" if moses else "-"
             print(f"{folder.name} {split}: {compared.share:.4f}, sacremoses {theirs}, of {compared.num_sentences}")
-            print(f"    {compared.num_open} of {num_different} others: the file has the words with and without a space")
+            print(f"    {compared.num_open} of {num_different} others: no rule about two words could rebuild them")
             for kind, count in compared.differences.most_common(NUM_KINDS):
                 print(f"    {count:5}  {kind:40} {compared.examples[kind]}")
     if not figures:

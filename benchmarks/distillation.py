@@ -5,7 +5,7 @@
         [--folds RUN,RUN,...] [--right DATASET,RUN] [--name LABEL] [-- OPTIONS OF train-student]
 
 The benchmark runs commands of cli.py. For every seed it trains these students, with the same options, number of steps
-and order of data. All students below ``alpha A`` have the first of --alphas as their alpha.
+and order of data. The students after ``alpha A`` in this list have the first of --alphas as their alpha.
 
 baseline            without a dump
 alpha A             with the teacher's dump and alpha A, for each A of --alphas. With --beam, the dump is made by beam
@@ -14,7 +14,8 @@ shuffled            with the teacher's dump, but each position gets the targets 
 born-again          with a dump in which the baseline of the same seed is the teacher
 oracle              only with --oracle: with the exact distributions of the grammar that wrote the corpus. No teacher
                     can be better.
-given-the-tree      only with --beam: with a second dump of the teacher, made as if without --beam
+given-the-tree      only with --beam: with a second dump of the teacher, made without beam search. Its distributions
+                    depend on the dataset's trees.
 folds               only with --folds: with a dump of several teachers. Each teacher left one fold out of its training
                     and gives the distributions for the sentences of this fold.
 right-branching     only with --right: with the dump of a teacher that was trained on right-branching trees. The student
@@ -64,7 +65,7 @@ def main() -> None:
     options.add_argument("--suites", type=Path, help="folder of SyntaxGym suites")
     options.add_argument("--oracle", type=Path, help="folder that sample-corpus wrote")
     options.add_argument("--beam", help="beam and word beam, such as 10,5")
-    options.add_argument("--folds", help="teachers, one for each fold: it left this fold out")
+    options.add_argument("--folds", help="one teacher per fold, trained without this fold")
     options.add_argument("--right", help="dataset of right-branching trees, and the run of its teacher")
     options.add_argument("--name", default="", help="name of the dataset in the results")
     options.add_argument("student", nargs="*", help="options for train-student, after --")
@@ -110,7 +111,7 @@ class Study:
         self.configurations = [BASELINE, *self._students, BORN_AGAIN]
 
     def path(self, configuration: str, seed: int) -> Path:
-        """Return the run directory of a student of the list above, such as ``alpha 0.5``, with a seed."""
+        """Return the run directory of a student, named as at the top of this file (``alpha 0.5``), with a seed."""
         return self._out / f"{configuration.replace(' ', '')}-seed{seed}"
 
     def run(self) -> None:
@@ -127,7 +128,7 @@ class Study:
         self._parallel("students", works)
 
     def figures(self) -> dict[str, list[dict[str, float]]]:
-        """Return the figures of every student of the list above, one dict per seed."""
+        """Return the figures of every student by its name, one dict per seed."""
         return {name: [self._figures(self.path(name, seed)) for seed in self.seeds] for name in self.configurations}
 
     def _parallel(self, what: str, works: list[Callable[[], None]]) -> None:

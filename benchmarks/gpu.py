@@ -7,7 +7,8 @@ of a treebank's trees.
 
 worst_KIND_float32       The relative error of the losses or of the gradient of a small model in float32 on the device,
                          whichever is larger, compared with the CPU in float64. KIND is a teacher's strategy and
-                         composition, or ``student_t`` and a temperature. ``worst_KIND_bfloat16``: under autocast.
+                         composition, or ``student_t`` and a temperature. ``worst_KIND_bfloat16``: the same error
+                         under autocast to bfloat16.
 teacher_tokens_per_s     Positions per second of training in bfloat16: size 650, vocabulary 12,000, 512 sentences per
                          batch, forward, backward and AdamW. A second thread prepares the batches. All batches differ.
 infer_positions_per_s    Positions per second of inference with the same model in float32: states, logits, log-softmax

@@ -2,8 +2,8 @@
 
     python -m benchmarks.launches [--json FILE]
 
-Nothing here runs on a GPU, so the predictions are bounds that nobody has measured yet. ``benchmarks.gpu``
-measures these times on a GPU.
+Nothing here runs on a GPU: the times are predictions, not measurements. ``benchmarks.gpu`` measures the rates of such
+steps on a GPU.
 
 launches              PyTorch operations of a step that start at least one kernel. Views and allocations start none.
 rounds                Of a teacher: rounds of LSTM cells that must run one after another.

@@ -26,7 +26,7 @@ GPU_TEACHER, GPU_STUDENT = 722_000.0, 636_000.0
 """Positions per second of an H200, predicted in docs/gpu.md for a teacher of size 650 and a student of 12 blocks of
 size 768. The other rates in the table are those of smaller models."""
 GPU_SHARE = 0.9
-"""Share of eight times the rate of one GPU that eight GPUs reach together, because they communicate. A guess."""
+"""Eight GPUs reach this share of eight times the rate of one GPU, because they must communicate. A guess."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Stage:
     amount: float
     """Number of words, sentences or positions to process."""
     rate: float
-    """How many of them one process on one core processes per second."""
+    """How many words, sentences or positions one process on one core processes per second."""
     memory: str
     disk_gb: float
     keeps: float = 1.0
@@ -45,7 +45,8 @@ class Stage:
     processes: int = 64
     """Largest number of processes that the stage can use on one machine."""
     on_gpu: float | None = None
-    """How many of them a GPU processes per second; None if the stage has no code for GPUs or nothing is known."""
+    """How many words, sentences or positions a GPU processes per second; None if the stage has no code for GPUs or its
+    rate is not known."""
 
     def cells(self) -> list[str]:
         """Return the row of this stage in the table."""

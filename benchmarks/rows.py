@@ -2,7 +2,7 @@
 
     python -m benchmarks.rows [--quick] [--json FILE] [--data DATASET] [--device cpu]
 
-In both ways, the blocks of a student take a forward and a backward pass over the same sentences, without logits and
+In both ways, the transformer blocks of a student run forward and backward over the same sentences, without logits and
 loss. The first way is the student's own: one sentence per row, padded to the longest row of a batch of sentences of
 similar length. The second way packs the sentences into rows of 512 positions. A block mask separates the sentences, and
 positions count from 0 in each sentence.
@@ -111,7 +111,7 @@ def pack(input_ids: Tensor, valid: Tensor, device: torch.device) -> tuple[Tensor
 
 
 def packed_states(student: Student, ids: Tensor, positions: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
-    """Return the states ``[P, D]`` of positions that are not padding. ``Student.states`` does so for unpacked rows."""
+    """Return the states ``[P, D]`` of all positions but padding. ``Student.states`` does this for unpacked rows."""
     body = student.transformer
     stream = body.wte(ids) + body.wpe(positions)
     for block in body.h:

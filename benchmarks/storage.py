@@ -59,7 +59,7 @@ NUM_FEW = 20
 def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
-    options.add_argument("--dump", type=Path, help="measure the compact profile on this exact dump")
+    options.add_argument("--dump", type=Path, help="a dump of the profile exact, on whose rows compact is measured")
     options.add_argument("--positions", type=int, default=1_000_000, help="number of positions in the store")
     given = options.parse_args()
     keep_freed_memory()
@@ -127,7 +127,7 @@ def write_store(path: Path, schema: DumpSchema, offsets: NDArray[np.int64], rows
 def writing(
     folder: Path, schema: DumpSchema, offsets: NDArray[np.int64], rows: Positions, rounds: int
 ) -> dict[str, float]:
-    """Compare encoding and writing shards with ``ndarray.tofile``. Neither of the two waits for the disk."""
+    """Compare the time to encode and write shards with that of ``ndarray.tofile``. Neither waits for the disk."""
     num_shards = min(4, schema.layout.num_shards)
     parts = [rows.slice(span.start, span.stop) for span in map(schema.layout.rows_of, range(num_shards))]
 
@@ -316,10 +316,11 @@ def tensorstore_sentences(path: Path, sentences: list[int]) -> dict[str, Callabl
 
 
 def compact(reader: DumpReader | None) -> dict[str, float]:
-    """Return what the compact profile costs: bytes per position, and KL(exact || decoded) in nats per position.
+    """Return what the profile ``compact``, which stores a log-probability as one byte, costs.
 
-    Without a dump the rows are synthetic: their logits are Zipf's log-frequencies plus normal noise. In rows of a
-    teacher the ids repeat more from position to position, so they compress better.
+    The cost is given in bytes per position, and as KL(exact || decoded) in nats per position. Without a dump the rows
+    are synthetic: their logits are Zipf's log-frequencies plus normal noise. In rows of a teacher the ids repeat more
+    from position to position, so they compress better.
     """
     if reader is None:
         schema, rows = make_schema(16_384), zipf_rows(16_384)

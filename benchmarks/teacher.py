@@ -203,7 +203,10 @@ def inference_flops(model: Rnng, schedule: Schedule) -> float:
 
 
 def _shared(model: Rnng, schedule: Schedule) -> float:
-    """Return the operations of action logits, token logits and stack, without the input product of its first layer."""
+    """Return the operations of action logits, token logits and stack.
+
+    The input product of the stack's first layer is not included.
+    """
     dim, hidden, layers = model.config.embed_dim, model.config.hidden_dim, model.config.num_layers
     num_rows, num_positions = len(schedule.inputs), len(schedule.gold)
     num_parents = sum(len(level.parents) for level in schedule.stack)

@@ -71,8 +71,8 @@ PAIRS: Mapping[str, tuple[list[str], Mapping[str, str]]] = {
         {"no": "the"},
     ),
 }
-"""By phenomenon: templates of good sentences, and the replacement of each word that makes a sentence bad. Only words of
-the symbol that ``*`` marks are replaced."""
+"""By phenomenon: templates of good sentences, and a map from words to other words. A sentence becomes bad if this map
+replaces the words of the symbol that ``*`` marks."""
 FEATURES = {"number": (["b[he]", "b[she]"], ["b[they]"]), "gender": (["b[he]"], ["b[she]"]),
             "negation": (["b[he]", "b[they]"], ["nb[he]", "nb[they]"])}  # fmt: skip
 """By feature: the grammar's symbols for noun phrases of the first class, and those of the second class."""
@@ -155,7 +155,7 @@ def noun_phrases(trees: Trees, per_feature: int) -> tuple[list[str], list[int], 
 
 
 def dataset_of(trees: Mapping[str, Sequence[str]], corpus: Path, tokenizer: Path, folder: Path) -> Dataset:
-    """Build a dataset whose train split is the corpus, so that it has its labels. ``trees`` has the other splits."""
+    """Build a dataset with the corpus's train split, and so with its labels. ``trees`` has the other splits' trees."""
     splits: list[object] = ["--train", corpus / "train"]
     for split, of_split in trees.items():
         capital = [re.sub(r" ([^\s()]+)\)", lambda m: f" {m[1][0].upper()}{m[1][1:]})", t, count=1) for t in of_split]

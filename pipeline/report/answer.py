@@ -3,7 +3,7 @@
 A seed group has the runs that differ only in their seed. Each seed group is compared with the baseline: the first seed
 group of students without a dump. Only a group that learned from an RNNG can show that distillation helps. A group that
 learned from the exact distributions of the grammar that wrote the corpus is the ceiling: no teacher can be better. All
-other groups are controls. They learned from shuffled targets, from the dump of a student (born-again), or without dump.
+other groups are controls. They learned from shuffled targets, from a student's dump (born-again), or without a dump.
 
 If the group and the baseline both have two seeds or more, the 95 % interval of their difference is over seeds. If one
 of the two has a single seed, the interval is over the evaluated sentences, paradigms or suites, and the page says that

@@ -16,9 +16,9 @@ from pipeline.report.run_tables import trained_on
 from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, duration, percent, perplexity
 
 _FAR: Final = 4
-"""A panel shows the differences of groups from the baseline. The difference of the floor from the baseline is drawn if
-it is at most this many times as large as the largest end of an interval. A larger difference of the floor is written as
-a number at the edge, so that the intervals stay visible."""
+"""A panel shows how far each group is from the baseline, with an interval. The floor, which is the perplexity of the
+grammar that wrote the text, is drawn if it is at most this many times as far from the baseline as the farthest group or
+end of an interval. Otherwise it is written as a number at the edge, so that the intervals stay visible."""
 _ROW, _NARROW_ROW, _ABOVE, _FLOOR, _BELOW = 34, 70, 26, 20, 52
 """Heights in CSS pixels: ``_ROW`` of a group on a wide page, ``_NARROW_ROW`` of a group on a narrow page, ``_FLOOR`` of
 the label of a floor, ``_ABOVE`` and ``_BELOW`` of the space above and below the groups."""

@@ -1,7 +1,8 @@
 """Show comparisons of seed groups as tables and sentences, in the report and on a terminal.
 
-A group is called better only if ``significance.better_of`` names this group. Each pair with a better group gets one
-sentence with the evidence. One sentence for all other pairs reports that they show no difference.
+A seed group has the runs that differ only in their seed. A group is called better only if ``significance.better_of``
+names this group. Each pair with a better group gets one sentence with the evidence. One sentence for all other pairs
+reports that they show no difference.
 """
 
 import math
@@ -32,7 +33,7 @@ def compare_for_report(records: Sequence[RunRecord]) -> Comparisons | None:
 
     Raises:
         ConfigError: If two runs of one seed group have the same seed.
-        InputError: If item rows are damaged.
+        InputError: If item rows (one per scored sentence, pair or suite item) are damaged.
     """
     by_kind = [[run for run in records if run.kind == kind] for kind in ("student", "teacher")]
     normaliser: Normaliser = "token" if all(map(have_one_tokenizer, by_kind)) else "word"

@@ -171,7 +171,7 @@ def _plot(
         axes.set_xlabel(unit, labelpad=5)
         return figure
 
-    in_bins = f" Each point stands for {width} sizes." if width > 1 else ""
+    in_bins = f" Each point counts {width} neighbouring sizes together." if width > 1 else ""
     return Plot(
         topic=dataset,
         title=title,

@@ -39,8 +39,8 @@ class _Stage:
 
     title: str
     about: Path
-    """What the command makes or measures. If the command runs beside another command, the name of this path precedes
-    each line that it prints."""
+    """What the command makes or measures. If two commands run side by side, each line that this command prints begins
+    with the name of this path."""
     arguments: Sequence[object]
 
     @property

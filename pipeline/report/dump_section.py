@@ -26,7 +26,8 @@ from storage.fingerprints import sha256_file
 from storage.locations import is_url, local_path, open_folder
 
 _DISTRIBUTIONS: Final = {"tree": GIVEN_TREE, "beam": MARGINAL, "none": UNCONDITIONAL, "exact": FLOOR}
-"""The name of the distribution behind a dump's perplexity, by the dump's condition."""
+"""The name of the distribution whose perplexity a dump records, by the dump's condition, which says how it was made: by
+a teacher that is given the tree, by a beam search, by a language model without trees, or by the corpus's grammar."""
 _QUANTILES: Final = ("5", "25", "50", "75", "95")
 """Quantiles of the entropy that are drawn, in percent: the keys in a dump's statistics."""
 _IN_PLOTS: Final = ("kept_mass_by_k", "entropy_nats_quantiles")
@@ -88,7 +89,7 @@ def dumps_section(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> Sectio
         blocks = [
             Paragraph(_EXPLANATION),
             TitledTable(title="Dumps", table=first, style="text"),
-            Details("Everything else recorded about them", [others], style="data"),
+            Details("Everything else recorded about these dumps", [others], style="data"),
             *_mass_plot(reported, dumps),
             *_entropy_plot(reported, dumps),
         ]

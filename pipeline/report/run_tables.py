@@ -33,8 +33,8 @@ _TEACHER_COLUMNS = (GIVEN_TREE, MARGINAL, JOINT, UNCONDITIONAL)
 _DISTRIBUTION_NOTES: Mapping[str, str] = {
     UNCONDITIONAL: "Unconditional perplexities: the model sees the words before, and no tree.",
     IN_DOCUMENT: (
-        "Perplexities given the document before it: the student also sees the sentences before. They are not "
-        "comparable with unconditional perplexities."
+        "Perplexities given the document before it: the student also sees earlier sentences of the document. They are "
+        "not comparable with unconditional perplexities."
     ),
     GIVEN_TREE: (
         "Perplexities given the tree: the teacher sees the words before and the tree so far. The tree may open phrases "
@@ -52,10 +52,10 @@ _DISTRIBUTION_NOTES: Mapping[str, str] = {
 """Explains each distribution that has a column."""
 _FIGURES_NOTE = (
     "The floor is the perplexity of the grammar that wrote the text. Nats above the floor are per position, and so is "
-    "KL from truth: the mean divergence of the model from the exact distributions of this grammar. Pairs right is the "
-    "mean share over paradigms. Suites right is the mean share over suites. Ties do not count as right. The small "
-    "print gives the share of right answers among all pairs or items. Its 95 % Wilson interval holds for this training "
-    "only. A run with another seed may be outside of this interval."
+    "KL from truth: the mean divergence of the model from the exact distributions of this grammar. Right, %: the share "
+    "of right answers in a paradigm or suite, as the mean over paradigms or suites. Ties do not count as right. The "
+    "small print gives the share of right answers among all pairs or items. Its 95 % Wilson interval holds for this "
+    "training only. A run with another seed may be outside of this interval."
 )
 
 

@@ -1,7 +1,7 @@
 """Plot the surprisal that a teacher gives each token of a split against the surprisal that a student gives it.
 
-The log-probabilities come from the item rows that ``evaluate perplexity`` wrote. ``<eos>`` is left out: a teacher that
-is given the tree is almost certain of ``<eos>``, which would distort the agreement.
+The log-probabilities come from the item rows (one per sentence) that ``evaluate perplexity`` wrote. ``<eos>`` is left
+out: a teacher that is given the tree is almost certain of ``<eos>``, which would distort the agreement.
 
 Every plot names the teacher's distribution, because a teacher that is given the tree has information that no student
 has. In the plot of a teacher that is given the tree, a token far above the diagonal is one that the tree made easy to

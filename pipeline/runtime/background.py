@@ -58,8 +58,9 @@ class ReadAhead(Generic[Item]):
 class WriteBehind:
     """Do pieces of work in one thread, one after another, while the caller prepares the next piece.
 
-    No piece waits in a queue. So memory holds at most two pieces: the current piece and the next piece. If a piece
-    fails, its error is raised at the next ``submit`` or ``wait``, or at the end of the ``with`` block.
+    No piece waits in a queue. So memory holds at most two pieces: the one that the thread works on, and the one that
+    the caller prepares. If a piece fails, its error is raised at the next ``submit`` or ``wait``, or at the end of the
+    ``with`` block.
     """
 
     def __init__(self) -> None:

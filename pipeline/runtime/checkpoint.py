@@ -64,8 +64,8 @@ class TrainingState:
     elapsed_s: float
     """Seconds of training."""
     row_sums: Tensor
-    """float64 ``[num_ranks, num_parts]``: each rank's sums of the parts of the loss since the last row of
-    metrics.jsonl."""
+    """float64 ``[num_ranks, num_parts]``: each rank's sums since the last row of metrics.jsonl, one for the loss and
+    one for each part of it that metrics.jsonl shows, such as the cross-entropy."""
     row_positions: int
     """Positions over all ranks since the last row of metrics.jsonl."""
     model: dict[str, Any]
@@ -89,8 +89,8 @@ def save_checkpoint(
 ) -> None:
     """Write the state. Then write the weights of ``model`` as ``last`` and under each name in ``also``.
 
-    A name in ``also`` is that of a word checkpoint, such as ``words_1M``. The weights are also written as ``best`` if
-    this step has the best dev loss so far.
+    The names in ``also`` are those of word checkpoints, which keep the weights after a certain number of words:
+    ``words_1M`` and so on. The weights are also written as ``best`` if this step has the best dev loss so far.
 
     Raises:
         StoreError: If the disk is full. If the state was not written, the previous checkpoint stays complete. If it was
@@ -105,7 +105,7 @@ def save_checkpoint(
 
 
 def encoded_state(state: TrainingState, run: str | None) -> memoryview:
-    """Return the content of ``training_state.pt``. ``run`` is the identity of the run; None for a plan."""
+    """Return the content of ``training_state.pt``. ``run`` is the run's identity; with ``--plan`` it is None."""
     content = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     buffer = io.BytesIO()
     torch.save({"format_version": STATE_FORMAT_VERSION, "run": run, **content}, buffer)

@@ -133,7 +133,7 @@ EXTRAS = {
 
 
 class OneLineErrors(CheckedCommand, click.Group):
-    """A group of commands. An error that the user can fix is shown as one line, and so is a missing extra.
+    """A group of commands. An error that the user can fix, such as a missing optional module, is shown as one line.
 
     An error of the operating system that no command expects (a disk that fails, a folder without permissions) is one
     line too. Any other error is a bug and shows its traceback. ``--help`` lists the commands in the order of their

@@ -24,7 +24,10 @@ def set_log_level(level: int) -> None:
 
 
 class _Visible(logging.Formatter):
-    r"""Replace characters that could steer the terminal by escapes such as ``\x1b``; in our messages, line ends too."""
+    r"""Shows characters that could steer the terminal as text such as ``\x1b``.
+
+    In the messages of this program, tabs and line ends are shown as ``\t`` and ``\n``, so each message is one line.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is logging's
         is_ours = record.name.partition(".")[0] in OUR_LOGGERS

@@ -38,8 +38,8 @@ lost machine is noticed by `pipeline.runtime.heartbeat`."""
 JOIN_TIMEOUT = dt.timedelta(minutes=10)
 """How long the first process waits for the last process to join."""
 MAX_THREADS = 1024
-"""Largest number of threads, which is more than any machine has cores. With several thousand threads, the process would
-end without a message."""
+"""Largest value of ``--threads``. Machines have fewer cores. With several thousand threads, the process would end
+without a message."""
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR")
 """Environment variables that torchrun sets in each process."""
 _SRUN_TASKS = "SLURM_STEP_NUM_TASKS"
@@ -59,7 +59,7 @@ class World:
     local_rank: int = 0
     local_size: int = 1
     store: Store = field(default_factory=HashStore, repr=False, compare=False)
-    """Small values that all processes share, in torchrun's store. A single process has its own store."""
+    """A key-value store for small values that all processes share: torchrun's. A single process has its own store."""
 
     @property
     def is_main(self) -> bool:
@@ -175,7 +175,7 @@ class World:
             return data
 
     def check(self) -> None:
-        """Raise an error if another process has failed, because further work is lost then. The check takes 0.1 ms.
+        """Raise an error if another process has failed, because more work would be in vain. The check takes 0.1 ms.
 
         Raises:
             RunError: With the error of that process.
@@ -204,7 +204,7 @@ class World:
 
     @contextlib.contextmanager
     def reducing_gradients(self) -> Iterator[None]:
-        """Report in one line that a rank died during a backward pass, inside the ``with`` block.
+        """Raise a one-line error if another rank dies during a backward pass in the ``with`` block.
 
         In the backward pass, ``DistributedDataParallel`` communicates with the other ranks.
 
@@ -246,7 +246,8 @@ def joined(device: str, *, threads: int, deterministic: bool = False) -> Iterato
         deterministic: Whether torch must use deterministic algorithms inside the ``with`` block.
 
     Raises:
-        ConfigError: If ``device`` is cuda and there is no GPU, or it is too late to make the GPU deterministic.
+        ConfigError: If ``device`` is cuda and there is no GPU, or if it is too late for ``deterministic``:
+            this process already used a GPU.
     """
     with _deterministic() if deterministic else contextlib.nullcontext(), _connected(device, threads) as here:
         yield here
@@ -310,7 +311,7 @@ def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]
                 yield world, chosen
         except BaseException as error:
             if isinstance(error, Exception):
-                world.failed(error)  # publish first: other processes notice when the connections close
+                world.failed(error)  # before the connections close, so that the other processes find this error
             release_locals(error)
             raise
         finally:

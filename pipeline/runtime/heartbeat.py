@@ -1,11 +1,12 @@
 """Notice that another process of a run is lost although its connections stay open.
 
 A process that dies closes its connections, and others notice it at once. After a power cut or in a broken network
-nothing is closed, and the others would wait for hours. So each process writes a sign of life into the store that all
-share, again and again, and reads the signs of the others. A thread does this, so a process that computes for hours is
-not taken for lost. A second thread checks two things: whether the sign of another process has stayed the same for too
-long, and whether the store has not answered for too long. In either case it prints one line and ends its own process
-with status 1. An exception would not end the process, because the main thread may be waiting for the lost process.
+nothing is closed, and the others would wait for hours. So each process has a thread that regularly writes a sign of
+life into the store that all processes share, and reads the signs of the others. Because a thread does this, a process
+that computes for hours is not taken for lost. A second thread checks two things: whether the sign of another process
+has stayed the same for too long, and whether the store has not answered for too long. In either case it prints one line
+and ends its own process with status 1. An exception would not end the process, because the main thread may be waiting
+for the lost process.
 """
 
 import contextlib

@@ -170,7 +170,7 @@ def refuse(what: str, problems: Iterable[str]) -> None:
 
 
 def rebuild(cls: type[Config], values: Mapping[str, Any], *, where: str, remedy: str) -> Config:
-    """Return the instance of ``cls`` whose fields ``to_json`` recorded. Fields with a default may be missing.
+    """Return an instance of ``cls`` with the values that `to_json` wrote. Fields with a default may be missing.
 
     Raises:
         RunError: If a value is missing, or has another type or an impossible value.

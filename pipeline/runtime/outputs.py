@@ -58,8 +58,8 @@ class Written:
     """The command writes a file PATH + suffix for each of these suffixes. If there are no suffixes, PATH is a folder,
     which the command itself checks."""
     is_own: Callable[[Path, str], bool] | None = None
-    """Returns whether a command of this kind wrote the existing file PATH + suffix. None: no file is recognised, so
-    only ``--force`` replaces a file."""
+    """Returns whether a command of this kind wrote the existing file PATH + suffix. None: no file is recognised, and
+    the command has no ``--force``, so it replaces no file."""
     kept: tuple[str, ...] = ()
     """Suffixes of files that took hours to make: not even ``--force`` replaces them."""
 
@@ -81,7 +81,7 @@ def _is_companion(stem: Path, suffix: str) -> bool:
 def _is_of_trees(stem: Path, suffix: str) -> bool:
     """Return whether ``import-trees`` wrote the file STEM + suffix.
 
-    In that case, STEM.mrg has normalised trees, and STEM.txt has the words of these trees.
+    In that case, STEM.mrg has trees under TOP without function tags, and STEM.txt has the words of these trees.
     """
     # Each of these files shows that another command wrote the trees: 'sample-corpus', 'parse' or 'sample'.
     of_others = (stem.parent / "entropy.json", beside(stem, ".parse.json"), beside(stem, ".sample.json"))
@@ -230,8 +230,8 @@ SURPRISALS: Final = Written(
     "'evaluate surprisal'", ("",), lambda path, _: _begins(path, r"sentence_number\tword_number\t")
 )
 _INPUT_SUFFIXES: Final = ("", *(name + end for name in _STEM for end in ("", ".gz")))
-"""A command may read the files whose names are the path of an input and one of these endings. If the input is a file or
-folder, the ending is empty. If the input is a STEM, its files may be gzipped."""
+"""For an input PATH, a command may read the files PATH + ending for each of these endings. The empty ending is for an
+input that is a file or folder. The others are for an input that is a STEM, whose files may be gzipped."""
 
 
 def check_paths(inputs: Sequence[Path], outputs: Iterable[tuple[Path, Written]], *, force: bool | None = None) -> None:
@@ -287,7 +287,7 @@ def _check_name(path: Path) -> None:
 
 
 def _check_shell_name(path: Path) -> None:
-    """Refuse ``-`` and ``~/...``, unless a file or folder has this name: they mean something else to other programs."""
+    """Refuse ``-`` and ``~/...`` unless ``-`` or ``~`` exists here: other programs give these names another meaning."""
     first = path.parts[:1]
     if first in {("-",), ("~",)} and not os.path.lexists(first[0]):
         if first == ("~",):

@@ -1,10 +1,10 @@
 """Measure what every ``--plan`` needs: the speed of the disk and the memory of this process.
 
-A plan removes what it writes. To measure a disk, it writes to a file without a name, which the system removes even if
-the process is killed. In an object store it writes an object and removes it. If the process is killed in between, the
-object ``plan-….partial`` stays there. Each plan measures a small part of the real work with the code that does the
-work. Hours for several processes assume that each process has its own cores or GPU and is as fast as this one, and that
-all processes together write as fast as this one.
+With ``--plan``, a command measures a small part of its work, with the code that does the work, and estimates hours,
+memory and bytes. It removes what it writes. To measure a disk, it writes to a file without a name, which the system
+removes even if the process is killed. In an object store it writes an object and removes it. If the process is killed
+in between, the object ``plan-….partial`` stays there. The estimated hours of several processes assume that each process
+has its own cores or GPU and is as fast as this one, and that all processes together write as fast as this one.
 """
 
 import contextlib

@@ -97,8 +97,8 @@ class Description:
     fingerprints: dict[str, str] = field(default_factory=dict)
     """sha256 of the dataset, the tokenizer and, if used, the dump's manifest and the initial weights."""
     trained_on: list[Any] | None = None
-    """The training texts of the model and of everything that it was made from, as ``word_budget`` records them; None
-    for a run of an older version."""
+    """The training texts of the model and of everything that it was made from, such as tokenizer and teacher, as
+    ``word_budget`` records them; None for a run of an older version."""
     dump: dict[str, Any] | None = None
     """Summary of the dump from which a student learned, or of several dumps; see ``dump_summaries``."""
     init: InitialWeights | None = None
@@ -120,7 +120,7 @@ class Description:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunDescription(Description):
-    """A run before its directory exists. `describe_run` writes it, with the current versions, command and git state."""
+    """The description of a new run. `describe_run` adds versions, command and git state, and writes ``run.json``."""
 
     tokenizer: Path
     """The tokenizer file to copy into the run."""
@@ -148,7 +148,7 @@ class RunInfo(Description):
         return options.rebuild(cls, self.configuration, where=str(self.path / "run.json"), remedy=_REMEDY)
 
     def model_as(self, cls: type[Config]) -> Config:
-        """Return what is recorded about the model as a dataclass.
+        """Return what ``run.json`` records about the model, as an instance of the dataclass ``cls``.
 
         Raises:
             RunError: If something is missing or has another type.
@@ -177,7 +177,7 @@ def dump_summaries(dump: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 
 def describe_run(path: Path, run: RunDescription) -> None:
-    """Write ``run.json`` and the tokenizer into an existing folder."""
+    """Write ``run.json`` and the tokenizer of a new run into its directory, which the caller has already made."""
     described = {
         "format_version": RUN_FORMAT_VERSION,
         **{each.name: getattr(run, each.name) for each in dataclasses.fields(Description)},
@@ -243,8 +243,8 @@ def is_exported(path: Path) -> bool:
 def results_folder(model: Path) -> Path:
     """Return the folder of the results of a model: RUN/results for a run, FOLDER-results for an exported folder.
 
-    FOLDER-results is not inside FOLDER, because everything in FOLDER is meant for the hub. If
-    FOLDER is a link, the results are next to the link: a link often leads to a cache of downloads.
+    FOLDER-results is not inside FOLDER, because everything in FOLDER is meant for Hugging Face's hub. If FOLDER is a
+    link, the results are next to the link: a link often leads to a cache of downloads.
     """
     if not is_exported(model):
         return model / "results"
@@ -416,7 +416,8 @@ def _metadata(data: bytes, path: Path) -> dict[str, str]:
         return decode(part, dict[str, Any], where=str(path), remedy=_REMEDY, error=RunError)
 
     entries = text_of(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
-    found = text_of(entries[_METADATA].encode()) if _METADATA in entries else entries  # as older versions wrote them
+    # Older versions wrote our metadata as separate entries, not as one JSON text.
+    found = text_of(entries[_METADATA].encode()) if _METADATA in entries else entries
     return convert(found, dict[str, str], where=str(path), remedy=_REMEDY, error=RunError)
 
 

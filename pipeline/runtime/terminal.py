@@ -23,11 +23,11 @@ from storage.errors import StoreError
 _STEERING: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
 )
-"""Control characters except tab and line end, marks of direction, line separators, surrogates and invisible tags."""
+"""Marks of direction, line separators, surrogates, invisible tags, and all control characters but tab and line end."""
 
 
 def visible(text: str) -> str:
-    r"""Return a text of several lines in which characters that steer a terminal are written as ``\x1b`` and so on."""
+    r"""Return ``text`` with characters that steer a terminal written as ``\x1b`` and so on. Tabs and line ends stay."""
     return _STEERING.sub(_escape, text)
 
 
@@ -71,7 +71,7 @@ def _print(text: str) -> None:
     try:
         click.echo(text)
     except BrokenPipeError:
-        raise  # the reader has seen enough; click ends the program without a word
+        raise  # the program that reads the output, such as head, has ended; click ends this one without a word
     except OSError as error:
         _discard(1)
         raise StoreError(
