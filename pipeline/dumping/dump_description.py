@@ -177,7 +177,7 @@ def _figures(statistics: dict[str, Any], distribution: str) -> dict[str, str]:
         f"{_figure(statistics['mean_kept_mass_without_eos'], 4)} without",
         "mass of the first k": kept or "-",
         "entropy, mean": _figure(statistics["mean_entropy_nats"])
-        + " nats per position: top tokens, and one bucket for all others",
+        + " nats per position, with all tokens outside the top tokens counted as one outcome",
         "entropy, quantiles": entropy,
         **({"effective hypotheses, mean": f"{_figure(effective)} per position"} if effective is not None else {}),
     }

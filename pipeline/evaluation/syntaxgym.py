@@ -41,7 +41,10 @@ _NAMES: Final = {Truth.TRUE: "right", Truth.FALSE: "wrong", Truth.TIE: "tie"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemCounts:
-    """How many items are right or, in ``PredictionCounts``, for how many items a single prediction is true."""
+    """Counts of items. An item is right if all its predictions are true.
+
+    The subclass ``PredictionCounts`` looks at a single prediction: there an item is right if this prediction is true.
+    """
 
     num_items: Annotated[int, msgspec.Meta(ge=1)]
     num_right: Count

@@ -68,11 +68,14 @@ class ReportedRuns:
         return Cell(run.name, note=note, series=self.series(run))
 
     def names(self, runs: Sequence[RunRecord]) -> str:
-        """Return the names of runs. Runs of one seed group are named together."""
+        """Return the names of runs. Several runs of one seed group appear as the group's name and their number."""
         return ", ".join(name for name, _ in self._by_group((run, "") for run in runs))
 
     def key(self, entries: Sequence[tuple[RunRecord, str]], *, unit: str = "") -> list[tuple[Markup, str]]:
-        """Return the legend of a plot: each seed group's mark, its name, and the texts of its runs."""
+        """Return the legend of a plot: each seed group's mark, and its name followed by the strings of its runs.
+
+        ``entries`` has a string for each run, such as a value to show in the legend. Empty strings are left out.
+        """
         return [
             (
                 swatch(self.series(of_group[0][0])),

@@ -228,8 +228,8 @@ class Grammar:
     def words_of_text(self, text: str) -> list[str]:
         """Return the terminal string that has this text. Unknown words stay as they are.
 
-        This function is the inverse of ``text_of_words``. ``text_of_words`` could have written the text if and only if
-        all returned words are terminals of the grammar and ``text_of_words`` makes the same text from them.
+        This function is the inverse of ``text_of_words``. To test whether a text is in the words of the grammar, check
+        two things: that all returned words are terminals, and that ``text_of_words`` turns them into the text again.
         """
         words = _TERMINAL.findall(text)
         if words:

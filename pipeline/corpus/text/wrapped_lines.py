@@ -66,7 +66,7 @@ def wrapped_share(lines: Sequence[str]) -> float:
 
 
 def words_of(lines: Iterable[str]) -> frozenset[str]:
-    """Return the words of lines in small letters."""
+    """Return the distinct words of some lines, all in lower case."""
     return frozenset(word for text in lines for word in _WORD.findall(text.lower()))
 
 
