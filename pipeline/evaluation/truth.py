@@ -66,7 +66,7 @@ class Truth:
 
         Args:
             model: The model, with the vocabulary of the dataset.
-            states: ``[P, D]``: the model's states of the sentences in ``tokens``, as ``NextTokenModel.states`` returns them.
+            states: ``[P, D]``: its states of the sentences in ``tokens``, as ``NextTokenModel.states`` returns them.
             tokens: The sentences, without ``<eos>``.
         """
         truth = self._model.states(self._model.prepare(tokens, None))
