@@ -3,10 +3,10 @@
     python -m benchmarks.corpus_scale [--words 20_000_000] [--workers 2] [--quick] [--json FILE]
 
 The corpus is generated and is the same every time. Words consist of syllables. The frequency rank of each word is drawn
-log-uniformly up to a million (Zipf's law with exponent 1). Unlike in real text, a third of the distinct words occurs
-only once. Each tree is an S whose children are flat phrases of three words. Memory is the largest sum of the resident
-sets of all processes of a command, measured 20 times per second. The sum counts shared libraries once per process, so
-the memory that is really used is lower.
+log-uniformly up to a million (Zipf's law with exponent 1). A third of the distinct words occurs only once,
+fewer than in real text. Each tree is an S whose children are flat phrases of three words. The resident sets of all
+processes of a command are added up 20 times per second, and the largest sum counts as its memory. The sum counts shared
+libraries once per process, so the memory that is really used is lower.
 """
 
 import os

@@ -9,8 +9,8 @@ the given order, padded to the longest of these sentences.
 
 pairs_vs_transformers    pairs per second of this project / pairs per second of the plain loop, median over rounds
 pairs_per_s              pairs per second of this project
-largest_difference_nats  largest difference between the log-probabilities that both sides, with the same weights, give
-                         a sentence
+largest_difference_nats  log-probability of a sentence here - log-probability of the same sentence in the plain loop,
+                         which has the same weights; the largest absolute value over all sentences
 """
 
 import contextlib

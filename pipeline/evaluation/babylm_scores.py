@@ -103,8 +103,8 @@ def evaluate_babylm(
         name: The model's name in the paths. If empty: the name of the model's folder up to the last dot, as in BabyLM's
             pipeline.
         revision: The revision in the paths. If empty: ``main``, or ``chck_1M`` and so on for a word checkpoint.
-        at_words: Number of words of training, ascending → a function that opens the model's word checkpoint with this
-            number.
+        at_words: For each word checkpoint, a function that opens it. The keys are the numbers of words trained on, in
+            ascending order.
 
     Raises:
         ConfigError: If the command was started in several processes. Word checkpoints are opened one after the other,
@@ -263,8 +263,8 @@ def _no_acquisition(which: str, num_checkpoints: int) -> str:
         return "compares all word checkpoints; leave out --checkpoint"
     if num_checkpoints < LEAST:
         return (
-            f"needs at least {LEAST} word checkpoints, found {num_checkpoints}; train with --word-checkpoints babylm, "
-            "and, for an export, give the folder main that export --all-checkpoints wrote"
+            f"needs at least {LEAST} word checkpoints, found {num_checkpoints}; train with --word-checkpoints babylm. "
+            "If the model is an exported folder, write it with export --all-checkpoints, and give its subfolder main"
         )
     return ""
 
@@ -274,7 +274,7 @@ def _at_checkpoints(
     at_words: Mapping[int, Callable[[], AbstractContextManager[SentenceModel]]],
     choices: Sequence[Choice],
 ) -> tuple[Surprisals, dict[str, str]]:
-    """Return, by word checkpoint, the surprisal of the scored end of each text, and the sha256 of the weights."""
+    """Return, by word checkpoint, the surprisal of the scored part of each text, and the sha256 of the weights."""
     surprisals, weights = {}, {}
     for num_words, opening in at_words.items():
         with opening() as opened:
@@ -387,7 +387,7 @@ def _rows(task: str, outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
 
 
 def check_replaced(folder: Path) -> None:
-    """Check that each existing file of predictions below a folder holds predictions, so that it may be replaced.
+    """Check that no foreign file would be replaced: files with the names of files of predictions must hold predictions.
 
     Raises:
         StoreError: If one of them holds something else.

@@ -54,8 +54,8 @@ class TitledTable:
     """Heading or caption in Markdown, LaTeX and CSV. If the title is empty, these formats leave the table out."""
     table: Table
     note: str = ""
-    """Explains the numbers where the table is exported, in a sentence or more. The page does not show the note; there,
-    ``Paragraph`` blocks explain the numbers."""
+    """One or more sentences that explain the numbers in an exported table. The page does not show them, because it has
+    ``Paragraph`` blocks for this."""
     style: str = ""
     """CSS class."""
 

@@ -23,8 +23,8 @@ from storage.json_files import Count, convert, decode, read_lines
 
 HISTORY = "history.jsonl"
 LOCK_PATIENCE_S = 5.0
-"""How long a start waits for the lock. A process that was just killed may still have the lock for a moment, and
-`is_held` takes it for a moment."""
+"""How long a start waits for the lock. Others may have the lock for a moment: a process that was just killed, or a
+process that calls `is_held`, which locks the file to test whether it can."""
 _LOCK_POLL_S = 0.05
 EndState = Literal["finished", "stopped", "failed"]
 """How a training ended: ``finished`` by itself, ``stopped`` by a signal, ``failed`` with an error."""

@@ -50,7 +50,8 @@ class TrainConfig:
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
     schedule: Schedule = "cosine"
-    """Shape of the learning rate after the warm-up. All shapes but constant fall to zero; wsd is constant first."""
+    """Shape of the learning rate after the warm-up. cosine, linear and wsd fall to zero. wsd first stays at
+    the peak."""
     decay_share: float = 0.0
     """With --schedule wsd: share of the steps, at the end, in which the rate falls linearly to zero; 0 means the
     default, 0.2."""

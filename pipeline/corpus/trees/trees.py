@@ -3,8 +3,8 @@
 A tree has words and phrases. A phrase is a label and the span of words that it covers. Phrases are in the order in
 which they open. This order is enough to rebuild the tree: if two phrases have the same span, the first of them is above
 the second. So simple loops over short tuples can remove words, collapse chains and fit phrases to tokens, without
-recursion into deep trees. The spans do not tell which phrase contains a phrase without words, but normalisation
-removes such phrases anyway.
+recursion into deep trees. The span of an empty phrase, which covers no word, does not show which phrase is above it.
+But normalisation removes all empty phrases.
 
 A part-of-speech tag is not a phrase. A tag belongs to its word.
 """
@@ -120,8 +120,8 @@ def without_words(tree: Tree, without: Collection[int]) -> Tree:
 def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
     """Return the normalised tree, the only form that models see. The function is idempotent.
 
-    Traces and the words with the indices ``without`` are removed, and then phrases without words. Function tags and
-    indices are stripped. If a phrase X has another X as its only child, the two become one X; other unary chains stay.
+    Traces, and the words whose indices are in ``without``, are removed. Then empty phrases are removed. Function tags
+    and indices are stripped. If a phrase X has another X as its only child, the two become one X; other unary chains stay.
     The root is ``TOP``. A phrase inside the tree that has no label, or a label of ``ROOT_NAMES``, is removed, and its
     children go to the phrase above. A phrase that a tool made to binarise the tree (``is_binarised``) is removed in the
     same way.
@@ -193,7 +193,7 @@ def _refuse_words_in_brackets(phrases: tuple[Phrase, ...]) -> None:
     """Refuse an empty phrase whose label can be a word, as ``dog`` in ``(NN (dog))``.
 
     Labels of phrases are in capitals. ``OK`` in ``(UH (OK))`` is in capitals too. It is refused because it is alone in
-    its phrase, and does not look like a phrase that has lost its trace, as in ``(NP (NP ))``.
+    its phrase, and its label is not one of a phrase. ``(NP (NP ))`` is accepted: the inner NP has lost its trace.
     """
     for i, (label, start, stop) in enumerate(phrases):
         if start != stop or label in ("", TRACE_TAG):
