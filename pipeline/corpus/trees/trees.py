@@ -121,10 +121,10 @@ def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
     """Return the normalised tree, the only form that models see. The function is idempotent.
 
     Traces, and the words whose indices are in ``without``, are removed. Then empty phrases are removed. Function tags
-    and indices are stripped. If a phrase X has another X as its only child, the two become one X; other unary chains stay.
-    The root is ``TOP``. A phrase inside the tree that has no label, or a label of ``ROOT_NAMES``, is removed, and its
-    children go to the phrase above. A phrase that a tool made to binarise the tree (``is_binarised``) is removed in the
-    same way.
+    and indices are stripped. If a phrase X has another X as its only child, the two become one X; other unary chains
+    stay. The root is ``TOP``. A phrase inside the tree that has no label, or a label of ``ROOT_NAMES``, is removed, and
+    its children go to the phrase above. A phrase that a tool made to binarise the tree (``is_binarised``) is removed in
+    the same way.
 
     Raises:
         MalformedTreeError: If no word is left.
