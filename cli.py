@@ -69,15 +69,16 @@ from student.student_config import ExportConfig, StudentCommandConfig, StudentCo
 from teacher.teacher_config import BeamConfig, SampleConfig, TeacherConfig, TeacherTrainConfig, refuse_without_search
 
 Values = dict[str, Any]
-"""Name of a field of a configuration class → value, for each option that the command line or a TOML file sets."""
+"""Values of options, by the name of the field of a configuration class. An option that neither the command line nor a
+TOML file sets is not in it."""
 
 ENTRY_POINTS = {"teacher": "teacher.teacher_commands", "student": "student.student_commands"}
-"""Kind of a run → the module that evaluates its model. Both modules define the functions that commands call through
-``entry_points``."""
+"""For each kind of run, the module that evaluates its model. Both modules define the functions that commands call
+through ``entry_points``."""
 
 
 def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy would see no function
-    """Return the module of ``ENTRY_POINTS`` for a model: a run, or an exported folder, which holds a student."""
+    """Return the module of ``ENTRY_POINTS`` for a run or an exported folder. An exported folder holds a student."""
     from pipeline.runtime.run_directory import is_exported, open_run
 
     return importlib.import_module(ENTRY_POINTS["student" if is_exported(model) else open_run(model).kind])
@@ -266,7 +267,7 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
 def train_parser(
     trees: tuple[Path, ...], dev: tuple[Path, ...], out: Path, on_error: Literal["stop", "skip"], values: Values
 ) -> None:
-    """Train a small benepar model on treebanks, for ``parse``. Only the words of the treebanks are used.
+    """Train a small benepar model on treebanks, for ``parse``. It learns from these treebanks alone.
 
     The released models of benepar parse far better, but were trained on many more words. Use this command if there is a
     limit on these words, as in BabyLM; if no model can be downloaded; or for a language without a released model.
@@ -564,10 +565,10 @@ def perplexity(model: Path, data: Place, values: Values) -> None:
 def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
     """Measure whether a teacher knows anything that a student does not. Run this before dump-teacher.
 
-    The next-token distributions of both models are mixed. The teacher has one weight, fitted on one half of the split.
-    The gain over the student alone is measured on the other half. If the mixture is no better than the student alone,
-    there is no sign that the teacher has anything to teach. STUDENT is a student trained without a dump. TEACHER may be
-    another student.
+    The next-token distributions of both models are mixed. The teacher's share in the mixture is a single number, fitted
+    on one half of the split. The gain over the student alone is measured on the other half. If the mixture is no better
+    than the student alone, there is no sign that the teacher has anything to teach. STUDENT is a student trained
+    without a dump. TEACHER may be another student.
 
     The result is written to STUDENT/results. If both models were evaluated on the same minimal pairs, the command also
     names the paradigms that the teacher knows better.

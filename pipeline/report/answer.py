@@ -250,7 +250,7 @@ def _ratio_minus_one(nats: float) -> float:
 
 
 def _sentence(subject: str, measures: Sequence[Measure], group: str, *, role: Role = "", is_first: bool = True) -> str:
-    """Return the answer for one group. If a single seed cannot answer, only the first group's sentence says so."""
+    """Return the answer for one group. If seeds are too few for an answer, it says so, but only with ``is_first``."""
     cases = [(measure, effect) for measure in measures for effect in measure.effects if effect.group == group]
     effects = [effect for _, effect in cases]
     phrases = [_phrase(measure, effect) for measure, effect in cases]

@@ -20,8 +20,8 @@ _FAR: Final = 4
 grammar that wrote the text, is drawn if it is at most this many times as far from the baseline as the farthest group or
 end of an interval. Otherwise it is written as a number at the edge, so that the intervals stay visible."""
 _ROW, _NARROW_ROW, _ABOVE, _FLOOR, _BELOW = 34, 70, 26, 20, 52
-"""Heights in CSS pixels: ``_ROW`` of a group on a wide page, ``_NARROW_ROW`` of a group on a narrow page, ``_FLOOR`` of
-the label of a floor, ``_ABOVE`` and ``_BELOW`` of the space above and below the groups."""
+"""Heights in CSS pixels. A group is ``_ROW`` high on a wide page and ``_NARROW_ROW`` high on a narrow page. The label
+of a floor is ``_FLOOR`` high. The space above the groups is ``_ABOVE`` high, the space below them ``_BELOW``."""
 _VALUES: Final = 200
 """Width of the column of numbers at the right of the plot, in CSS pixels."""
 _BEHIND_TEXT: Final = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}

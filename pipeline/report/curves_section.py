@@ -201,7 +201,7 @@ def _settled(dev: _Points, train: _Points) -> float:
 
 
 def _means(points: _Points, most: int) -> _Points:
-    """Return at most ``most`` points. If there are more, return the means of ``most`` stretches."""
+    """Return at most ``most`` points. If there are more, average neighbouring points."""
     if len(points) <= most:
         return points
     stretches = np.array_split(np.asarray(points, np.float64), most)
@@ -209,7 +209,7 @@ def _means(points: _Points, most: int) -> _Points:
 
 
 def _thinned(points: _Points, most: int) -> _Points:
-    """Return at most ``most`` points. If there are more, return means of stretches, and the last point as it is."""
+    """Return at most ``most`` points. If there are more, average neighbouring points, but keep the last one."""
     return points if len(points) <= most else [*_means(points, most - 1), points[-1]]
 
 

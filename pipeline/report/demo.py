@@ -162,9 +162,10 @@ def _run(stage: _Stage) -> None:
 
 
 def _run_side_by_side(*lanes: Sequence[_Stage]) -> None:
-    """Run all lanes at once, and the commands of a lane one after the other. Each line says which command printed it.
+    """Run the lists in ``lanes`` at once, and the commands of a list one after the other.
 
-    If a command fails, the commands that are running in other lanes are ended, and no further command starts.
+    Each printed line begins with the name of what its command makes or measures. If a command fails, the running
+    commands of the other lists are ended, and no further command starts.
     """
     failed = threading.Event()
     running: dict[int, subprocess.Popen[str]] = {}

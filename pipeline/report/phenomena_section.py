@@ -31,7 +31,7 @@ _WHISKERS: Final = (
 _COUNTS_HEADER: Final = ("right", "ties", "right, %", "95 %")
 _QUARTERS: Final = (0, 0.25, 0.5, 0.75, 1)
 _Segment = tuple[float, float, float]
-"""A horizontal line: from, to and height."""
+"""A horizontal line: the x of its two ends, and its y."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

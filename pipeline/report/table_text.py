@@ -23,8 +23,8 @@ from pipeline.report.tables import NOTHING, Table
 
 Form = Literal["markdown", "latex", "csv"]
 CSV_COLUMNS: Final = ("table", "row_number", "row", "column", "value")
-"""``table`` is the title of the table. ``row_number`` counts from 1, because rows may share a name. Each cell
-after the first of its row has a line of its own: ``value`` is the cell, ``row`` the first cell of its row, and
+"""``table`` is the title of the table. ``row_number`` counts from 1 and tells rows of the same name apart. Each
+cell after the first of its row has a line of its own: ``value`` is the cell, ``row`` the first cell of its row, and
 ``column`` the name of its column, with the name of the column's group in front."""
 
 _FIGURE: Final = re.compile(r"[-+\u2212\u00b1]?[0-9].*")
@@ -77,7 +77,7 @@ def render_tables(tables: Sequence[TitledTable], form: Form) -> str:
         table = titled.table
         if any(len(row) != len(table.header) for row in table.rows):
             lengths = sorted({len(row) for row in table.rows})
-            raise ValueError(f"{titled.title}: rows of {lengths}, not {len(table.header)}")
+            raise ValueError(f"{titled.title}: rows have {lengths} cells, expected {len(table.header)}")
         if table.groups and sum(width for _, width in table.groups) != len(table.header):
             raise ValueError(f"{titled.title}: groups {table.groups} over {len(table.header)} columns")
     return {"markdown": _markdown, "latex": _latex, "csv": _csv}[form](tables)

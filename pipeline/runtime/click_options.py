@@ -129,7 +129,7 @@ EXTRAS = {
     "huggingface_hub": "hub",
     "transformers": "hf", "pyarrow": "parquet", "scipy": "babylm",
 }  # fmt: skip
-"""Module that only some commands import → the extra of this package that installs the module."""
+"""For each module that only some commands import, the extra of this package that installs the module."""
 
 
 class OneLineErrors(CheckedCommand, click.Group):
@@ -172,8 +172,8 @@ class OneLineErrors(CheckedCommand, click.Group):
             raise click.ClickException(visible_line(str(cannot_be_used(error)))) from error
         except MemoryError as error:
             raise click.ClickException(
-                "there is too little memory for this command; a file that it reads may be damaged and say that it is "
-                "huge. Run verify or inspect on the inputs, or use a machine with more memory"
+                "there is too little memory for this command, or a file that it reads is damaged and records a "
+                "size that is far too large. Run verify or inspect on the inputs, or use a machine with more memory"
             ) from error
         except ModuleNotFoundError as error:
             if (extra := EXTRAS.get(module := (error.name or "").partition(".")[0])) is None:
@@ -248,7 +248,7 @@ def configured_by(
 
 
 def _click_option(option: options.Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the click option. click knows no default for it, so that a value from the TOML file can fill the gap."""
+    """Return the click option. It has no default in click, so that it does not override a value from the TOML file."""
     if option.type is bool:
         off = f"--no-{option.flag.removeprefix('--')}"
         default = (option.flag if option.default else off).removeprefix("--")

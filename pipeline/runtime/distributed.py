@@ -59,7 +59,7 @@ class World:
     local_rank: int = 0
     local_size: int = 1
     store: Store = field(default_factory=HashStore, repr=False, compare=False)
-    """A key-value store for small values that all processes share: torchrun's. A single process has its own store."""
+    """A key-value store for small values. The processes share the store of torchrun. A single process has its own."""
 
     @property
     def is_main(self) -> bool:
@@ -351,7 +351,7 @@ def _started_world() -> World:
     if rank >= size or local_rank >= local_size or local_size > size:
         raise ConfigError(
             f"RANK is {rank} of WORLD_SIZE {size}, LOCAL_RANK is {local_rank} of LOCAL_WORLD_SIZE {local_size}, "
-            "expected smaller ranks than sizes. Start the command with torchrun"
+            "expected each rank to be less than its size. Start the command with torchrun"
         )
     return World(rank=rank, size=size, local_rank=local_rank, local_size=local_size)
 

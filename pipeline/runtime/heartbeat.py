@@ -2,8 +2,8 @@
 
 A process that dies closes its connections, and others notice it at once. After a power cut or in a broken network
 nothing is closed, and the others would wait for hours. So each process has a thread that regularly writes a sign of
-life into the store that all processes share, and reads the signs of the others. Because a thread does this, a process
-that computes for hours is not taken for lost. A second thread checks two things: whether the sign of another process
+life into the store that all processes share, and reads the signs of the others. Because a thread does this, the signs
+continue while the process computes for hours. A second thread checks two things: whether the sign of another process
 has stayed the same for too long, and whether the store has not answered for too long. In either case it prints one line
 and ends its own process with status 1. An exception would not end the process, because the main thread may be waiting
 for the lost process.
@@ -24,7 +24,7 @@ from pipeline.runtime.terminal import visible_line
 from storage.errors import ConfigError
 
 VARIABLE: Final = "RNNG_DISTILL_LOST_AFTER_S"
-"""Environment variable: the seconds without a sign of life after which a process is taken for lost."""
+"""Environment variable: the seconds without a sign of life after which a process counts as lost."""
 LOST_AFTER_S: Final = 600.0
 """Default of ``VARIABLE``. A shorter failure of the network, or an overloaded machine, must not end a run."""
 _PER_LIMIT = 20

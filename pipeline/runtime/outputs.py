@@ -187,7 +187,7 @@ def _is_parser(path: Path, suffix: str) -> bool:
 
 
 def _is_sample_corpus(folder: Path, suffix: str) -> bool:
-    """Return whether ``sample-corpus`` wrote a file in a folder. The suffix begins with a slash."""
+    """Return whether ``sample-corpus`` wrote the file FOLDER + suffix. A suffix begins with a slash: ``/train.txt``."""
     summary = folder / "entropy.json"
     if not summary.is_file():
         return _was_interrupted(summary)

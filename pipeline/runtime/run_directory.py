@@ -12,7 +12,7 @@ A directory belongs to one training run. If training is interrupted, a later pro
 
 Each file is checked when it is read. ``run.json`` holds the sha256 of its own content. A weight file and the training
 state hold the run's identity, a sha256 of everything that decides what is trained. A weight file also holds the sha256
-of its weights. So damage is found, and so are files of another run. A manifest of all files would not do: a process
+of its weights. So damage is found, and so are files of another run. A manifest of all files would not work: a process
 that reads a run during training would find new files next to an old manifest.
 """
 

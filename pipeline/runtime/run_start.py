@@ -1,9 +1,9 @@
 """Start a training run in a new directory, or continue the run that the same command made there.
 
-Kind, configuration, model and fingerprints decide the results. All four must be equal on all ranks and, if the run
-exists, equal to those in its ``run.json``. Only the `FREE` options of the configuration may differ, because they do not
-decide what is computed. Each start is added to the run's ``history.jsonl`` with its device, threads and world size. The
-lock of ``pipeline.runtime.run_history`` keeps other processes out.
+The kind of a run and its configuration, model and fingerprints decide the results. All four must be equal on all ranks
+and, if the run exists, equal to those in its ``run.json``. Only the `FREE` options of the configuration may differ,
+because they do not decide what is computed. Each start is added to the run's ``history.jsonl`` with its device, threads
+and world size. The lock of ``pipeline.runtime.run_history`` keeps other processes out.
 """
 
 import contextlib

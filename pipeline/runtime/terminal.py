@@ -27,7 +27,7 @@ _STEERING: Final = re.compile(
 
 
 def visible(text: str) -> str:
-    r"""Return ``text`` with characters that steer a terminal written as ``\x1b`` and so on. Tabs and line ends stay."""
+    r"""Return ``text``. Characters that could steer a terminal become ``\x1b`` and so on. Tabs and line ends stay."""
     return _STEERING.sub(_escape, text)
 
 

@@ -13,7 +13,7 @@ from storage.errors import ConfigError
 
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set when a heartbeat would end the process. A process is taken for lost after a second."""
+    """Set when a heartbeat would end the process. A process counts as lost after a second."""
     found = threading.Event()
     monkeypatch.setattr(os, "_exit", lambda status: found.set() if status == 1 else None)
     monkeypatch.setenv(VARIABLE, "1")
