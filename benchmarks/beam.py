@@ -11,9 +11,9 @@ found.
 The name of each figure ends with the beam and the word beam: _50_10 or _10_5. A position is a token or ``<eos>``;
 figures per token do not count ``<eos>``.
 
-beam_floor_*       Operations per second in the matrix products of the search / operations per second of a single
-                   float32 product of 2,048 x 2,048 matrices. The search has other work, too, such as log-sum-exps over
-                   the vocabulary, so no program reaches 1. Each round measures the search and the single product.
+beam_floor_*       Operations of the search's matrix products per second of the whole search / operations per second of
+                   a float32 product of two 2,048 x 2,048 matrices. The search has other work, too, such as log-sum-exps
+                   over the vocabulary, so no program reaches 1. Each round measures the search and this product.
 vocabulary_share_* An estimate of the share of these operations that is spent on logits of the vocabulary. It assumes
                    that every position has ``beam`` candidates and no two sentences begin alike.
 before_ratio_*     Tokens per CPU second with this code / with the code in CHECKOUT, another checkout of this project.
@@ -59,7 +59,7 @@ def main() -> None:
     options.add_argument("--split", default="dev")
     options.add_argument("--before", type=Path, help="another checkout of this project to compare with")
     options.add_argument(
-        "--search", nargs=3, metavar=("OUT", "BEAM", "WORD_BEAM"), help="search once and write to OUT; --before uses it"
+        "--search", nargs=3, metavar=("OUT", "BEAM", "WORD_BEAM"), help="used by --before: search once, write to OUT"
     )
     chosen = options.parse_args()
     torch.set_num_threads(1)

@@ -10,9 +10,10 @@ difference between rebuilt and original text, and prints the most frequent kinds
 
 NAME_train, NAME_dev    share of sentences that are rebuilt exactly, between 0 and 1; NAME is the treebank's folder
 NAME_SPLIT_moses        the same share for MosesDetokenizer of sacremoses, if it is installed
-NAME_SPLIT_open         share of the other sentences that no rule about two neighbouring words could rebuild: at every
-                        wrong space, the file has the same two words both with and without a space between them. Words
-                        with letters or digits count as the same word if their parts of speech are equal.
+NAME_SPLIT_open         share of the other sentences that no rule about two neighbouring words could rebuild. In such a
+                        sentence, for every wrong or missing space, the file has the same two words both with and
+                        without a space between them. Words with letters or digits count as the same word if their parts
+                        of speech are equal.
 """
 
 import sys

@@ -51,7 +51,7 @@ class Stage:
     def cells(self) -> list[str]:
         """Return the row of this stage in the table."""
         two, many = (self._hours(cores) for cores in (2, 64))
-        # A stage of at most two processes takes as long on 64 cores as on 2 cores, where it was measured.
+        # A stage of at most two processes takes as long on 64 cores as on the 2 cores where it was measured: no star.
         star = "*" if self.processes > 2 else ""
         gpus = ["", ""]
         if self.on_gpu is not None:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.seeds RUN... [--json FILE]
 
-Two runs of a seed group have the same settings. So a valid test of settings may find p <= 0.05 in only one of twenty
-pairs of such runs. The runs need results with item rows (one per sentence, pair or suite item), which the commands
-evaluate perplexity, minimal-pairs and syntaxgym write.
+The runs of a seed group differ only in their seed. So a valid test of settings may find p <= 0.05 in only one of
+twenty pairs of such runs. The runs need results with item rows (one per sentence, pair or suite item), which the
+commands evaluate perplexity, minimal-pairs and syntaxgym write.
 For each of the three evaluations, the figures are:
 
 pairs          pairs of runs that are tested

@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def boundaries(pieces: Iterable[str]) -> set[int]:
-    """Return where the pieces of a text end. A place is the number of characters before it, without white space."""
+    """Return where the pieces of a text end: the number of characters before each end, not counting white space."""
     found, at = set(), 0
     for piece in pieces:
         at += sum(map(len, piece.split()))

@@ -59,7 +59,7 @@ NUM_FEW = 20
 def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
-    options.add_argument("--dump", type=Path, help="a dump of the profile exact, on whose rows compact is measured")
+    options.add_argument("--dump", type=Path, help="a dump of the profile exact; compact is measured on its rows")
     options.add_argument("--positions", type=int, default=1_000_000, help="number of positions in the store")
     given = options.parse_args()
     keep_freed_memory()
@@ -339,7 +339,8 @@ def compact(reader: DumpReader | None) -> dict[str, float]:
             encode_rows(part, schema.temperatures, where="benchmark")["gaps"], part.tail, schema.temperatures
         )
         exact = part.logp.astype(np.float64)
-        # In float16, the probabilities of a row and its tail sum to 1 within 1e-3 only. This error is no divergence.
+        # In float16, the probabilities of a row and its tail sum to 1 within 1e-3 only. The next line makes them sum to
+        # 1, so that this error does not count as divergence.
         exact -= np.log(np.exp(exact).sum(axis=1, keepdims=True) / -np.expm1(part.tail[:, :1].astype(np.float64)))
         nats += float((np.exp(exact) * (exact - decoded)).sum())
     return {

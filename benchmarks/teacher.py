@@ -7,7 +7,7 @@ vocabulary of the dataset. One process and one thread compute batches of 32, 128
 (``--quick``: only 128). TASK is train or infer.
 
 TASK_floor_dSIZE   Operations per second of the task at 128 sentences per batch / operations per second of a float32
-                   product of 2,048 x 2,048 matrices with the same threads. ``training_flops`` and ``inference_flops``
+                   product of 2,048 x 2,048 matrices, also on one thread. ``training_flops`` and ``inference_flops``
                    count the operations of a task. Each round measures the task and the product.
 TASK_positions_per_s_dSIZE_BATCH   Positions per second with BATCH sentences per batch.
                    ``TASK_floor_dSIZE_BATCH`` is ``TASK_floor_dSIZE`` for 32 and 512 sentences per batch.
@@ -69,7 +69,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
 
 
 def speed(dataset: Dataset, dim: int, num_sentences: int, *, rounds: int) -> dict[str, float]:
-    """Return rates and shares of the floor for one size of the model and of the batch."""
+    """Return the figures of both tasks, such as ``TASK_floor``, for one size of the model and of the batch."""
     torch.manual_seed(0)
     sizes = {"vocab_size": VOCAB_SIZE, "num_labels": len(dataset.labels), "eos_id": dataset.tokenizer.eos_id}
     model = Rnng(TeacherConfig(embed_dim=dim, hidden_dim=dim), **sizes)

@@ -186,7 +186,8 @@ def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, by
     first, second = ({"Sequence": {"id": letter, "type_id": 0}} for letter in ("A", "B"))
     before = {"SpecialToken": {"id": bos, "type_id": 0}}
     content = json.loads(tokenizer.data)
-    ordinary = {token.pop("id"): token for token in content["added_tokens"]}  # only in adopted tokenizers
+    # Only tokenizers that ``adopt-tokenizer`` converted have added tokens.
+    ordinary = {token.pop("id"): token for token in content["added_tokens"]}
     added = dict(sorted((ordinary | added).items()))
     content |= {
         "added_tokens": [{"id": i, **token} for i, token in added.items()],
@@ -219,7 +220,7 @@ def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, by
 
 
 def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """Return the ids of the special tokens by transformers' names. In an adopted tokenizer they can be equal."""
+    """Return the ids of the special tokens by transformers' names. After ``adopt-tokenizer`` some can be equal."""
     return {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,

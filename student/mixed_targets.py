@@ -29,7 +29,7 @@ the tokens outside the W columns of a row is (V - W) times the sum of w_d u_d.
 The result could instead keep only the tokens that all dumps keep, and then each value would be exact. But a token that
 one teacher finds probable and another does not keep would teach nothing. In all simulations of
 ``tests/student/test_mixed_targets.py`` the gradient would then be further from the gradient for the whole
-distributions.
+distributions than it is with this module.
 
 Dumps with draws (tokens drawn at random from p_d) hold unbiased estimates of p_d. Their weighted sum is an unbiased
 estimate of m, but the bounds above do not hold for this sum.

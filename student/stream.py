@@ -86,7 +86,10 @@ def _heads(rows: Ragged, lengths: np.ndarray) -> Ragged:
 def _announced(
     parts: Iterable[tuple[np.ndarray, np.ndarray, int]], targets: AnyTargets
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Yield the parts, one per batch. Let the dump fetch a part's sentences up to ``BATCHES_AHEAD`` batches earlier."""
+    """Yield ``parts`` unchanged, one per batch: sentences, offsets of the rows, positions of the whole batch.
+
+    ``targets`` begins to fetch the sentences of a part up to ``BATCHES_AHEAD`` batches before the part is yielded.
+    """
     coming: deque[tuple[np.ndarray, np.ndarray, int]] = deque()
     for each in parts:
         targets.prefetch(each[0])

@@ -183,7 +183,8 @@ def train_student(
 
     Args:
         data: A dataset.
-        dump: A dump of its training split, several dumps to mix (`student.mixed_targets`), or none for the baseline.
+        dump: A dump of its training split, or several dumps to mix (`student.mixed_targets`). None: train without soft
+            targets.
         out: The run directory to make.
         sizes: Fields of ``StudentConfig``. The dataset decides ``vocab_size``.
         training: The options of training.
@@ -275,8 +276,9 @@ def _prepared(
             dumps, training = [], dataclasses.replace(training, targets="none")
         fingerprints, targets = dict(dataset.fingerprints), None
         readers = [DumpReader(each) for each in dumps]
-        # A student reads no trees. So the words that the dataset's parser was trained on count only if the teacher of a
-        # dump read the parser's trees; then the dump records these words.
+        # ``trained_on`` lists the text that the student and the models that helped it learned from. A student reads no
+        # trees. So the text of the dataset's parser is in the list only if the teacher of a dump read the parser's
+        # trees. In this case the dump records the parser's text.
         trained_on = renamed((text for text in dataset.trained_on if text.of != PARSER), "student")
         trained_on += [text for reader in readers for text in trained_on_of_dump(reader.folder)]
         if readers:

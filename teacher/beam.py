@@ -143,7 +143,7 @@ class BeamTeacher:
         self.search = BeamSearch(model, config)
         self.vocab_size = model.vocab_size
 
-    def prepare(self, tokens: Ragged, actions: Ragged | None) -> Ragged:  # noqa: ARG002  the protocol's; no tree is read
+    def prepare(self, tokens: Ragged, actions: Ragged | None) -> Ragged:  # noqa: ARG002  required by the protocol
         """Return the tokens."""
         return tokens
 
@@ -251,7 +251,7 @@ def _steps(gold: Ragged) -> Iterator[_Step]:
     keys[np.arange(len(gold)), gold.lengths - 1] = -1  # the last <eos> differs from an <eos> in the text
     differs = np.ones((len(gold), keys.shape[1] + 1), bool)
     differs[1:, :-1] = keys[1:] != keys[:-1]
-    first_difference = differs.argmax(axis=1)  # from the sentence before
+    first_difference = differs.argmax(axis=1)  # the first position where a sentence differs from the one before it
     for t in range(keys.shape[1]):
         rows = np.flatnonzero(gold.lengths > t)
         group = np.cumsum(first_difference < t)[rows]
@@ -384,7 +384,7 @@ class _Batch:
         Args:
             states: ``[n, D]``.
             weights: float64 ``[n]``: the weight of each candidate in its group.
-            group: int64 ``[n]``, rising, without gaps.
+            group: int64 ``[n]``: the group of each candidate, rising, without gaps.
         """
         rows = F.pad(states, (0, 1), value=1.0)
         mixtures = states.new_zeros((int(group[-1]) + 1, len(self._vocabulary)))
@@ -425,7 +425,8 @@ class _Batch:
     def _finish(self, entered: Hypotheses, extended: Hypotheses, step: _Step) -> None:
         """Record the best parses of the sentences that end at this position.
 
-        If a sentence has no complete candidate, its best hypothesis is kept and closed at the end of the search.
+        If a sentence has no complete candidate, its best hypothesis before the position is kept. ``_close`` closes it
+        at the end of the search.
 
         Args:
             entered: The hypotheses before the position.

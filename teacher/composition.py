@@ -144,7 +144,7 @@ class BiLstmComposition(Composition):
         return torch.tanh(self.output(ends))
 
     def input_products(self, vectors: Tensor) -> Tensor:
-        """Return ``[V, 8D]``: the gates before their non-linearities, forward then backward."""
+        """Return ``[V, 8D]``: the tokens' part of the gates, first of the LSTM from the left, then of the other."""
         return torch.addmm(self.bias, vectors, self.input_weight)
 
     def forward(

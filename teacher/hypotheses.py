@@ -1,4 +1,4 @@
-"""Keep the hypotheses of a beam search as vectors, and find the best of each group, with numpy on the host.
+"""Keep the hypotheses of a beam search in numpy arrays on the host, and find the best hypotheses of each group.
 
 A hypothesis is a sequence of tokens and actions so far, with its probability. The hypotheses of a group have the same
 tokens. The hypotheses of a group are consecutive, so ``Hypotheses.group`` has one run of equal values per group.
@@ -84,7 +84,7 @@ def best_successors(
     succeeds.
 
     Args:
-        hypotheses: n hypotheses of some of G groups.
+        hypotheses: n hypotheses. Some of the G groups may have none.
         totals: ``[n, A]``: the scores of the successors; -inf if the action is not valid.
         to_beat: ``[G]``: the score that a successor in each group must exceed.
         beam: Number of successors per group. In a tie the earlier hypothesis wins, then the earlier column.

@@ -301,7 +301,9 @@ def run_both_directions(
     step_sizes: Sequence[int],
     keep: _Steps | None = None,
 ) -> Tensor:
-    """Return ``[m, 2D]``: the last hidden states of the constituents of one level, forward then backward.
+    """Return ``[m, 2D]``: the last hidden states of both LSTMs for each constituent of one level.
+
+    The first D columns are those of the LSTM from the left (forward).
 
     Args:
         gates: ``[2, c, 4D]``: the children's products with the input weights, step by step.

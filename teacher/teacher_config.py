@@ -103,7 +103,7 @@ class SampleConfig:
     """T: draw each token and each action of a tree from p^(1/T), renormalised. 1: the teacher's own distribution. Below
     1: more probable tokens and trees."""
     max_actions: int = 1_000
-    """Drop and count a sentence whose tree has more actions (NT, SHIFT and REDUCE). Nothing is cut short."""
+    """Drop and count a sentence whose tree has more actions (NT, SHIFT and REDUCE) than this. Nothing is cut short."""
     seed: int = 1
     """Seed of the draws. Sentence n does not depend on how many sentences are drawn."""
     batch_sentences: int = 256

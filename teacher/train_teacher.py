@@ -84,7 +84,7 @@ class TeacherTask:
         sentences: np.ndarray = self._sentences[self._plans["train"].batches(epoch)[index]]
         return sentences
 
-    def weights_metadata(self, epoch: int, num_batches: int) -> dict[str, str]:  # noqa: ARG002  the protocol's
+    def weights_metadata(self, epoch: int, num_batches: int) -> dict[str, str]:  # noqa: ARG002  required by the protocol
         """Return an empty mapping. A student records how many position embeddings were trained; a teacher has none."""
         return {}
 
