@@ -261,7 +261,10 @@ class LocalLock:
 
 
 def history_path(path: Path) -> Path:
-    """Return the path of a store's history file, which is also its lock file. All links to a store share it."""
+    """Return the path of a store's history file, which is also its lock file.
+
+    Links to a store have the same history file as the store.
+    """
     real = path.resolve()
     return real.with_name(real.name + ".history.jsonl")
 

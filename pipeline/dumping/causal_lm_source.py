@@ -1,10 +1,10 @@
 """Dump a causal language model of the library transformers, from a Hugging Face folder, as if it were a teacher.
 
-``--teacher`` names the folder in place of a run directory. The model must read the dataset's token ids, so its
-tokenizer must be the dataset's (``adopt-tokenizer`` converts it). The model reads the dataset's ``<bos>`` and the
-tokens of a sentence, and predicts the tokens and ``<eos>``. The output layer of many models has more rows than their
-tokenizer has entries, because the number of rows was rounded up, for example to a multiple of 64. The surplus rows are
-left out: the dumped distribution is that of the model, renormalised over the entries of the tokenizer.
+``--teacher`` names the folder in place of a run directory. The model must read the dataset's token ids, so the dataset
+must be built with the model's tokenizer, which ``adopt-tokenizer`` converts. The model reads the dataset's ``<bos>``
+and the tokens of a sentence, and predicts the tokens and ``<eos>``. The output layer of many models has more rows than
+their tokenizer has entries, because the number of rows was rounded up, for example to a multiple of 64. The surplus
+rows are left out: the dumped distribution is that of the model, renormalised over the entries of the tokenizer.
 
 No code of the folder is executed, and a folder whose model needs code of its own is refused. Weights are read only from
 safetensors files. All weights are converted to float32.

@@ -75,7 +75,7 @@ class DumpJob:
     teachers: Sequence[str]
     """Fingerprints of the models."""
     device: torch.device
-    """Where to compute. The dump records which GPU or kind of CPU this is, because others may round differently."""
+    """Where to compute. The dump records which GPU or kind of CPU this is, because another may round differently."""
     search: Mapping[str, int | str] = field(default_factory=dict)
     """Further settings that the dump records: sizes of the beam search if the condition is ``beam``, or a library's
     version."""

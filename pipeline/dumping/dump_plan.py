@@ -31,7 +31,8 @@ from storage.locations import Place
 NUM_BATCHES = 8
 """Maximum number of batches to time."""
 LEAST_BATCHES = 2
-"""Minimum number of batches to time, even if they take longer than `MEASURE_S`, as those of a beam search do."""
+"""Minimum number of batches to time, even if this takes longer than `MEASURE_S`, the time that a plan may take to
+measure. The batches of a beam search take longer."""
 
 
 def plan_dump(job: DumpJob, out: Place | None, processes: Sequence[int]) -> dict[str, Any]:
@@ -126,10 +127,10 @@ def _measure(job: DumpJob) -> tuple[dict[str, float], Positions | None]:
 
 
 def _shard_memory(schema: DumpSchema) -> int:
-    """Return the bytes of memory that a dump needs for whole shards. The plan itself computes only parts of shards.
+    """Return the bytes of memory that a dump needs for whole shards.
 
-    The memory holds the rows of two shards. For one of them it also holds the ids in the integer type of the dump, and
-    one encoded array.
+    This is calculated, not measured, because the plan computes only parts of shards. The memory holds the rows of two
+    shards. For one of them it also holds the ids in the integer type of the dump, and one encoded array.
     """
     sizes = {spec.name: spec.row_bytes for spec in schema.position_arrays}
     rows = sum(sizes.values()) - sizes["ids"] + 4 * schema.k

@@ -91,7 +91,8 @@ def dump_run(data: Place, sources: Sequence[DumpSource], out: Location, config: 
         The statistics of the finished dump on the main rank, None on the other ranks.
 
     Raises:
-        ConfigError: If a source cannot have this condition, or several runs are not exactly one for each fold.
+        ConfigError: If a source cannot have this condition, or several runs are given, but not exactly one for each
+            fold.
         FingerprintMismatchError, InputError: If a model cannot read the split; see ``DumpSource.check_reads``.
     """
     _check_condition(sources, config.condition)
@@ -106,7 +107,7 @@ def plan_run(
 
     Raises:
         ConfigError: If the command itself runs in several processes, a source cannot have this condition, or several
-            runs are not exactly one for each fold.
+            runs are given, but not exactly one for each fold.
         FingerprintMismatchError, InputError: If a model cannot read the split; see ``DumpSource.check_reads``.
     """
     _check_condition(sources, config.condition)
@@ -124,7 +125,7 @@ def verify_run(
     statistics and, under ``recomputed``, what `pipeline.dumping.recompute` found.
 
     Raises:
-        ConfigError: If several runs are not exactly one for each fold.
+        ConfigError: If several runs are given, but not exactly one for each fold.
         FingerprintMismatchError: If the dump was made from other sources or another dataset. This is checked
             before any shard is read.
         CorruptStoreError: If a file is damaged or differs from what the model computes. The message names it.

@@ -51,8 +51,8 @@ class Prefixes:
 
     sentences: list[list[str]]
     branches: list[Branch]
-    """The prefixes that end in a word of the grammar which is only the beginning of the word in the text, such as
-    *walk* where the text has *walks*."""
+    """The prefixes whose last word is a word of the grammar, but only the beginning of the word in the text. For
+    example, the prefix ends in *walk*, and the text has *walks*."""
     num_positions: int
     starts: Ints
     """Index of the position before each sentence's first piece."""

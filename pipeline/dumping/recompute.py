@@ -191,7 +191,7 @@ def _altered(
         digest = FileDigest.of_bytes(data)
         if digest != entry.files[spec.name]:
             found = entry.files[spec.name].sha256
-            return f"array {spec.name}: sha256 is {found[:12]}, recomputed it is {digest.sha256[:12]}"
+            return f"array {spec.name}: sha256 is {found[:12]}, but {digest.sha256[:12]} when recomputed"
     if "num_effective" not in entry.figures.sums:
         num_effective = None  # an older version wrote the entry, without this sum
     if figures_of_shard(rows, schema, offsets, entry.shard, num_effective) != entry.figures:

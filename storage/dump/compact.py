@@ -3,26 +3,27 @@
 A row is one position: its k most probable tokens, the most probable one first. For each token the dump stores its gap:
 the log-probability of the token before it minus its own. The gap is rounded and stored as a code, one byte d. A code d
 stands for a gap of d/16 + (d/64)³ nats. Only 255 has another meaning: this token and all after it have probability 0.
-So decoded log-probabilities never rise along a row. Most codes are 0 or 1, so the codes compress well. The encoder
-chooses each code so that the sum of all gaps so far comes nearest to the true sum. So errors do not add up. This sum is
-the fall: the first token's log-probability minus that of the current token. The gaps of neighbouring codes differ by
-1/16 nat if the codes are small, and by up to 0.8 nat if they are large. A decoded fall is wrong by at most about half
-of such a difference.
+So decoded log-probabilities never rise along a row. Most codes are 0 or 1, so the codes compress well. The sum of all
+gaps up to a token is the token's fall: the first token's log-probability minus its own. The encoder chooses each code
+so that the gaps of all codes so far add up as nearly as possible to the fall. So errors do not add up. The gaps of
+neighbouring codes differ by 1/16 nat if the codes are small, and by up to 0.8 nat if they are large. A decoded fall is
+wrong by at most about half of such a difference.
 
 The first log-probability and ``logz`` (log Σ_w p(w)^(1/T), one for each temperature T) are not stored. They follow from
-the gaps and the tail, the log of the mass of all other tokens, since a distribution sums to 1 at every temperature,
+the codes and the tail (the log of the mass of all other tokens), because a distribution sums to 1 at every temperature.
+The array ``gaps`` holds the codes of a row, and gap(d) is the gap of code d:
 
     p_T(ids[j]) = (1 - exp(tail_T)) exp(-fall[j] / T) / Σ_i exp(-fall[i] / T)        fall[j] = Σ_{i <= j} gap(gaps[i])
 
-In a dump of profile ``exact``, the tail, the gold tokens, the ids and the gold tokens' log-probabilities are the same,
-bit for bit. So the kept mass and the perplexity of the dump, which follow from these arrays, are the same, too.
-`storage.dump.compressed_shards` compresses the bytes.
+A compact dump and a dump of profile ``exact`` with the same distributions have equal tails, gold tokens, ids and
+log-probabilities of gold tokens, bit for bit. The kept mass (the summed probability of the kept tokens) and the
+perplexity follow from these arrays, so they are equal, too. `storage.dump.compressed_shards` compresses the bytes.
 
 To read a row, its whole chunk (1,024 rows by default) is decompressed and its checksum is checked, unless the chunk is
 among the few decoded chunks that are kept in memory. So reading ranges is cheap, and reading single sentences at random
 is expensive. In return a compact dump has less than half as many bytes as an exact one.
 
-Legend: n positions, k ids kept, nT declared temperatures.
+Legend: n positions, k ids kept, nT declared temperatures: those that the schema lists.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -193,17 +194,17 @@ class CompactRows:
 
 
 def _gap_units() -> NDArray[np.int64]:
-    """Return the gap of each code below `TO_ZERO` in units: d/16 + (d/64)³ nats."""
-    # Most gaps are small, and for these neighbouring codes differ by 1/16 nat. The cube lets 255 codes reach 78 nats;
-    # with equal steps they would reach only 16 nats. After a wide gap probabilities are small, so an error there costs
-    # little.
+    """Return the gap, in units, of each code d below `TO_ZERO`: d/16 + (d/64)³ nats."""
+    # Most gaps are small. The gaps of neighbouring small codes differ by 1/16 nat. The cube lets 255 codes reach
+    # 78 nats; with equal steps they would reach only 16 nats. After a wide gap, probabilities are small, so an error
+    # there costs little.
     codes = np.arange(TO_ZERO, dtype=np.int64)
     return codes * (_UNITS // 16) + codes**3
 
 
 @cache
 def _nearest_codes() -> NDArray[np.uint8]:
-    """Return, for each interval of `_LUT_UNITS` units, the code of the gap nearest to its middle."""
+    """Return, for each interval of `_LUT_UNITS` units, the code whose gap is nearest to the middle of the interval."""
     units = _gap_units()
     middles = np.arange(0, units[-1] + _LUT_UNITS, _LUT_UNITS) + _LUT_UNITS // 2
     return np.searchsorted((units[1:] + units[:-1]) / 2, middles).astype(np.uint8)
@@ -230,7 +231,7 @@ def _fall(gaps: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _gaps(logp: NDArray[np.float16]) -> NDArray[np.uint8]:
-    # A gap depends on the codes before it, so the loop is over columns. Contiguous columns make it fast.
+    # A code depends on the codes before it, so the loop is over columns. Contiguous columns make it fast.
     depths = np.take(_half_units(), np.ascontiguousarray(logp.T).view(np.uint16))
     units, nearest = _gap_units().astype(np.int32), _nearest_codes()
     gaps = np.zeros(depths.shape, np.uint8)

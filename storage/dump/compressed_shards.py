@@ -249,7 +249,10 @@ def decompress(data: NDArray[np.uint8], out: NDArray[np.uint8], spec: ArraySpec)
         raise ValueError(f"it has {len(data)} bytes, but the header alone takes {_HEADER.size}")
     _, _, flags, typesize, num_bytes, _, num_compressed = _HEADER.unpack(data[: _HEADER.size].tobytes())
     if (num_bytes, num_compressed) != (len(out), len(data)):
-        raise ValueError(f"its header claims {num_bytes} bytes in {num_compressed}, expected {len(out)} in {len(data)}")
+        raise ValueError(
+            f"its header claims {num_bytes} bytes, compressed to {num_compressed}; expected {len(out)}, compressed to "
+            f"{len(data)}"
+        )
     if (flags & ~_FREE_FLAGS, typesize) != (_FLAGS, spec.dtype.itemsize):
         raise ValueError(f"its header does not claim zstd of transposed bits with items of {spec.dtype.itemsize} bytes")
     try:

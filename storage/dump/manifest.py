@@ -25,8 +25,8 @@ COMPANIONS = (TOKENIZER, CARD)
 """Files for people and programs that get the dump without its dataset. Dumps of older versions do not have them."""
 
 _OWN_DIGEST = re.compile(rb',"sha256":"([0-9a-f]{64})"')
-"""Matches the key that holds the sha256 of the rest of the text. A manifest also holds digests of other files. In these
-``sha256`` is the first key, so no comma comes before it, and the pattern does not match."""
+"""Matches the key that holds the sha256 of the rest of the text. A manifest also holds digests of other files. In
+these, ``sha256`` is the first key, so no comma comes before it, and the pattern does not match."""
 _REMEDY = "Restore it from a copy, or delete the store and dump again"
 
 
@@ -165,7 +165,7 @@ class Manifest:
             companions=stored.companions,
         )
         if (stored.statistics is None) == manifest.is_complete:
-            raise ValueError(f"state is {manifest.state!r}, expected complete with statistics and writing without them")
+            raise ValueError(f"state is {manifest.state!r}, expected complete if it has statistics, else writing")
         if manifest.metadata.keys() != set(metadata_paths(manifest.schema)):
             raise ValueError("the metadata files listed are not those of the schema")
         if not manifest.companions.keys() <= set(COMPANIONS):

@@ -186,7 +186,7 @@ class _Steps:
     chunk_gap: int
     """Steps between the last row of a chunk and the next chunk. The checksum is stored there."""
     shard_gap: int
-    """Steps between the last chunk of a shard and the next shard, taken by the index and by padding to whole pages."""
+    """Steps between the last chunk of a shard and the next shard. The index and padding to whole pages are there."""
 
     def index(
         self, positions: NDArray[np.int64], chunks: NDArray[np.int64], shards: NDArray[np.int64]
@@ -268,7 +268,7 @@ class _MappedArray:
         """Return a copy of the rows that start at these steps, int64 ``[R]``."""
         dtype, row_shape, size = self.rows.dtype, self.spec.row_shape, self.spec.row_bytes
         num_items = (len(self._range.bytes) - size) // self._step + 1
-        if size == self._step:  # a plain vector
+        if size == self._step:  # items do not overlap
             item = np.dtype(f"V{size}") if row_shape and row_shape != (1,) else dtype
             picked = np.take(np.ndarray((num_items,), item, self._range.bytes.data), index)
         else:

@@ -1,4 +1,4 @@
-"""Read positions of a complete dump from mapped files: those of a sentence, of a range, or any set of positions.
+"""Read positions of a complete dump from memory-mapped files: those of a sentence, of a range, or any set of positions.
 
 Opening a dump checks the manifest (which lists the digests of all other files), the metadata of the arrays, the offsets
 of the sentences and the size of every file. When a shard is mapped, the reader checks where its chunks begin, and that
@@ -40,7 +40,7 @@ from storage.ragged import concatenated_ranges
 
 _OTHER_PROGRAM: Final = "Read the dump with the program that wrote it, or dump again"
 _MAX_METADATA_BYTES: Final = 1 << 20
-"""More than the metadata of any array has."""
+"""A limit above the size of any array's metadata."""
 
 
 class DumpReader:
@@ -339,7 +339,10 @@ def _read_metadata(folder: Folder, manifest: Manifest) -> NDArray[np.int64]:
 
 
 def _metadata(folder: Folder, name: str, digest: FileDigest) -> dict[str, Any]:
-    """Return metadata that this program would have written differently. The error message says what differs."""
+    """Return an array's metadata as JSON values.
+
+    The caller needs them only for an error message, if they differ from what this program would have written.
+    """
     if digest.size_bytes > _MAX_METADATA_BYTES:
         raise StoreError(
             f"{folder}/{name}: {digest.size_bytes:,} bytes, expected the metadata of an array. {_OTHER_PROGRAM}"

@@ -1,10 +1,11 @@
 """Define the schema of a dump: its attributes as a frozen dataclass, its arrays, and their Zarr metadata.
 
-`DumpSchema` holds everything that determines the bytes of a store, apart from the offsets and the rows. Its JSON is
-both the attributes of the Zarr group and the ``schema`` of the manifest. The ``zarr.json`` files are derived from the
-schema and never parsed: a reader compares them with those that it would have written. So a stranger's dump cannot
-make a reader use another codec, data type or extension. The group's ``zarr.json`` repeats the metadata of the arrays
-(consolidated metadata), so that zarr lists the arrays without looking at the store's other files.
+`DumpSchema` holds everything that determines the bytes of a store, apart from the offsets (where each sentence begins)
+and the rows. Its JSON is both the attributes of the Zarr group and the ``schema`` of the manifest. The ``zarr.json``
+files are derived from the schema and never parsed: a reader compares them with those that it would have written. So a
+stranger's dump cannot make a reader use another codec, data type or extension. The group's ``zarr.json`` repeats the
+metadata of the arrays (consolidated metadata), so that zarr lists the arrays without looking at the store's other
+files.
 """
 
 import math

@@ -6,7 +6,10 @@ Three rules are too slow for readers: log-probabilities do not rise along a row,
 probabilities of a row and its tail sum to 1. ``verify`` checks all three. Writers check that log-probabilities do not
 rise and, for a compact dump, that probabilities sum to 1.
 
-Legend: n positions, k columns, nT declared temperatures.
+A dump can hold tokens that were drawn at random (draws). Such a row can have unused columns at its end, for example if
+a token was drawn twice. Unused columns hold fill values.
+
+Legend: n positions, k columns, nT declared temperatures: those that the schema lists.
 """
 
 import math
@@ -20,8 +23,8 @@ from storage.dump.schema import GAPS, DumpSchema
 from storage.errors import CorruptStoreError
 
 MASS_TOLERANCE = 0.01
-"""How far the sum of a row and its tail may be from 1. Rounding to float16 changes a log-probability above
--16 by at most 2⁻⁸."""
+"""How far the sum of a row's probabilities and the mass of its tail may be from 1. Rounding to float16 changes a
+log-probability above -16 by at most 2⁻⁸."""
 _LOG_TOLERANCE = 0.01
 """How far rounding may lift a float32 logarithm above its bound."""
 _HALF_POSITIVE_TINY = 0x1400
@@ -44,7 +47,8 @@ def impossible_values(arrays: Mapping[str, NDArray[Any]], schema: DumpSchema) ->
     """Yield each rule that rows break, with the first such row. This takes little time compared with reading the rows.
 
     Args:
-        arrays: Name → ``[n, ...]``, n at least 1: some arrays of the dump; all arrays if the dump has draws.
+        arrays: Name → ``[n, ...]``, n at least 1. Some of the dump's arrays are enough, unless the dump has draws: then
+            all arrays are needed.
         schema: The schema of the dump.
     """
     is_unused = None
@@ -87,8 +91,7 @@ def unordered_rows(logp: NDArray[np.float16], counts: NDArray[np.uint8] | None, 
 def repeated_ids(ids: NDArray[Any], schema: DumpSchema) -> ImpossibleValue | None:
     """Return the first row of ``ids`` ``[n, k]`` that has an id twice. Unused columns do not count.
 
-    A row with draws can have unused columns, for example if an id was drawn twice. Unused columns hold the fill value,
-    which is not in the vocabulary.
+    Unused columns hold the fill value, which is not in the vocabulary.
     """
     ordered = np.sort(ids, axis=1)
     repeats = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] < schema.vocab_size)
@@ -177,7 +180,11 @@ def _impossible_draws(
     is_fill = arrays["ids"] == np.iinfo(arrays["ids"].dtype).max
     num_draws = np.where(np.isneginf(arrays["tail"][:, 0]), 0, schema.num_draws)
     rules = (
-        ("counts", counts[:, : schema.num_top] != 0, f"counts of the {schema.num_top} top tokens are not 0"),
+        (
+            "counts",
+            counts[:, : schema.num_top] != 0,
+            f"counts of the {schema.num_top} top tokens are not 0, expected 0",
+        ),
         (
             "counts",
             counts.sum(axis=1, dtype=np.int64) != num_draws,

@@ -233,7 +233,7 @@ def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> 
         refuse_foreign_files(folder, schema, is_complete=False)
         _restore(folder, metadata)
         return _reopen(folder, manifest) if manifest.is_complete else manifest
-    # Without a manifest, only the files of an interrupted creation of this store may exist.
+    # If there is no manifest, the folder may hold only files that an interrupted creation of this store left.
     own = set(metadata_paths(schema))
     foreign = [name for name in present if name not in own and not name.endswith(PARTIAL_SUFFIX)]
     if foreign:

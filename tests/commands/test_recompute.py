@@ -104,7 +104,7 @@ def test_a_forged_value_with_matching_digests_is_found(small_world, dump, tmp_pa
     row = 2048 + 17
     column = moved(dump, name, row, by)
     assert not np.array_equal(column, moved(dump, name, row, 0))
-    with pytest.raises(CorruptStoreError, match=f"shard 1, array {name}: sha256 is .* recomputed it is"):
+    with pytest.raises(CorruptStoreError, match=f"shard 1, array {name}: sha256 is .* when recomputed"):
         recomputed(small_world, forged(dump, tmp_path / "forged", **{name: column}))
 
 
