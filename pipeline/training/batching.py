@@ -2,9 +2,9 @@
 
 These options are the seed, the batch budgets and the shuffle window. World size does not matter: a rank takes
 ``batch[rank::size]`` of every batch. Sentences of similar length share a batch, because a student pads the rows of a
-batch to equal length, and a teacher needs as many sequential rounds as the longest sentence of the batch takes. Batches
-are then visited in random order. For a student, a row of input takes the place of a sentence in this module: a row is
-one sentence, or several sentences of one document.
+batch to equal length, and the longest sentence of a batch decides how many computations a teacher must do one after
+another. Batches are then visited in random order. For a student, a row of input takes the place of a sentence in this
+module: a row is one sentence, or several sentences of one document.
 
 With a shuffle window, the next batches come from a limited part of the split. The split is cut into blocks of
 neighbouring sentences, and the blocks are put in random order. A window is a number of blocks that follow one another

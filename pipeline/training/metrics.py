@@ -1,10 +1,10 @@
 """Compute the metrics of a training, and write them row by row to ``metrics.jsonl`` and TensorBoard.
 
 A row of metrics belongs to one of three splits (``train``, ``dev``, ``train_sample``), or is a row ``gap``, which
-records that rows were lost. A row of ``train`` summarises the batches since the last row of ``train``, with dropout and
-while the weights change. At each evaluation there is a row of ``dev`` and one of ``train_sample``, a fixed sample of
-the training split, both without dropout. If the losses of these two rows are equal, the model underfits. If the loss on
-dev rises while the loss on ``train_sample`` falls, the model overfits.
+records that rows were lost. A row of ``train`` summarises the batches since the last row of ``train``. Their losses are
+computed with dropout, and the weights change from step to step. At each evaluation there is a row of ``dev`` and one of
+``train_sample``, a fixed sample of the training split, both without dropout. If the losses of these two rows are equal,
+the model underfits. If the loss on dev rises while the loss on ``train_sample`` falls, the model overfits.
 
 A row of ``train`` has, among others, losses, the learning rate and these metrics of speed:
 

@@ -26,7 +26,8 @@ RunState: TypeAlias = Literal["finished", "stopped", "failed", "training", "inte
 """finished: training completed. stopped: a signal ended it. failed: an error ended it. training: it still runs.
 interrupted: it ended without an entry in the history, as after kill -9."""
 Differences: TypeAlias = dict[str, dict[str, dict[str, Any]]]
-"""Kind → run → options and shortened fingerprints that are not equal in all runs of that kind."""
+"""The keys are the kinds of runs. For each kind, the keys of the inner dictionary are the paths of the runs. The values
+are the options and shortened fingerprints of the run, but only those that are not equal in all runs of the kind."""
 
 FINGERPRINT_LENGTH = 12
 _HEADER = ("run", "kind", "state", "step", "best dev loss", "perplexity", "at step", "last start")

@@ -117,7 +117,8 @@ class Training:
     def resume(self) -> None:
         """Continue from the run's checkpoint if it has one, and prepare for training in several processes.
 
-        Also writes the weight files that a killed process left out. ``--plan`` never calls this method.
+        If a process was killed after it wrote the state and before it wrote the weight files, also write these files.
+        ``--plan`` never calls this method.
 
         Raises:
             RunError: If the run's state is damaged or belongs to another model.

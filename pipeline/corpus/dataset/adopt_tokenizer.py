@@ -72,7 +72,8 @@ PROBES: Final = (
 _WORDS_OF_A_PROBE: Final = 64
 _ESCAPE: Final = re.compile(r"\\[pP]\{[^}]*\}|\\[A-Za-z]|\(\?[a-z]*[:=!<]?")
 _WORD: Final = re.compile(r"[^\W\d_]{2,}")
-"""A word in a regular expression from which the matches of ``_ESCAPE`` were removed."""
+"""Matches a word of two or more letters. To find the words in a regular expression, first remove what ``_ESCAPE``
+matches."""
 _LOSSLESS: Final = frozenset({"ByteLevel", "Digits", "Fuse"})
 """Steps of pre-tokenizers and decoders that neither remove nor replace text."""
 _NOT_IN_TEXTS: Final = frozenset({"Cn", "Cs", "Co", "Cc", "Cf", "Zs"})
@@ -341,7 +342,8 @@ def _problems_of_text(content: Mapping[str, Any], added: Mapping[str, int]) -> I
                 "changes spaces" if "".join(found.split()) == "".join(text.split()) else "does not give back the text"
             )
             words = ((word, adopted.decode(adopted.encode(word).ids).removeprefix(space)) for word in text.split(" "))
-            before, after = next((pair for pair in words if pair[0] != pair[1]), (text, found))  # if possible a word
+            # name only the word that changes, or else the whole text
+            before, after = next((pair for pair in words if pair[0] != pair[1]), (text, found))
             yield f"it {change}: {before!r} comes back as {after!r}"
             return
         covered = {at for start, stop in spans for at in range(start, stop)}

@@ -49,7 +49,7 @@ _LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 _BYTE_OF_LETTER = {letter: ord(letter) for letter in _LETTERS if ord(letter) < 256}
 _OTHERS = sorted({*range(256)} - {*_BYTE_OF_LETTER.values()})
 _BYTE_OF_LETTER |= dict(zip(_LETTERS[len(_BYTE_OF_LETTER) :], _OTHERS, strict=True))
-"""Letter in the entries of a byte-level vocabulary → the byte that it stands for."""
+"""Each key is a letter in the entries of a byte-level vocabulary. Its value is the byte that the letter represents."""
 _PROBE = "Don't (ever) pay $5.00, naïve “friend” \U0001f600 <eos>!"
 
 
@@ -106,8 +106,8 @@ class Tokenizer:
             )
         self._special_ids = frozenset((self.bos_id, self.eos_id, self.pad_id))
         self.added_ids: frozenset[int] = frozenset(self._inner.get_added_tokens_decoder())
-        """The ids of ordinary added tokens, which an adopted tokenizer may have. A text that contains such a token gets
-        its id."""
+        """The ids of ordinary added tokens, which an adopted tokenizer may have. Where a text contains such a token,
+        ``encode`` returns its id."""
         self.vocab_size: int = self._inner.get_vocab_size()
         """V: the number of entries, including special tokens."""
         self.sha256: str = sha256_bytes(data)

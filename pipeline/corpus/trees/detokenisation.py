@@ -284,7 +284,8 @@ _WORDS = [(re.compile(rule.word), re.compile(rule.tag), rule.joins) for rule in 
 _ESCAPED = re.compile(r"\\([/*])")
 _SPELT: Final = {"``": '"', "''": '"'}
 _OUTSIDE: Final = ("^/^", "^/^")
-"""Two words that stand for the text before the first word, and for the text after the last word."""
+"""Two placeholder words. They are put before the first and after the last word, so that each word has two neighbours on
+each side."""
 
 
 def detokenise(words: Sequence[str], tags: Sequence[str]) -> str:

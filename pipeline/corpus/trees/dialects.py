@@ -41,7 +41,7 @@ _TRACE_BY_NAME = re.compile(r"\*(T\d*|PRO|pro|ICH|RNR|EXP|PPA|NULL)\*(-?\d+)?|\*
 """Words that are traces whatever their tag is."""
 _TRACE_TAGS = re.compile(r"-?NONE-?", re.IGNORECASE)
 _TAG_OF_0 = re.compile(r"IN|C|COMP|W(DT|P|RB)")
-"""Tags of words that can be left out, such as the conjunction "that". With one of these tags, ``0`` is a trace, and
+"""Tags of words that an author may omit, such as the conjunction "that". With one of these tags, ``0`` is a trace, and
 not a number."""
 _SPEAKER = re.compile(r"Speaker[A-Z]\d+")
 _SPOKEN_MARK_TAG = re.compile(r"SYM|XX?|\W")
@@ -55,11 +55,11 @@ _CHARACTERS: Final = {
     "<$$paren>": ("-RRB-", "-RRB-"),
     "<dash/>": (":", "\u2014"),
 }
-"""Code for a character of the text → the tag and the word that replace the code."""
+"""Each key is a code for a character of the text. Its value is the tag and the word that replace the code."""
 _HYPHEN_IN_WORD: Final = re.compile("<dash/?>")
 _METADATA = re.compile(r"\(\s*(METADATA|VERSION)\b|\(\s*ORTHO\s[^()]*\)\s*\(\s*META\b")
-"""The last bracket of a match begins the metadata. ``META`` counts only after ``ORTHO``: elsewhere it may be a phrase,
-such as a stage direction."""
+"""The last opening bracket of a match begins the metadata. A node ``META`` is metadata only if a node ``ORTHO`` comes
+just before it. Elsewhere it may be a phrase, such as a stage direction."""
 _WITH_LEMMA = re.compile(r".+-.+")
 _SAME_LEMMA = re.compile(r"(.+?)[$@]?-\1", re.IGNORECASE)
 _SPLIT_WORD = re.compile(r"[^\W\d]([$@])(?:-\S+)? \1[^\W\d]")
@@ -401,10 +401,11 @@ def _is_beside_sentence(tree: Tree, i: int) -> bool:
 
 
 def _is_bare_trace(tag: str, word: str) -> bool:
-    """Return whether a leaf without the tag ``-NONE-`` can only be a trace: by its name, or by its tag.
+    """Return whether a leaf is certainly a trace, although its tag is not ``-NONE-``.
 
-    A tag shows a trace if it is the label of a phrase, or begins with ``-NONE-`` (``-NONE-ABAR-WH-`` in the CHILDES
-    Treebank).
+    Any leaf is a trace if its tag begins with ``-NONE-`` (``-NONE-ABAR-WH-`` in the CHILDES Treebank). A word such as
+    ``*T*-1`` or ``*-1`` is a trace with any tag. ``*``, ``*x*`` or ``0`` is a trace if its tag is a spelling of
+    ``-NONE-`` or the label of a phrase. ``0`` is also a trace with the tag of a word such as "that" (``_TAG_OF_0``).
     """
     if tag.startswith(TRACE_TAG):
         return True

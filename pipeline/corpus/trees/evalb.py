@@ -36,7 +36,7 @@ from pipeline.corpus.trees.trees import ROOT, TRACE_TAG, Phrase, strip_label
 DELETED: Final = frozenset({ROOT, TRACE_TAG, ",", ":", "``", "''", "."})
 """Labels of brackets, and tags of words, that are deleted."""
 EQUAL: Final = {"PRT": "ADVP"}
-"""Label → the label that it counts as."""
+"""Each key is a label that EVALB treats as another label. Its value is this other label."""
 CUT_OFF: Final = 40
 """The second set of metrics is over the sentences of at most this number of words."""
 DEFINITIONS: Final = {
@@ -154,7 +154,7 @@ def _of_sentence(sentence: GoldAndPredicted) -> EvalbFigure:
 
 
 def _brackets(phrases: Sequence[Phrase], positions: Sequence[int]) -> Counter[Phrase]:
-    """Return the brackets. Starts and stops are counted in characters, without the words that EVALB deletes."""
+    """Return the brackets. ``positions[i]`` is the number of position i if the deleted words are not counted."""
     found: Counter[Phrase] = Counter()
     for full_label, start, stop in phrases:
         label, first, last = strip_label(full_label), positions[start], positions[stop]

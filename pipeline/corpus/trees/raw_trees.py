@@ -64,7 +64,7 @@ _MESSAGE = (
 )
 """What Stanford's parser writes between its trees."""
 _REMARK = re.compile(rf"[#%;@]|//|--|\*.*\*\s*$|[^\w\s()]+\s*$|{_MESSAGE}")
-"""Lines that begin with a mark of a comment, or are between two ``*``, or have only signs, such as ``=====``."""
+"""Lines that begin with a mark of a comment, or begin and end with ``*``, or have only signs, such as ``=====``."""
 _KINDS = {
     re.compile("%%|;;|# "): COMMENT,
     re.compile(r"\*x\*"): LICENCE,
@@ -147,13 +147,12 @@ class _Shape:
         ``first`` is the first line of the block before this line (``_cut`` says what a block is). ``is_broken`` says
         that the brackets of this block do not match. A line begins a tree if its first label is the first label of the
         block or one of ``ROOT_NAMES``. Any other line may be the rest of a tree that ended too early. It begins a tree
-        only if it is at the margin and one of these rules fits:
+        only if it is at the margin and one of the rules below fits. In these rules, ``may_begin`` is true if the block
+        does not begin with one of ``ROOT_NAMES`` and the line does not begin with a leaf.
 
         - The file has a tree per line, and the block is not broken.
         - The file has a tree per line, ``may_begin`` is true, and the brackets of the line balance.
         - The file has trees over several lines, ``may_begin`` is true, and some lines of the file are indented.
-
-        ``may_begin``: the block does not begin with one of ``ROOT_NAMES``, and the line does not begin with a leaf.
         """
         label, before = _label(text), _label(first)
         if label is not None and (label == before or label in ROOT_NAMES):
@@ -319,8 +318,8 @@ def _trees(block: list[Line], *, is_broken: bool = False, is_open: bool = False)
     """Yield the trees of a block, and its broken pieces, which ``parse_tree`` refuses later.
 
     If ``is_broken``, the whole block is one broken piece. If ``is_open``, the last tree of the block is never closed.
-    That tree is a broken piece, and the trees before it stay trees. A block with any fault is instead cut before each
-    root if it begins with one of ``ROOT_NAMES``. So the trees of such a block that are whole are kept.
+    That tree is a broken piece, and the trees before it stay trees. But if a block with a fault begins with one of
+    ``ROOT_NAMES``, it is cut before each bracket with this label. So the whole trees of the block are kept.
     """
     if not block:
         return

@@ -360,7 +360,7 @@ def _blank_lines_count(trees: Path, texts: Path, on_error: OnError, read: Read) 
         num_lines += 1
         num_texts += text != ""
     if num_trees not in (num_lines, num_texts):
-        if on_error == "stop":  # a tree that does not end swallows the next trees, so name it first
+        if on_error == "stop":  # a broken tree may swallow the next trees: report it, not the counts
             for raw in read(trees):
                 try:
                     parse_raw_tree(raw)

@@ -121,7 +121,7 @@ def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
     """Return the normalised tree, the only form that models see. The function is idempotent.
 
     Traces, and the words whose indices are in ``without``, are removed. Then empty phrases are removed. Function tags
-    and indices are stripped. If a phrase X has another X as its only child, the two become one X; other unary chains
+    and indices are stripped. If a phrase X has another X as its only child, the two become one X. Other unary chains
     stay. The root is ``TOP``. A phrase inside the tree that has no label, or a label of ``ROOT_NAMES``, is removed, and
     its children go to the phrase above. A phrase that a tool made to binarise the tree (``is_binarised``) is removed in
     the same way.
@@ -193,7 +193,7 @@ def _refuse_words_in_brackets(phrases: tuple[Phrase, ...]) -> None:
     """Refuse an empty phrase whose label can be a word, as ``dog`` in ``(NN (dog))``.
 
     Labels of phrases are in capitals. ``OK`` in ``(UH (OK))`` is in capitals too. It is refused because it is alone in
-    its phrase, and its label is not one of a phrase. ``(NP (NP ))`` is accepted: the inner NP has lost its trace.
+    ``UH``, and no phrase has a label like ``OK``. ``(NP (NP ))`` is accepted: the inner NP has lost its trace.
     """
     for i, (label, start, stop) in enumerate(phrases):
         if start != stop or label in ("", TRACE_TAG):
