@@ -54,7 +54,7 @@ class ParseConfig:
     def __post_init__(self) -> None:
         problems = too_small(self, 1, "workers", "max_words", "doc_sentences", "shard_sentences")
         if self.flat == bool(self.model):
-            problems.append("give one of --model and --flat")
+            problems.append("give either --model or --flat")
         if self.on_failure not in get_args(OnFailure):
             problems.append(f"--on-failure is {self.on_failure!r}, expected one of {', '.join(get_args(OnFailure))}")
         refuse("parse", problems)

@@ -82,7 +82,7 @@ class SentenceParser:
                 with _restricted_unpickler():
                     component: Any = self._nlp.add_pipe("benepar", config={"model": path})
                 parser: Any = component._parser.to(device)  # noqa: SLF001
-            except Exception as error:  # torch, transformers and benepar raise nothing narrower
+            except Exception as error:  # torch, transformers and benepar raise errors of many classes
                 message = f"{type(error).__name__}: {str(error).partition('. ')[0].partition(chr(10))[0]}"
                 raise InputError(
                     f"{config.model}: not a benepar model that can be loaded here ({message}); expected the --out of "

@@ -158,7 +158,7 @@ def train_parser(
         "epoch": state.best_row["epoch"],
         "labelled_f1": {"all of dev": state.best_row["dev_f1"]}
         | {name: figure.f1 for name, figure in best_figures.items()},
-        "f1_is": "all brackets but TOP, over words, nothing deleted",
+        "f1_is": "over all brackets except TOP, with spans in words; unlike in EVALB, punctuation is not deleted",
         "evalb_f1": {"all of dev": sum(evalb.values(), EvalbFigure()).f1}
         | {name: figure.f1 for name, figure in evalb.items()},
         "elapsed_s": state.rows[-1]["elapsed_s"],

@@ -22,7 +22,7 @@ from pipeline.corpus.sample.lexicon import lexical_entries
 from pipeline.corpus.sample.pcfg import Grammar, parse_rules
 
 DOMAINS: dict[str, dict[str, float]] = {
-    # Agreement classes and sets of them. The weights are frequencies of subjects and objects in text.
+    # Sets of agreement classes. The weight of a class says how frequent it is among subjects and objects in text.
     "agr": {"i": 4, "you": 3, "we": 4, "he": 20, "she": 20, "they": 22, "dog": 8, "dogs": 6, "cup": 7, "cups": 6},
     "noun": {"he": 20, "she": 20, "they": 22, "dog": 8, "dogs": 6, "cup": 7, "cups": 6},
     "sg": {"he": 20, "she": 20, "dog": 8, "cup": 7},
@@ -39,7 +39,7 @@ DOMAINS: dict[str, dict[str, float]] = {
     "livsg": {"he": 20, "she": 20, "dog": 8},
     "livpl": {"they": 22, "dogs": 6},
     "thg": {"cup": 12, "cups": 10},
-    # The first sound of the word after "a" (c, a consonant) or "an" (v, a vowel).
+    # The first sound of a word: c is a consonant, as after "a". v is a vowel, as after "an".
     "snd": {"c": 85, "v": 15},
     # Penn tags of all verb forms, and of the forms that have no tense.
     "form": {"VBZ": 1, "VBP": 1, "VBD": 1, "VB": 1, "VBN": 1, "VBG": 1},

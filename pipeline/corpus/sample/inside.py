@@ -12,9 +12,9 @@ returns to its first symbol is refused, so this sum has finitely many terms.
 Few symbols fit a given span, so the chart stores only these symbols: for each width, a sorted list of items (first
 position, symbol, value). Two lists are joined: an item of the first list with each item of the second list that begins
 where the first item ends. One numpy call does this for all sentences of a batch. So the time depends on the number of
-joined items and not on the size of the grammar. The price is code full of index arithmetic. The values of each word are
-divided by the largest of these values, and the log of this divisor is added at the end, so long sentences do not
-underflow. Trees are not recovered.
+joined items and not on the size of the grammar. The price is code full of index arithmetic. The probabilities of a
+word under all symbols are divided by the largest of them, and the log of this divisor is added at the end, so long
+sentences do not underflow. Trees are not recovered.
 """
 
 from collections.abc import Sequence
@@ -41,11 +41,11 @@ class BinaryRules:
     num_symbols: int
     start: int
     binary: dict[tuple[int, int], dict[int, float]]
-    """(B, C) → A → probability of A -> B C."""
+    """For each pair (B, C) and each A: the probability of A -> B C."""
     unary: list[tuple[int, int, float]]
-    """(A, B, probability of A -> B)."""
+    """Triples of A, B and the probability of A -> B."""
     lexical: dict[str, dict[int, float]]
-    """Word → A → probability of A -> word."""
+    """For each word and each A: the probability of A -> word."""
 
     @classmethod
     def of(cls, grammar: Grammar) -> "BinaryRules":
@@ -110,8 +110,8 @@ def ranges(starts: Ints, counts: Ints) -> tuple[Ints, Ints]:
 class Chart:
     """The inside probabilities of M sentences.
 
-    The words of the batch have consecutive positions, with an empty position after each sentence. The values of each
-    word were divided by the scale of the word, which is the largest of these values.
+    The words of the batch have consecutive positions, with an empty position after each sentence. The scale of a
+    word is its largest probability under any symbol. The probabilities of the word were divided by this scale.
     """
 
     starts: Ints
@@ -147,7 +147,10 @@ class Inside:
         )
 
     def _above(self, unary: list[tuple[int, int, float]]) -> list[dict[int, float]]:
-        """Return for each symbol X: X and each symbol from which unary chains lead to X → their total probability."""
+        """Return for each symbol X the symbols from which unary chains lead to X, with the chains' total probabilities.
+
+        X itself is one of these symbols: the empty chain leads from X to X with probability 1.
+        """
         parents: list[list[tuple[int, float]]] = [[] for _ in range(self._num_symbols)]
         for parent, child, prob in unary:
             parents[child].append((parent, prob))

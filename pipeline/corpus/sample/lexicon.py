@@ -31,12 +31,12 @@ AGREEMENT_NOUNS: Mapping[str, tuple[str, str]] = {
         "",
     ),
 }
-"""Agreement class of the singular → a pair: nouns of this class only, and nouns that ``he`` and ``she`` share (empty
+"""For each agreement class of singular nouns: nouns of this class only, and nouns that ``he`` and ``she`` share (empty
 for other classes). An agreement class is a set of nouns that take the same pronouns and verb forms. It is named after a
 pronoun or a noun. An irregular plural is written as ``singular/plural``."""
 
 PLURAL_OF = {"he": "they", "she": "they", "dog": "dogs", "cup": "cups"}
-"""Agreement class of a singular noun → agreement class of its plural."""
+"""For each agreement class of singular nouns: the agreement class of their plurals."""
 
 NAMES = {
     "he": "Tom Peter David Daniel Martin Oscar Simon",
@@ -63,7 +63,7 @@ VERBS: Mapping[str, str] = {
     "psy": "please surprise frighten annoy amuse",
     "cov": "cover touch hide/hid/hidden damage",
 }
-"""Subcategory → verbs as ``base[/past/participle[/ing]]``. ``~`` marks a stative verb, which has no progressive."""
+"""Verbs of each subcategory, as ``base[/past/participle[/ing]]``. ``~`` marks a stative verb: it has no progressive."""
 
 AUXILIARIES: Mapping[str, str] = {
     "V[VBZ,be]": "is",
@@ -87,8 +87,8 @@ ADJECTIVES: Mapping[str, str] = {
     "thg": "new big old small heavy broken expensive beautiful empty dusty",
     "hue": "red green blue wooden ivory",
 }
-"""Kind → adjectives. ``liv`` and ``age`` are for living beings, ``thg`` and ``hue`` for things. ``age`` and ``hue``
-may follow another adjective: a happy old man, a big red box."""
+"""Adjectives of each kind. ``liv`` and ``age`` are for living beings, ``thg`` and ``hue`` for things. ``age`` and
+``hue`` may follow another adjective: a happy old man, a big red box."""
 
 FUNCTION_WORDS: Mapping[str, str] = {
     "DT/sg": "the the the this every that each",
@@ -129,7 +129,7 @@ FUNCTION_WORDS: Mapping[str, str] = {
     "./end": ". . . . . . . . . . . . . . . . . !",
     "./ask": "?",
 }
-"""Preterminal → words. A repeated word gets the sum of the weights of its ranks."""
+"""Words of each preterminal. A repeated word gets the sum of the weights of its ranks."""
 
 PRONOUNS: Mapping[str, tuple[str, str, str]] = {
     "i": ("I", "me", "myself"),
@@ -143,7 +143,7 @@ PRONOUNS: Mapping[str, tuple[str, str, str]] = {
     "cup": ("it", "it", "itself"),
     "cups": ("they", "them", "themselves"),
 }
-"""Agreement class → subject, object, reflexive."""
+"""Pronouns of each agreement class: subject, object and reflexive."""
 
 VOWELS = "aeiou"
 
@@ -202,7 +202,7 @@ def _nouns() -> dict[str, dict[str, float]]:
 
 
 def lexical_entries() -> dict[str, dict[str, float]]:
-    """Return the lexical rules of the grammar: preterminal → word → weight, which is positive and not normalised."""
+    """Return for each preterminal the weight of each word. Weights are positive and not normalised."""
     entries = _nouns()
     for symbol, words in {**AUXILIARIES, **FUNCTION_WORDS}.items():
         entries[symbol] = zipf(words.split())

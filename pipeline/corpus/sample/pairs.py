@@ -47,7 +47,7 @@ class Paradigm:
     field: str = "morphology"
     linguistics_term: str
     swap: Mapping[str, str]
-    """Critical word → its replacement."""
+    """The replacement of each critical word."""
     templates: tuple[str, ...]
     one_prefix: bool = True
     """Which of BLiMP's methods can compare the two sentences. True: the one-prefix method. It compares the

@@ -73,8 +73,8 @@ def parse_rules(
 
     Args:
         rules: One ``weight LHS -> RHS`` per line. ``pipeline.corpus.sample.grammar`` explains the variables.
-        domains: Feature name → value → weight.
-        lexicon: Preterminal → word → weight.
+        domains: For each feature name, the weight of each value.
+        lexicon: For each preterminal, the weight of each word.
     """
     weights: dict[str, dict[tuple[str, ...], float]] = {}
     for line in filter(None, map(str.strip, rules.splitlines())):

@@ -1,8 +1,8 @@
-"""Define the rules of each source of BabyLM, 2023 and 2024/25: the text of a line, its speaker, where documents begin.
+"""Define how to read each source of BabyLM 2023 and 2024/25: find the text and speaker of a line, and the documents.
 
 A source is a corpus of BabyLM, such as CHILDES, or one of two forms of other text, ``plain`` and ``sentences``. Rules
 remove what a file format or an editor added: tags, codes, entities, remarks, notes, spaces before punctuation marks.
-Rules do not change case and do not judge a sentence by its contents. They correct only one misread letter: an *l* that
+Rules do not change case and do not judge a sentence by its contents. The only letter that they correct is an *l* that
 should be *I*. Rules drop a line that is not language, such as a page number. They note a reason for each dropped line
 and for each change, and ``cleaning`` counts the reasons. Successive lines of a file may come from different places of
 the original, because the releases were sampled in blocks of some thousand lines, and nothing marks where a block
@@ -35,7 +35,7 @@ class Source:
     may_be_wrapped: bool = False
     """Whether some releases have hard-wrapped lines, with a blank line between paragraphs."""
     has_notes: bool = False
-    """Whether notes and captions in brackets can have several lines, and whether there can be licences."""
+    """Whether files can have licences, and notes or captions in brackets that go over several lines."""
     has_tiers: bool = False
     """Whether a line that begins with a tab continues the line before it, as in CHAT."""
     is_subtitles: bool = False
@@ -44,7 +44,7 @@ class Source:
 
 _TITLE = re.compile(r"(?:= = =|_BOOK_TITLE_ :)\s*(.+?)\s*(?:= = =)?$")
 _SPACED = re.compile(r"(?<!\s)\s+(?=[.,;:!?]+(?:\s|[\"')\]]|$))")
-# A mark between a space and a word, as in "yes ,and". A stop counts only before a capitalised word.
+# A mark between a space and a word, as in "yes ,and". A full stop is such a mark only before a capitalised word.
 _MISPLACED = re.compile(r"(?<=\w)\s+([,;!?]|\.(?=[A-Z]['\u2019a-z\s]))(?=[^\W\d_])(?![DPOX]\b)")
 # Parts of a word that transcripts and treebanks write apart. A pronoun without its beginning, such as 'em or 'im, is a
 # word of its own, and so are 'cause, 'til and 'bout. A letter in quotes, as in "the letter 's'", is no such part. 'm is
@@ -260,7 +260,7 @@ _BRACKETED = (
 
 
 def open_note(text: str) -> str:
-    """Return the reason to drop a note or caption whose bracket is open at the end of ``text``; "" if there is none."""
+    """Return the reason to drop a note or caption whose bracket is open at the end of ``text``; "" if none is open."""
     for pattern, reason in _BRACKETED:
         if (found := pattern.search(text)) and found.end() == len(text) and found[0].count("[") > found[0].count("]"):
             return reason
@@ -268,7 +268,7 @@ def open_note(text: str) -> str:
 
 
 def gutenberg(draft: Draft) -> None:
-    """Clean Project Gutenberg: italics between underscores, marks of pages and footnotes, notices, illustrations."""
+    """Clean Project Gutenberg: remove captions, notes, notices, page marks, and the signs of italics and bold."""
     for pattern, reason in _BRACKETED:
         draft.replace(pattern, " ", reason)
     draft.drop(_NOTICE, "Project Gutenberg notice")
@@ -280,7 +280,7 @@ def gutenberg(draft: Draft) -> None:
 
 
 def qed(draft: Draft) -> None:
-    """Clean QED (2023), subtitles of lectures: entities escaped several times, tags, *l* in place of *I*."""
+    """Clean QED (2023), which has subtitles of lectures. Their HTML entities can be escaped several times."""
     undo_entities(draft)
     clean_subtitle(draft)
     _join_punctuation(draft)

@@ -43,9 +43,9 @@ from storage.files import beside, list_files, written_whole
 from storage.fingerprints import Json
 
 MAX_WORD_CHARS = 200
-"""Number of characters of the longest word that a kept sentence may have. A longer string is not a word."""
+"""Largest number of characters of a word. A sentence with a longer string between spaces is left out."""
 HEAD_LINES = 2000
-"""Number of lines at the beginning of a file that show whether the file is hard-wrapped."""
+"""Number of lines at the beginning of a file that are examined to decide whether the file is hard-wrapped."""
 MAX_WRAPPED_LINES = 1000
 """Largest number of lines of a hard-wrapped paragraph. A longer paragraph is not prose, and is read in pieces of this
 size."""
@@ -83,7 +83,7 @@ def clean_texts(
     Raises:
         ConfigError: If the source is unknown, a column is given for running text, or an output would replace an input.
         InputError: If a file has an unknown source, a folder has no files, a line is not UTF-8, or no sentence is left;
-            and as ``read_running_text``. The error names the file, and the line if there is one.
+            and where ``read_running_text`` raises it. The error names the file, and the line if there is one.
         StoreError: If the files cannot be written.
     """
     files = _find_files(texts, config)

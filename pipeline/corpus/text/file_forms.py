@@ -254,8 +254,8 @@ def read_running_text(
 
     Args:
         path: The file, plain or gzipped.
-        column: The field of JSON lines or the column of a table that holds the text. "" is the field ``text`` of JSON
-            lines. A number is a column of a table without a header, from 1.
+        column: The field of JSON lines or the column of a table that holds the text. "" stands for the field ``text``
+            of JSON lines. A number stands for a column of a table without a header, from 1.
         on_error: What to do at a line that is too long, and at an object or row that cannot be read: "stop", or "skip"
             to yield it as a line with ``fault`` and without text.
         is_subtitles: Whether the file may be subtitles with times or frames. The caller removes the times and frames.
@@ -455,7 +455,7 @@ def _marked(full: Sequence[str]) -> Form | None:
 
 
 def _of_lines(full: Sequence[str]) -> Form | None:
-    """Return the form that ``_LINE_FORMS`` has for most lines; None if there is none."""
+    """Return the first form in ``_LINE_FORMS`` that enough lines match; None if there is no such form."""
     for pattern, share, found, remedy in _LINE_FORMS:
         if len(full) >= _FORM_LINES and sum(bool(pattern.match(text.rstrip())) for text in full) >= len(full) * share:
             return Form(kind="other", found=found, remedy=remedy)

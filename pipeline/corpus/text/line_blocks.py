@@ -133,7 +133,7 @@ def with_whole_cues(lines: Iterator[Line], record: CleaningRecord, *, is_rolling
         lines: Lines of the file.
         record: Updated with each line that is not yielded.
         is_rolling: Whether the file has automatic captions, which a speech recogniser made. They show each line several
-            times. If true, a line that repeats the line before it is left out.
+            times, so a line that repeats the line before it is left out.
     """
     ahead = _Ahead(lines)
     waiting: Line | None = None

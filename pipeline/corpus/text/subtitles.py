@@ -1,4 +1,4 @@
-"""Clean subtitles: credits, tags, marks of music, descriptions of sounds, names of speakers, and the dashes of turns.
+"""Remove credits, tags, marks of music, descriptions of sounds, speakers' names and dashes of turns from subtitles.
 
 Text in square brackets or braces is a description, and is removed if it has two letters in a row. Round brackets can
 also hold speech. So text in round brackets is removed only if it is in capitals, names a sound or a way of speaking, or
@@ -17,7 +17,7 @@ TAG = re.compile(
     r"abbr|references|noinclude|includeonly|onlyinclude)(?:\s[^<>]*)?/?>",
     re.IGNORECASE,
 )
-"""A tag of HTML, as in subtitles and in wikis. The group is the name of a tag that ends a line."""
+"""A tag of HTML, as in subtitles and in wikis. The group is the tag's name if it stands for a line break, as ``br``."""
 _LEADING_DASH = re.compile(r"^\s*(?:(?:>>+|[-\u2013\u2014]+)\s*)++(?=\S)")
 _WIDE = {"\uff08": "(", "\uff09": ")", "\uff3b": "[", "\uff3d": "]", "\u3010": "[", "\u3011": "]", "\uff1a": ":"}
 _WIDE_SIGN = re.compile(f"[{''.join(_WIDE)}]")
@@ -76,9 +76,9 @@ _MANNER = (  # at the beginning of a line or sentence
     rf"to (?:him|her|them)sel(?:f|ves)|(?!(?:{_NO_MANNER})\b)\w{{3,}}ly)"
 )
 # A description: text in square brackets, even if the closing bracket is on another line, and text in round brackets
-# that is in capitals or names a sound. A single word of up to four capitals may be an abbreviation, and so may a longer
-# one inside a sentence. A verb without an
-# ending names a sound if it is alone in its brackets, or if a plural before it says who makes it: (people laugh).
+# that is in capitals or names a sound. A single word of up to four capitals may be an abbreviation, and is kept. So is
+# a longer one inside a sentence. A verb without an ending names a sound if it is alone in its brackets, or if a plural
+# before it says who makes it: (people laugh).
 _SOUND = re.compile(
     r"\[[^\w\[\]]*\]|\[(?=[^\[\]]*(?:[^\W\d_]{2}|V\.O|O\.S))(?:[^\[\]]*\]|[^\[\]]{1,60}$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
     rf"(?:^[-\u2013\s]*|(?<=\s))\((?!(?<=[a-z]\s\()(?!(?i:{_SOUND_VERBS}|{_SOUND_NOUNS}))[A-Z]{{5,}}\))"
@@ -111,8 +111,8 @@ _NAME = re.compile(
     rf"(?m)^ *(?:{_ROLES}|(?=[^:\n]*:(?:\s*$|.*[a-z])){_CAPITALS}(?: ?\([^()\n]*\))?)\s*:(?:\s+|$|(?=[A-Z\"\u201c]))"
 )
 _TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+(?:[-\u2013\u2014]+|>>+)\s*(?=[A-Z\"\u201c'\u2018\u00bf\d.])")
-# What remains when a NUL has replaced a description: the dash of an empty turn, a colon, a space before
-# a punctuation mark.
+# Descriptions are first replaced by NUL. These patterns find what must be removed together with the NUL: the dash of an
+# empty turn, a colon, a space before a punctuation mark.
 _EMPTY_TURN = re.compile(r"(?:^|(?<=\s))[-\u2013]+\s*\0(?:\s*\0)*\s*(?=[-\u2013]\s|$)")
 _COLON = re.compile(r"^([-\u2013\s]*)(?:[A-Z][a-z][\w.'\u2019-]*(?: [A-Z][\w.'\u2019-]*){0,3}\s*)?\0\s*:")
 _SPACE = re.compile(r"\s*\0\s*(?=[.,:!?;])|(?<=^[\"\u201c])\0\s*")
@@ -134,7 +134,7 @@ def without_codes(text: str) -> str:
 
 
 def replace_tags(draft: Draft) -> None:
-    """Remove tags. A tag that ends a line becomes a space."""
+    """Remove tags. A tag that stands for a line break becomes a space."""
     draft.replace(TAG, _space_at_line_end, "tag")
 
 

@@ -76,8 +76,8 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
         quoted = _head_rows(texts, delimiter, quoted=True, spaced=False)
         plain = _head_rows(texts, delimiter, quoted=False, spaced=False)
         if delimiter == "|" and plain and len(plain[0]) == 1 and re.search("[,;]", plain[0][0]):
-            continue  # bars in the cells of a table with commas, not a title above a table with bars
-        # Quotes that join lines, although each line alone is a whole row, are part of the text, not marks around cells.
+            continue  # the first row has commas and no bars, so the bars below it are parts of cells
+        # If each line alone is a whole row, but its quotes would join it with the next, the quotes belong to the text.
         are_marks = len(quoted) < len(plain) and len({*map(len, plain)}) == 1
         if not are_marks and (columns := _columns(quoted, is_prose=False)) and _shows_quotes(texts, quoted, delimiter):
             return Table(columns, delimiter, quoted=True)
@@ -86,7 +86,7 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
     for delimiter in ",;":
         rows = _head_rows(texts, delimiter, quoted=True, spaced=False)
         spaced = _head_rows(texts, delimiter, quoted=True, spaced=True)
-        unquoted = _head_rows(texts, delimiter, quoted=False, spaced=False)  # for a table with wrong quotes
+        unquoted = _head_rows(texts, delimiter, quoted=False, spaced=False)  # quotes may be wrong
         columns = _columns(rows, is_prose=True) or _columns(spaced, is_prose=True, spaced=True)
         if columns := columns or _numbered(rows) or _numbered(unquoted):
             return Table(columns, delimiter, quoted=True)

@@ -84,9 +84,10 @@ class Line(NamedTuple):
     is_whole: bool = True
     """False if the line is longer than ``MAX_LINE_BYTES``. Then its text is empty."""
     fault: str = ""
-    """If a JSON object or a row of a table has no text that can be read: what is wrong with it. Otherwise ""."""
+    """What is wrong with a JSON object or a row of a table whose text cannot be read. "" for all other lines."""
     begins_document: bool = False
-    """True for the first line of the text of a JSON object or of a row of a table."""
+    """True for the first line of the text of a JSON object or of a row of a table, and of a text after a mark such as
+    ``<|endoftext|>``."""
 
 
 def read_lines(path: Path, on_long: OnError = "stop") -> Iterator[Line]:
@@ -197,7 +198,7 @@ def _stat(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
     except OSError:
-        return None  # the command says what is wrong with a file that it needs
+        return None  # if the command needs this file, reading it raises the error
 
 
 def find_file(stem: Path, suffix: str) -> Path:

@@ -132,7 +132,7 @@ def write_record(path: Path, texts: Iterable[TrainingText], *, sha256: str) -> N
 
 
 def read_record(path: Path, suffix: str, *, of: str, sha256: str) -> list[TrainingText]:
-    """Return the record next to a file. If none has the file's sha256, return one text whose words are not known.
+    """Return the record next to a file. If no record has this sha256, return one text whose words are not known.
 
     Raises:
         InputError: If the record is damaged.

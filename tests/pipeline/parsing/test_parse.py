@@ -442,7 +442,7 @@ def test_bad_options_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="max-words is 0"):
         ParseConfig(flat=True, max_words=0)
     for model, flat in (("", False), ("parser.pt", True)):
-        with pytest.raises(ConfigError, match="parse: give one of --model and --flat"):
+        with pytest.raises(ConfigError, match="parse: give either --model or --flat"):
             ParseConfig(model=model, flat=flat)
     with pytest.raises(ConfigError, match="--language xx9"):
         parse_texts(write(tmp_path, ["A b."]), tmp_path / "out", replace(FLAT, language="xx9"))
