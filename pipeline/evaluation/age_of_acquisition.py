@@ -57,8 +57,8 @@ CHANCE_OF_2025: Final = math.log2(300_000)
 
 
 Surprisals = Mapping[int, Sequence[NDArray[np.float64]]]
-"""Number of words of training at a checkpoint, ascending → for each word of the task an array ``[contexts]``: the
-word's surprisal in nats after each of its contexts."""
+"""The key is the number of words of training at a checkpoint, ascending. The value has, for each word of the task, an
+array ``[contexts]``: the word's surprisal in nats after each of its contexts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +198,10 @@ def read_children(path: Path) -> dict[str, NDArray[np.float64]]:
 
 
 def age_of_children(shares: NDArray[np.float64]) -> float | None:
-    """Return the age in months at which half of the children know a word; None if no curve shows it within the data."""
+    """Return the age in months at which half of the children know a word, from the fitted curve.
+
+    The result is None if no curve can be fitted, or if this age is not between the first and the last age with data.
+    """
     known = np.isfinite(shares)
     if known.sum() < LEAST:
         return None
@@ -217,7 +220,9 @@ def age_of_children(shares: NDArray[np.float64]) -> float | None:
 def age_of_model(
     surprisals: NDArray[np.float64], num_words: NDArray[np.float64], *, rules: Rules, chance: float
 ) -> float | None:
-    """Return the log10(1 + words of training) from which the model knows a word; None as in ``age_of_children``.
+    """Return the log10(1 + words of training) from which the model knows a word.
+
+    The result is None if no curve can be fitted, or if this point is not between the first and the last checkpoint.
 
     Args:
         surprisals: ``[checkpoints, contexts]`` in nats.
@@ -267,7 +272,7 @@ def _crossing(
         start: a, b, c and d at the start of the fit.
         bounds: The smallest and the largest a, b, c and d; None for no bounds.
         max_evaluations: After this many evaluations of the curve, the fit has failed.
-        flat: If a or b of the fitted curve is at most this number, the curve counts as flat and reaches nothing.
+        flat: If a or b of the fitted curve is at most this number, the curve counts as flat, and the result is None.
     """
     from scipy.optimize import OptimizeWarning, curve_fit  # noqa: PLC0415  an extra installs it
 

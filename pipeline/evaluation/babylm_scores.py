@@ -2,11 +2,11 @@
 
 A score of 0.65 here is BabyLM's 65.00. For most tasks the score is an accuracy: the mean of the accuracies on the
 task's subsets, such as the paradigms of BLiMP. For a wug test it is Spearman's correlation between the model's
-probability of the first form and the share of people who chose this form. For entity tracking, the accuracies are
-averaged over the numbers of operations, and then over the kinds of texts. An item is a tie if the right text and
-another one are both the most probable. In ``score``, a tie is never right. The 2025 pipeline counts a tie as right, so
-the accuracy that counts ties as right is recorded too, as ``score_ties_right``. The 2026 pipeline chooses one of the
-tied texts at random.
+probability of the first form and the share of people who chose this form. In entity tracking, a subset has the texts of
+one kind with the same number of operations (the field ``numops``). The accuracies of the subsets are averaged within
+each kind, and then over the kinds. An item is a tie if the right text and another one are both the most probable. In
+``score``, a tie is never right. The 2025 pipeline counts a tie as right, so the accuracy that counts ties
+as right is recorded too, as ``score_ties_right``. The 2026 pipeline chooses one of the tied texts at random.
 
 ``OUT/NAME/REVISION/zero_shot/causal/TASK/FOLDER/predictions.json`` has the form that BabyLM's ``collate_preds.py``
 reads. For a tie, the file has the first of the most probable texts with ``--rules 2025``, and the last with ``--rules

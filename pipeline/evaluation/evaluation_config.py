@@ -80,7 +80,7 @@ class BabylmConfig:
 
     rules: Literal["2026", "2025"] = "2026"
     """The year of BabyLM's pipeline to follow. The two years differ in EWoK, entity tracking and the age of
-    acquisition, and in the answer that the predictions have for a tie."""
+    acquisition, and in which of two equally probable texts the predictions name as the model's choice."""
     out: Path | None = field(default=None, metadata={"writes": outputs.FOLDER})
     """Write the files of predictions below this folder, where BabyLM's collate_preds.py looks for them."""
     name: str = ""
@@ -111,7 +111,7 @@ class SurprisalConfig:
     too."""
     region: str = ""
     """Column of the table that identifies a region within a sentence. Each row is then a region. The rows with the same
-    item make a sentence, and the output has a row per region."""
+    values in the columns of --item make a sentence, and the output has a row per region."""
     context: Path | None = None
     """File with the text before each sentence: line k holds the text before sentence k, and may be empty. For students
     that were trained with --context document."""

@@ -67,7 +67,7 @@ OTHER_TASKS: Final[Mapping[str, frozenset[str]]] = {
     "Global PIQA": frozenset({"solution0", "solution1"}),
     "SyntaxGym": frozenset({"predictions", "items"}),
 }
-"""Task → keys that every line of this task has. The tasks are SyntaxGym and the BabyLM tasks without minimal pairs."""
+"""For each task, keys that all its lines have. The tasks are SyntaxGym and the BabyLM tasks without minimal pairs."""
 _REMEDIES: Final = {
     "SyntaxGym": "score suites with evaluate syntaxgym",
     **dict.fromkeys(("VQA", "Winoground", "Global PIQA"), "score this task with BabyLM's pipeline"),
@@ -444,7 +444,10 @@ def _objects(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[
 
 
 def _parts(name: str, known: Container[str]) -> list[str]:
-    """Return the columns that are joined: one, unless the name has a ``+`` and is not itself the name of a column."""
+    """Return the columns that ``name`` joins, such as two for ``prefix+verb``.
+
+    A name without ``+``, or one that is itself in ``known``, is the name of a single column.
+    """
     return [name] if name in known else name.split("+")
 
 

@@ -91,8 +91,8 @@ class MixtureFigure:
         size = f"{self.gain_nats:{form}} nats per position ({ends})"
         if not self.is_gain:
             return (
-                f"{given} mixture gains {size}, so it is no better than the student alone: there is no sign that the "
-                "teacher has anything to teach."
+                f"{given} mixture gains {size}. This does not show that it is better than the student alone: there is "
+                "no sign that the teacher has anything to teach."
             )
         if self.distribution == GIVEN_TREE:
             return (

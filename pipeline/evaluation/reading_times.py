@@ -93,7 +93,7 @@ def read_reading_data(path: Path) -> ReadingData:
     if not rows:
         raise InputError(f"{path}: no row, expected one per word; fetch the evaluation data again")
     for i, row in enumerate(rows, 1):
-        if None in row or None in row.values():  # None: the key of surplus cells, the value of missing cells
+        if None in row or None in row.values():  # surplus cells have the key None, missing ones the value None
             raise InputError(
                 f"{path}: row {i} has more or fewer cells than the {len(names)} of the header; fetch the file again"
             )

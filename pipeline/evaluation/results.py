@@ -1,8 +1,8 @@
 """Write and read the results of evaluations.
 
-An evaluation of MODEL writes the first of these two files and, if it scores items, also the second. If MODEL is a run
-directory, the files are in ``MODEL/results``. If MODEL is a folder in Hugging Face's format, the files are in
-``MODEL-results``, so that MODEL can be uploaded to the hub without them:
+An evaluation of MODEL writes ``NAME.json`` and, if it scores items, also ``NAME.jsonl``. If MODEL is a run directory,
+the files are in ``MODEL/results``. If MODEL is a folder in Hugging Face's format, the files are in ``MODEL-results``,
+so that MODEL can be uploaded to the hub without them:
 
     NAME.json     the result: figures (what was measured), settings, fingerprints, versions and the command line
     NAME.jsonl    the item rows: one JSON line per sentence, pair or item, for tests between models
@@ -55,7 +55,8 @@ DATA: Final = {
     PERPLEXITY: "split", MINIMAL_PAIRS: "pairs", SYNTAXGYM: "suites", SURPRISAL: "text", PARSES: "trees",
     MIXTURE: "split", BABYLM: "data",
 }  # fmt: skip
-"""Kind of evaluation → name of the fingerprint of its data. The file name has the first digits of this fingerprint."""
+"""For each kind of evaluation, the key of ``Result.fingerprints`` under which the sha256 of its data is recorded. The
+file name has the first digits of this sha256."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BEFORE_SENTENCE: Final = {"none": "no space", "space": "a space"}
 """What precedes a sentence, by the setting ``prefix`` of minimal pairs."""
@@ -383,7 +384,7 @@ def read_sentence_rows(path: Path, *, remedy: str) -> Iterator[dict[str, NDArray
             named = ", ".join(DISTRIBUTIONS)
             raise InputError(f"{where}: distribution {unknown[0]!r}, expected one of {named}; {remedy}")
         if len({len(values) for values in found.values()}) > 1:
-            raise InputError(f"{where}: distributions of different lengths, expected n + 1 each; {remedy}")
+            raise InputError(f"{where}: distributions of different lengths, expected n + 1 values in each; {remedy}")
         expected = expected or set(found)
         if found.keys() != expected:
             raise InputError(f"{where}: distributions {sorted(found)}, expected {sorted(expected)}; {remedy}")
@@ -423,7 +424,8 @@ _KINDS: Final[Mapping[str, tuple[str, type[LoadedResult[Any]], Any]]] = {
     MIXTURE: ("mixtures", LoadedResult, MixtureFigures),
     BABYLM: ("babylm", LoadedResult, dict[str, Any]),
 }
-"""Kind of evaluation → field of ``RunResults``, class of the result, and type of the figures in the file."""
+"""For each kind of evaluation: the field of ``RunResults``, the class of the result, and the type of the figures in the
+file."""
 
 
 def _convention(path: Path, result: Result) -> str:

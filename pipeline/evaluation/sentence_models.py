@@ -81,8 +81,9 @@ def spaced_sentences(split: Split, max_sentences: int | None) -> NDArray[np.int6
 def evaluate_split(scored: ScoredSplit) -> dict[str, Any]:
     """Record the perplexities of a split and each sentence's log-probabilities. Return a summary.
 
-    Only for the first distribution, there is also a perplexity for each source and each range of sentence lengths. If
-    ``truth`` is known, the floor (the perplexity under the grammar's own distributions) is added.
+    For the first distribution in ``scored.log_probs``, and for no other, there is also a perplexity for each source and
+    each range of sentence lengths. If ``scored.truth`` is not None, the floor (the perplexity under the grammar's own
+    distributions) is added.
 
     Raises:
         RunError: If a log-probability is not finite.
@@ -196,7 +197,7 @@ _ACCURACY = ("right, %", "95 %", "ties")
 
 
 def _accuracy(counts: Mapping[str, Any], number: str) -> tuple[object, ...]:
-    """Return four cells of a table's row: the count with the name ``number``, then the columns ``_ACCURACY``."""
+    """Return four cells of a table's row: the count ``counts[number]``, then the columns ``_ACCURACY``."""
     interval = " to ".join(f"{100 * end:.1f}" for end in counts["interval"] or ())
     return counts[number], _percent(counts["accuracy"]), interval, counts["num_ties"]
 

@@ -71,8 +71,8 @@ class Job:
     max_positions: int = NO_LIMIT
     """Largest number of positions in a block. A longer sentence is a block by itself."""
     window: int = NO_LIMIT
-    """Number of successive sentences in a window. All sentences of a block are from one window. The values of one
-    window are in memory at a time."""
+    """Number of successive sentences in a window. All sentences of a block are from one window. Only the values of
+    one window are in memory at a time."""
 
     def form(self) -> dict[str, Json]:
         """Return all fields except ``compute``, for the fingerprint of a file of finished blocks."""
@@ -103,7 +103,7 @@ class Job:
 def shared_blocks(
     jobs: Mapping[str, Job], world: World, *, files: ModelFiles, settings: Mapping[str, Any], device: torch.device
 ) -> Iterator["SharedBlocks"]:
-    """Yield, on rank 0, the object that computes rows in all processes and keeps them until the ``with`` body ends.
+    """Yield, on rank 0, the object that computes rows in all processes. Rows can be read until the ``with`` body ends.
 
     Every rank must enter the ``with`` statement. Only rank 0 executes the body. The other ranks help, and their
     processes end when rank 0 leaves the body.

@@ -185,7 +185,7 @@ class _Raw(NamedTuple):
     texts: tuple[str, ...] = ()
     """The text; with regions, the text of each region."""
     fault: str = ""
-    """Why there is no text. "" if there is one."""
+    """Why there is no text; "" if there is a text."""
     document: int = 0
     item: tuple[str, ...] = ()
     regions: tuple[str, ...] = ()
@@ -297,7 +297,7 @@ def _of_regions(path: Path, records: Iterable[Record], column: str, config: Surp
         if all(map(_NUMBER.fullmatch, regions)) and (numbers := [*map(float, regions)]) != sorted(numbers):
             raise InputError(
                 f"{path}:{rows[0].number}: {config.region} of {_named(config.item, item)} is {', '.join(regions[:8])}, "
-                "expected ascending numbers, because the rows are the sentence; sort the rows, or name another column"
+                "expected ascending numbers, because rows are joined in order; sort the rows, or name another column"
             )
         seen.add(item)
         yield _Raw(number, rows[0].number, texts, item=item, regions=tuple(regions))
@@ -355,8 +355,8 @@ def _with_words(
             faults.found(
                 raw.line,
                 "changed by normalisation",
-                "normalisation changes this line, so its spans would be off, expected NFC with single spaces, none at "
-                f"the ends, and no invisible characters; correct it and {config.spans}",
+                "normalisation changes this line, so its spans would be off, expected NFC, single spaces, no space at "
+                f"the ends, and no invisible characters; correct the line and {config.spans}",
             )
         else:
             words = span_file.of_line(raw.number)

@@ -317,7 +317,10 @@ def _cell(value: str | float | None) -> str:
 
 def _check_finite(path: Path, stimulus: Stimulus, scores: TokenScores) -> None:
     if len(scores.log_probs) != len(stimulus.ids) + 1:
-        raise ValueError(f"{len(scores.log_probs)} log-probabilities of {len(stimulus.ids)} tokens, expected one more")
+        raise ValueError(
+            f"{len(scores.log_probs)} log-probabilities of {len(stimulus.ids)} tokens, expected one per token and one "
+            "for <eos>"
+        )
     if not np.isfinite([scores.log_probs, scores.boundary_log_probs, scores.entropies]).all():
         raise RunError(
             f"{path}:{stimulus.line}: the model gives a log-probability that is not finite, expected a number; "

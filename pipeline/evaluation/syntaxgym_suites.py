@@ -56,8 +56,8 @@ CIRCUITS: Final[Mapping[str, str]] = {
     "fgd": "Long-Distance Dependencies",
     "cleft": "Long-Distance Dependencies",
 }
-"""First part of a suite's name, up to the first ``-``, ``_`` or digit → the circuit of the suite, which is its
-published group. The table comes from the notebook that drew the figures of Hu et al. (2020)."""
+"""The circuit (published group) of a suite, by the first part of the suite's name: the part before the first ``-``,
+``_`` or digit. The table comes from the notebook that drew the figures of Hu et al. (2020)."""
 UNKNOWN_CIRCUIT: Final = "not known"
 _SPACE_BEFORE_MARK: Final = re.compile(r" (?=[,.;:!?](?: |$))")
 

@@ -38,7 +38,7 @@ class RunRecord(RunInfo):
     """Perplexities by title of the split, then by distribution. In all runs of one call of ``read_runs``, a title
     stands for the same text."""
     splits: Mapping[str, PerplexityResult]
-    """The result for each split, by title. If a split has several results, the one with the most distributions."""
+    """The result for each split, by title. Of several results, this is the one with the most distributions."""
     starts: Sequence[Row]
     """The ``start`` events of ``history.jsonl``, which name the machine of each start."""
     missing: Sequence[str]
