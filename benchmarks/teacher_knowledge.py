@@ -2,7 +2,8 @@
 
     python -m benchmarks.teacher_knowledge RUN [RUN ...] --corpus FOLDER --tokenizer FILE [--quick] [--json FILE]
 
-FOLDER is the corpus of sample-corpus that the teachers were trained on, and FILE (of --tokenizer) is their tokenizer.
+FOLDER is the corpus that the teachers were trained on, as the command ``sample-corpus`` wrote it. The FILE of
+--tokenizer is their tokenizer.
 
 For each phenomenon, such as ``agreement``, the benchmark makes pairs of a good and a bad sentence with the same tree.
 For each feature (number, gender or negation), it makes noun phrases that contain a prepositional phrase. A linear
@@ -123,7 +124,7 @@ def words(tree: str) -> list[str]:
 
 
 def pairs(trees: Trees, per_kind: int) -> tuple[list[str], list[str], list[str]]:
-    """Return the name, the good and the bad tree of each pair. Only the good sentence has a probability above 0."""
+    """Return the name, the good and the bad tree of each pair. The grammar generates only the good sentence."""
     inside, found = Inside(english_grammar()), []
     for name, (templates, swap) in PAIRS.items():
         number = 0
@@ -138,7 +139,10 @@ def pairs(trees: Trees, per_kind: int) -> tuple[list[str], list[str], list[str]]
 
 
 def noun_phrases(trees: Trees, per_feature: int) -> tuple[list[str], list[int], list[str]]:
-    """Return the feature, the class and the tree of each noun phrase. For gender, leave out nouns of both genders."""
+    """Return the feature, the class and the tree of each noun phrase.
+
+    Nouns that can have either gender are not used for the feature gender.
+    """
     both = set(AGREEMENT_NOUNS["he"][1].replace("/", " ").split())
     names, classes, found = [], [], []
     for name, options in FEATURES.items():
@@ -181,7 +185,10 @@ def joint_log_probs(model: Rnng, dataset: Dataset, split: str) -> np.ndarray:
 
 @torch.no_grad()
 def constituents(model: Rnng, dataset: Dataset) -> Tensor:
-    """Return ``[M, D]``: for each sentence the vector of the constituent directly under TOP, which is composed last."""
+    """Return ``[M, D]``: for each sentence the vector of its last composition.
+
+    This is the vector of the constituent directly under TOP, because TOP itself is not composed.
+    """
     split, found = dataset.split("dev"), []
     for m in range(split.num_sentences):
         schedule = model.prepare(split.tokens.take(np.array([m])), split.actions.take(np.array([m])))

@@ -49,7 +49,9 @@ SPECIAL = "special token inside the sentence"
 LINE_END = "line end inside the sentence"
 NOT_NORMALISED = "white space or characters that build-dataset would change"
 OTHER_TOKENS = "the tokenizer divides the text into other tokens"
-OTHER_TREE = "another tree: a phrase is the only child of a phrase with its label, or begins or ends inside a character"
+OTHER_TREE = (
+    "another tree: a phrase and its only child have the same label, or a phrase begins or ends inside a character"
+)
 """The tree that is read back is not the one that was drawn. Either a drawn phrase had a phrase with the same label as
 its only child, or a phrase began or ended between two tokens of one character. A bracketed tree can show neither of
 these cases."""

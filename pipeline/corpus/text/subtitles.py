@@ -17,7 +17,8 @@ TAG = re.compile(
     r"abbr|references|noinclude|includeonly|onlyinclude)(?:\s[^<>]*)?/?>",
     re.IGNORECASE,
 )
-"""A tag of HTML, as in subtitles and in wikis. The group is the tag's name if it stands for a line break, as ``br``."""
+"""A tag of HTML, as in subtitles and in wikis. Group 1 matches only the names of tags that stand for a line
+break, such as ``br``."""
 _LEADING_DASH = re.compile(r"^\s*(?:(?:>>+|[-\u2013\u2014]+)\s*)++(?=\S)")
 _WIDE = {"\uff08": "(", "\uff09": ")", "\uff3b": "[", "\uff3d": "]", "\u3010": "[", "\u3011": "]", "\uff1a": ":"}
 _WIDE_SIGN = re.compile(f"[{''.join(_WIDE)}]")
@@ -76,9 +77,9 @@ _MANNER = (  # at the beginning of a line or sentence
     rf"to (?:him|her|them)sel(?:f|ves)|(?!(?:{_NO_MANNER})\b)\w{{3,}}ly)"
 )
 # A description: text in square brackets, even if the closing bracket is on another line, and text in round brackets
-# that is in capitals or names a sound. A single word of up to four capitals may be an abbreviation, and is kept. So is
-# a longer one inside a sentence. A verb without an ending names a sound if it is alone in its brackets, or if a plural
-# before it says who makes it: (people laugh).
+# that is in capitals or names a sound. A single word of up to four capitals may be an abbreviation, and is kept. A
+# longer word in capitals is kept too if its brackets are inside a sentence. A verb without an ending names a sound if
+# it is alone in its brackets, or if a plural before it says who makes it: (people laugh).
 _SOUND = re.compile(
     r"\[[^\w\[\]]*\]|\[(?=[^\[\]]*(?:[^\W\d_]{2}|V\.O|O\.S))(?:[^\[\]]*\]|[^\[\]]{1,60}$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
     rf"(?:^[-\u2013\s]*|(?<=\s))\((?!(?<=[a-z]\s\()(?!(?i:{_SOUND_VERBS}|{_SOUND_NOUNS}))[A-Z]{{5,}}\))"
@@ -157,10 +158,10 @@ def clean_subtitle(draft: Draft) -> None:
     _cut_sounds(draft)
     if _LEADING_DASH.match(draft.text):
         draft.replace(_LEADING_DASH, "", "leading dash")
-        draft.replace(_TURN, "\n", "turns of a line put on separate lines")
-    draft.replace(_TURN_OF_NAME, "\n", "turns of a line put on separate lines")
+        draft.replace(_TURN, "\n", "line divided into a line per turn")
+    draft.replace(_TURN_OF_NAME, "\n", "line divided into a line per turn")
     draft.replace(_NAME, " ", "speaker's name")
-    draft.replace(_L_FOR_I, "I", "l read for I")
+    draft.replace(_L_FOR_I, "I", "small L in place of I")
 
 
 def _cut_sounds(draft: Draft) -> None:

@@ -31,10 +31,10 @@ _FREQUENT: Final = frozenset(
 class EnglishCheck:
     """Count the words of a corpus, to say whether it is plainly not English.
 
-    A corpus is not English if most of its words have letters outside the Latin alphabet. It is not English either if it
-    has too few occurrences of 16 frequent English words that are rare in other languages: 20 times the number of these
-    occurrences, plus 30, is less than the number of all words. So this rule never applies to 30 words or fewer. In
-    every document of GUM, CRAFT and MASC that has 250 words or more, at least 1 in 10 words is one of these 16.
+    A corpus is not English if most of its words have letters outside the Latin alphabet. The same holds if 16 frequent
+    English words, which are rare in other languages, occur too seldom in the corpus: 20 · (their occurrences) + 30 is
+    less than the number of all words. So this rule never applies to 30 words or fewer. In every document of GUM, CRAFT
+    and MASC that has 250 words or more, at least 1 in 10 words is one of these 16.
     """
 
     num_words: int = 0

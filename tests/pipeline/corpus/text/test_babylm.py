@@ -7,7 +7,7 @@ from pipeline.corpus.text.draft import Draft
 from pipeline.corpus.text.text_files import normalise_text
 
 SPACE, CONTRACTION = "space before punctuation", "space inside a contraction"
-SOUND, TURNS = "sound description inside a line", "turns of a line put on separate lines"
+SOUND, TURNS = "sound description inside a line", "line divided into a line per turn"
 SOUNDS = {
     "[ Ann ] It is late.": "It is late.",
     "No. [ Coughs ]": "No.",
@@ -148,7 +148,7 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("open_subtitles", "[laughs] A cup.", "A cup.", "", {SOUND}),
     ("open_subtitles", "- Yes. - No.", "Yes. No.", "", {"leading dash", TURNS}),
     ("open_subtitles", "A cup - No.", "A cup - No.", "", set()),
-    ("open_subtitles", "l'm here, and l know Al.", "I'm here, and I know Al.", "", {"l read for I"}),
+    ("open_subtitles", "l'm here, and l know Al.", "I'm here, and I know Al.", "", {"small L in place of I"}),
     ("open_subtitles", "(I know. Really.)", "(I know. Really.)", "", set()),
     ("open_subtitles", "Read the subtitles!", "Read the subtitles!", "", set()),
     ("cbt", "`` Come in ! '' he cried .", '"Come in!" he cried.', "", {"PTB quote", "space before punctuation"}),
@@ -182,7 +182,7 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ("gutenberg", "CHAPTER XII", "CHAPTER XII", "", set()),
     ("children_stories", "The _end_.", "The end.", "", {"italics between underscores"}),
     ("qed", "&amp;amp;quot;A cup&amp;quot; &amp; pen", '"A cup" & pen', "", {"HTML entity"}),
-    ("qed", "THlS lS A CUP , Al", "THIS IS A CUP, Al", "", {"l read for I", "space before punctuation"}),
+    ("qed", "THlS lS A CUP , Al", "THIS IS A CUP, Al", "", {"small L in place of I", "space before punctuation"}),
     ("qed", "&lt;i&gt;A cup&lt;/i&gt;", "A cup", "", {"HTML entity", "tag"}),
     ("qed", "&gt;&gt; Yes.", "Yes.", "", {"HTML entity", "leading dash"}),
     ("qed", "if x < 5 or AT&T", "if x < 5 or AT&T", "", set()),
@@ -265,7 +265,7 @@ KEPT = [  # source, line, text, speaker, what was repaired
     ),
     ("open_subtitles", "[i]A cup.[/i]\\NA pen.", "A cup. A pen.", "", {"subtitle style code"}),
     ("open_subtitles", "A<br>cup.<br/> A<BR />pen.", "A cup. A pen.", "", {"tag"}),
-    ("open_subtitles", "lt is. No. lf so. It is lt.", "It is. No. If so. It is lt.", "", {"l read for I"}),
+    ("open_subtitles", "lt is. No. lf so. It is lt.", "It is. No. If so. It is lt.", "", {"small L in place of I"}),
     ("open_subtitles", "- -- We go.", "We go.", "", {"leading dash"}),
     ("open_subtitles", "~ La la ~", "La la", "", {"music mark"}),
     ("open_subtitles", "\uff08I know.\uff09 So\uff1a", "(I know.) So:", "", {"full-width bracket or colon"}),
