@@ -9,7 +9,8 @@ and order of data. The students after ``alpha A`` in this list have the first of
 
 baseline            without a dump
 alpha A             with the teacher's dump and alpha A, for each A of --alphas. With --beam, the dump is made by beam
-                    search, which sees no tree. Without --beam, its distributions also depend on the dataset's trees.
+                    search, which does not see the dataset's trees. Without --beam, the distributions in the dump depend
+                    on these trees.
 shuffled            with the teacher's dump, but each position gets the targets of another position
 born-again          with a dump in which the baseline of the same seed is the teacher
 oracle              only with --oracle: with the exact distributions of the grammar that wrote the corpus. No teacher

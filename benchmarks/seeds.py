@@ -2,14 +2,14 @@
 
     python -m benchmarks.seeds RUN... [--json FILE]
 
-The runs of a seed group differ only in their seed. So a valid test of settings may find p <= 0.05 in only one of
-twenty pairs of such runs. The runs need results with item rows (one per sentence, pair or suite item), which the
-commands evaluate perplexity, minimal-pairs and syntaxgym write.
+The runs of a seed group differ only in their seed. So a valid significance test finds p <= 0.05 in at most about one
+of twenty pairs of such runs. The runs need results with item rows (one row per sentence, pair or suite item).
+The commands evaluate perplexity, evaluate minimal-pairs and evaluate syntaxgym write such results.
 For each of the three evaluations, the figures are:
 
 pairs          pairs of runs that are tested
-by_unit        pairs of runs with p <= 0.05 in a test over the units of ``compare``: sentences for a perplexity, else
-               paradigms or suites
+by_unit        pairs of runs with p <= 0.05 in a test over the units that the command ``compare`` uses: sentences for a
+               perplexity, paradigms for minimal pairs, suites for SyntaxGym
 by_item        pairs of runs with p <= 0.05 in a test over all minimal pairs or suite items, as if they were independent
 groups         tests of one paradigm or suite each; groups_by_item: how many of them have p <= 0.05
 terms, fields  tests of one linguistic term or one field of BLiMP each; terms_by_unit, fields_by_unit: how many have

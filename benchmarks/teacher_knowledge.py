@@ -159,7 +159,7 @@ def noun_phrases(trees: Trees, per_feature: int) -> tuple[list[str], list[int], 
 
 
 def dataset_of(trees: Mapping[str, Sequence[str]], corpus: Path, tokenizer: Path, folder: Path) -> Dataset:
-    """Build a dataset with the corpus's train split, and so with its labels. ``trees`` has the other splits' trees."""
+    """Build a dataset. Its train split, and so its labels, come from the corpus. ``trees``: the other splits' trees."""
     splits: list[object] = ["--train", corpus / "train"]
     for split, of_split in trees.items():
         capital = [re.sub(r" ([^\s()]+)\)", lambda m: f" {m[1][0].upper()}{m[1][1:]})", t, count=1) for t in of_split]

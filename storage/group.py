@@ -41,7 +41,7 @@ def write_group(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapp
 
     Args:
         path: Path of the new group. It must not exist.
-        arrays: Name → array of numbers, with at least one dimension.
+        arrays: The arrays by name. They hold numbers and have at least one dimension.
         attributes: JSON values; ``content_sha256`` and ``array_sha256`` are added.
 
     Raises:

@@ -105,7 +105,7 @@ class Rows:
         return np.diff(ends[self._offsets])
 
     def sentences(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sentences of some rows, int64 ``[M]``, and the offsets of the rows in this list, ``[B + 1]``."""
+        """Return the indices of the sentences of some rows, int64 ``[M]``, and the offset of each row, ``[B + 1]``."""
         starts, counts = self._offsets[rows], self._offsets[rows + 1] - self._offsets[rows]
         return concatenated_ranges(starts, counts), np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
 

@@ -68,10 +68,13 @@ def product_weights(*weights: Tensor) -> list[Tensor]:
 
 
 def stack_lstm(inputs: Tensor, weights: Sequence[Tensor], levels: Sequence[StackLevel]) -> Tensor:
-    """Return the hidden states ``[S, H]`` of one layer over a trie of pushes, in row order.
+    """Return the hidden states ``[S, H]`` of one layer after each push.
+
+    The rows are all pushes of depth 1, then all of depth 2, and so on. The parent of a push is the push that made the
+    element below it on the stack.
 
     Args:
-        inputs: ``[S, I]`` in row order.
+        inputs: ``[S, I]``: the inputs of the pushes.
         weights: The input weight ``[I, 4H]``, its bias ``[4H]``, the recurrent weight ``[H, 4H]``.
         levels: Depth 1 first.
     """

@@ -6,9 +6,10 @@ words x_1 ... x_n and the first pieces u of the next word, the probability of th
     p(v) = [ sum over words w whose pieces begin with u v of p(w | x_1 ... x_n)
              + p(u | x_1 ... x_n)  sum over words w whose first piece is v of p(w | x_1 ... x_n u) ] / Z
 
-where p(u | ...) is 0 unless u is a complete word, such as *walk*, whose pieces may also begin *walks*. Z is the sum of
-the numerator over all v. ``<eos>`` counts as a next word. So the sums over trees and over words are both exact, and
-the product of the probabilities of a sentence's tokens is the probability that the inside algorithm gives the sentence.
+where p(u | ...) is 0 unless the pieces u are a complete word. For example, the pieces of the word *walk* may also begin
+the word *walks*. Z is the sum of the numerator over all v. ``<eos>`` counts as a next word. The sums over trees and
+over words are both exact. So the product of the probabilities of a sentence's tokens is the probability that the inside
+algorithm gives the sentence.
 An entry of the vocabulary that no word needs has probability 0 everywhere.
 
 The equation requires that the pieces of a text are the pieces of its words, one word after the other. This is so if the
@@ -63,7 +64,7 @@ class Prefixes:
     nodes: Ints
     """``[Q]``: the pieces from the beginning of the latest word to the position, as a node of the trie."""
     rows: Ints
-    """``[Q]``: the row with the distribution from which this latest word comes."""
+    """``[Q]``: the row with the distribution of this latest word, given the words before it."""
     complete: Ints
     """``[Q]``: the word that consists of these pieces; -1 if there is none."""
     next_rows: Ints
@@ -100,7 +101,7 @@ class GrammarModel:
         self._later_pieces = _FirstPieces([*(self._column[pieces[0]] for pieces in self._later), eos], len(used))
 
     def check(self, tokens: Ragged, name: Callable[[int], str]) -> None:
-        """Check that the grammar can produce some sentences, and that their tokens are the pieces of their words.
+        """Check that the grammar can produce each sentence, and that its tokens are the pieces of its words.
 
         Args:
             tokens: Token ids of M sentences.

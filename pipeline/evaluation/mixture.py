@@ -35,7 +35,7 @@ Halves = Literal["documents", "sentences"]
 LEAST_SENTENCES: Final = 4
 """Enough for two halves of two sentences each, because one sentence has no interval."""
 _LEAST_SHARE: Final = 0.25
-"""Whole documents make the halves if each half then gets at least this share of the sentences."""
+"""The halves consist of whole documents if each half then gets at least this share of the sentences."""
 _SEED: Final = 1
 _BISECTIONS: Final = 60
 
@@ -126,8 +126,8 @@ class MixtureFigures:
 def halves_of(split: Split) -> tuple[NDArray[np.bool_], Halves]:
     """Divide a split into two halves. The same split always gives the same halves.
 
-    If the documents are known, each document goes in turn to the half with fewer sentences so far, so that neighbours
-    in a document are never in different halves. If the documents are not known, or do not make two halves of similar
+    If the documents are known, each document goes in turn to the half with fewer sentences so far. So the sentences of
+    a document are never in different halves. If the documents are not known, or do not make two halves of similar
     size, the sentences go to the two halves in turn.
 
     Returns:

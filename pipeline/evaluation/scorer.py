@@ -69,8 +69,8 @@ class DistributionScorer(Scorer, Protocol):
         Args:
             sentences: Token ids without ``<bos>`` and ``<eos>``, as for ``Scorer.log_probs``.
             before: For each sentence, the c token ids of the text before the sentence; empty if there is no such text.
-                The model reads ``<bos>``, then these ids, then the sentence. So the last of these ids must be another
-                ``<bos>``, because a ``<bos>`` comes before each sentence.
+                The model reads ``<bos>``, then these ids, then the sentence. A ``<bos>`` comes before each sentence, so
+                the last of these ids must be another ``<bos>``.
             boundary_ids: The ids of all tokens that begin a word, and the id of ``<eos>``.
         """
 

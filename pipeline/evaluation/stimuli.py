@@ -51,7 +51,7 @@ from pipeline.evaluation.words import (
 from storage.errors import ConfigError, InputError
 
 _NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
-"""The number of a region. Programs write whole numbers as ``2.0`` if a cell of the column is empty."""
+"""The number of a region, as ``2`` or ``2.0``. Programs write ``2.0`` if another cell of the column is empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

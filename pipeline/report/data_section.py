@@ -18,8 +18,8 @@ from pipeline.report.tables import Cells, Number, Table, percent
 from storage.locations import Place
 
 _MAX_POINTS: Final = 50
-"""Maximum number of points of a line. A line has one point for each length, height or number of children. If there are
-more of them, they are put into bins of equal width."""
+"""Maximum number of points of a line in a plot. A line has one point for each length, height or number of children. If
+there would be more points than this, the values are put into bins of equal width."""
 
 _HISTOGRAMS: Final = (
     ("tokens", "Length of sentences", "tokens", "sentences"),

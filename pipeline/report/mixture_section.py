@@ -32,7 +32,7 @@ _PARADIGMS = ("paradigm", "teacher, %", "student, %", "in points", "95 % over pa
 
 
 def mixtures_section(reported: ReportedRuns) -> Section | None:
-    """Return the section of the page; None if no run was mixed with a teacher."""
+    """Return the section of the page; None if no run has a result of ``evaluate mixture``."""
     found = [(run, result) for run in reported.runs for result in run.results.mixtures]
     if not found:
         return None

@@ -39,15 +39,15 @@ _ROW_BYTES = 1_200
 def plan_training(
     task_for: Callable[[World], Task], config: TrainConfig, *, run: Path, device: torch.device, processes: Sequence[int]
 ) -> dict[str, Any]:
-    """Return counts, rates, memory, bytes and hours of a training as JSON values; hours for each of ``processes``.
+    """Return counts, rates, memory, bytes and hours of a training as JSON values.
 
     Args:
-        task_for: A function that returns the task of one process: a model, and the slices of this process of all
-            batches. The tasks may share a model.
+        task_for: A function that returns the task of one process: a model, and the part of each batch that this
+            process computes. The tasks may share a model.
         config: The options of the training.
         run: The run directory that would be written.
         device: Where the model is.
-        processes: The numbers of processes to give hours for.
+        processes: Numbers of processes. For each of them, the plan gives the hours.
     """
     budget_s = MEASURE_S / (1 + len(processes))
     with Progress("plan", total=len(processes) + 1, unit="measurements") as progress:

@@ -4,8 +4,8 @@ The lease is an object next to the store. It names its holder and the time at wh
 a thread. If the holder dies, its lease stays behind. Any process may take the lease over once it has expired
 (`TIME_TO_LIVE_S` after the last renewal), or before that with ``take_over``. A process that takes the lease waits and
 reads it back. So if two processes take it at the same time, the process that wrote last keeps it. This also works on
-object stores without a request "create this object only if it does not exist". Before every write and every line of the
-history the holder reads the lease again, and stops if another process holds it.
+object stores without a request "create this object only if it does not exist". Before the holder writes a file or adds
+a line to the store's history, it reads the lease again. If another process holds the lease by then, it stops.
 
 The lease keeps two writers from working at the same time. It cannot stop a writer that sleeps for minutes between the
 check of the lease and the write. Such a late write does no harm: files are whole objects, and their bytes do not depend

@@ -42,7 +42,7 @@ def fetch_folder(location: str | Path, *, cache: FileCache | None = None, again:
     Raises:
         ConfigError: If the URL cannot be used.
         StoreError: If the folder is missing, unreadable or changes while it is read, or the cache cannot be written.
-        CorruptStoreError: If the name of an object would lead out of the copy.
+        CorruptStoreError: If the name of an object is a path that leads outside the folder.
     """
     if not is_url(location):
         return local_path(location)

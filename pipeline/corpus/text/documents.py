@@ -62,14 +62,14 @@ _COLUMNS = [column.name for column in fields(Document)]
 def write_document_table(file: IO[str], documents: Iterable[Document]) -> None:
     """Write the table of documents. Any run of white space inside a field, tabs included, becomes one space.
 
-    A field that a spreadsheet would take for a formula gets an apostrophe in front, as ``as_cell`` does.
+    An apostrophe is put before a field that a spreadsheet would read as a formula (``as_cell``).
     """
     for row in (_COLUMNS, *map(astuple, documents)):
         file.write("\t".join(as_cell(" ".join(cell.split())) for cell in row) + "\n")
 
 
 def read_document_table(path: Path) -> list[Document]:
-    """Return the rows of STEM.documents.tsv. Further columns are ignored.
+    """Return the rows of STEM.documents.tsv. Columns that are not fields of ``Document`` are ignored.
 
     Raises:
         InputError: If a column is missing, a row has more or fewer fields than the header, a name is empty or occurs
@@ -247,8 +247,8 @@ def words_of_stem(stem: Path, texts: Path) -> tuple[dict[str, int | None], list[
         texts: STEM.txt, plain or gzipped.
 
     Returns:
-        The number of words of each file, by the sha256 of the file; and the records of the texts that the parser,
-        or the teacher that drew the text, was trained on. For a treebank: the words of STEM.txt, and no records.
+        A map from the sha256 of each file to its number of words, and a list of the texts that the parser (or the
+        teacher) was trained on. For a treebank, the map has only STEM.txt, and the list is empty.
 
     Raises:
         InputError: If STEM.parse.json or STEM.sample.json is damaged.

@@ -50,7 +50,7 @@ class Draft:
 
 
 def undo_entities(draft: Draft) -> None:
-    """Replace HTML entities by their characters. Entities that were escaped again, up to four times, are undone too."""
+    """Replace HTML entities by their characters, up to four times, because ``&amp;lt;`` first becomes ``&lt;``."""
     text = draft.text
     for _ in range(4):
         if "&" not in text or not _ENTITY.search(text):

@@ -2,8 +2,8 @@
 
 People keep text as JSON lines, CSV and TSV, often next to trees, HTML and XML. If these files were read as running
 text, they would become sentences. Only the beginning of a file is examined, so a large file costs no more than a small
-one. The rules are meant never to take real text for anything else. So a table without a header, and with commas and
-spaces as in prose, may pass as text.
+one. The rules are cautious: they should never refuse real text. So a table without a header, and with commas and
+spaces as in prose, may be read as text.
 """
 
 import csv
@@ -205,7 +205,7 @@ _TIME = re.compile(
     r"\s*[\[(](?:\d{1,2}:)?\d{1,2}:\d\d[^\])]{0,30}[\])]\**:|:\s*[\[(](?:\d{1,2}:)?\d{1,2}:\d\d[\])])"
 )
 _OBJECT = re.compile(r"\s*(?:\S+ +)?\{\s*(['\"])[^'\"]*\1\s*:")
-"""The beginning of a JSON object or of a dictionary of Python, also after a word, such as a key."""
+"""The beginning of a JSON object or of a dictionary of Python. A word, such as a key, may come before it."""
 _MARKED_SHARE: Final = 0.1
 """A file is not text if at least this share of its lines has a tag or a time. Some texts have a tag here and there."""
 
@@ -215,8 +215,8 @@ def form_of(head: Sequence[Line], path: Path) -> Form:
 
     Args:
         head: The first lines of the file, at most ``HEAD_LINES``.
-        path: The file. A name that ends in ``.csv`` or ``.tsv`` makes it a table, unless the lines begin another kind
-            of file, such as JSON or trees.
+        path: The file. If its name ends in ``.csv`` or ``.tsv``, it is a table, unless the lines show that it is
+            something else, such as JSON or trees.
     """
     texts = [line.text for line in head]
     full = [text for text in texts if text.strip()]
@@ -406,7 +406,7 @@ def _rows(lines: Iterable[Line], table: Table, column: str) -> Iterator[Record]:
 
 
 def _counts(names: Sequence[str]) -> bool:
-    """Return whether the cells of a first row are the names 0, 1, 2 or 1, 2, 3, which programs give to columns."""
+    """Return whether the cells of a first row only number the columns, from 0 or 1. Some programs write such rows."""
     numbers = [name for name in names if name]
     return numbers in ([str(i + first) for i in range(len(numbers))] for first in (0, 1))
 

@@ -19,14 +19,14 @@ MIN_LINES: Final = 3
 _MIN_WIDTH: Final = 35
 """Smallest width, in characters, that hard-wrapped text is assumed to have."""
 _SLACK: Final = 5
-"""A line may end this many characters early, although the next word would have fitted. Some programs do so to make the
-lines about equally long."""
+"""A line counts as full if the next word would not have fitted, or would have left less room than this many characters.
+Some programs end a line a little too early, to make the lines about equally long."""
 _WIDEST: Final = 0.95
 """The width of a text is the length that this share of its lines do not exceed: a few lines may be longer."""
 _ENDS_INSIDE = re.compile(r"[\w,;\u2019'-]")
 _WORD = re.compile(r"[^\W\d_]+")
 _LAST_CHARS: Final = 40
-"""Number of characters at the end of a line in which a divided word is looked for."""
+"""Only this many characters at the end of a line are searched for the first part of a word divided by a hyphen."""
 _DIVIDED = re.compile(r"([^\W\d_]+)-$")
 
 
@@ -39,9 +39,9 @@ def is_wrapped(lines: Sequence[str]) -> bool:
 def wrapped_share(lines: Sequence[str]) -> float:
     """Return the share of lines that seem to be cut inside a sentence because they are full. A low share counts as 0.
 
-    Only lines that are followed by another line count. Such a line seems to be cut if it ends with a letter, a digit,
-    a comma, a semicolon, an apostrophe or a hyphen, the next line begins with a small letter, and the next line's first
-    word would not have fitted into the line.
+    Only lines directly followed by another line of text are counted. Such a line seems to be cut if it ends with a
+    letter, a digit, a comma, a semicolon, an apostrophe or a hyphen, the next line begins with a small letter, and the
+    next line's first word would not have fitted into the line, or only just (``_SLACK``).
 
     Args:
         lines: Lines of a text, blank ones included.

@@ -185,10 +185,10 @@ class _Shape:
 
 
 def _shape(texts: list[str]) -> _Shape:
-    """Return the shape of a file by its first lines, some of which may be broken.
+    """Judge the shape of a file by its first lines, some of which may be broken.
 
-    If trees span several lines, most lines have brackets that close in other lines. Lines with nothing but leaves are
-    not counted, because files with a tree per line have such lines too.
+    If trees go over several lines, most lines do not have as many opening as closing brackets. Lines with nothing but
+    leaves are not counted, because files with a tree per line have such lines too.
     """
     indentations = [_indentation(text) for text in texts if text.lstrip()[:1] == "("]
     margin = min(indentations, default=0)
@@ -318,8 +318,9 @@ def _trees(block: list[Line], *, is_broken: bool = False, is_open: bool = False)
     """Yield the trees of a block, and its broken pieces, which ``parse_tree`` refuses later.
 
     If ``is_broken``, the whole block is one broken piece. If ``is_open``, the last tree of the block is never closed.
-    That tree is a broken piece, and the trees before it stay trees. But if a block with a fault begins with one of
-    ``ROOT_NAMES``, it is cut before each bracket with this label. So the whole trees of the block are kept.
+    That tree is a broken piece, and the trees before it stay trees. But if the first label of a broken, open or
+    otherwise faulty block is one of ``ROOT_NAMES``, the block is cut before each bracket with this label. Then all
+    trees of the block that are whole are kept.
     """
     if not block:
         return
@@ -347,8 +348,8 @@ def _spans(text: str, *, is_open: bool) -> list[tuple[int, int, bool]]:
 
     A ``)`` that closes nothing is the end of a broken piece, which begins after the previous such bracket or at the
     beginning of the block. What comes after the last such bracket is cut into trees. But if there is text outside these
-    trees, or the last one is not closed, all of it is one broken piece. If ``is_open``, the last tree counts as a tree
-    here although it is not closed, so that the trees before it are cut off from it.
+    trees, or the last one is not closed, everything after that bracket is one broken piece. If ``is_open``, the last
+    tree counts as a tree here although it is not closed, so that the trees before it stay pieces of their own.
     """
     spans: list[tuple[int, int, bool]] = []
     trees: list[tuple[int, int, bool]] = []
@@ -439,7 +440,7 @@ def _first_line_of_trees(head: list[Line]) -> int:
 
 
 def _labelled(lines: Iterable[Line], begin: int, *, whole: Path | None = None) -> Iterator[tuple[Line, str]]:
-    """Yield each line with its kind, for example ``COMMENT``, if it belongs to no tree. Else its kind is "".
+    """Yield each line with its kind: "" if it may belong to a tree, otherwise a string such as ``COMMENT``.
 
     Args:
         lines: Lines of a file.

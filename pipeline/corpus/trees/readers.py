@@ -304,8 +304,8 @@ def _is_masked(tree: Tree) -> bool:
 
     A word that was replaced is called a blank. Punctuation may be kept. A sentence is masked if it has blanks and no
     words, or at least two blanks for each word. Consecutive blanks count as one. So an ordinary sentence with a blank
-    to fill in is not masked. A sentence is also masked if all its words are crossed out, as in ``xxx xx``, and do not
-    all have the same length: ``* * *`` is not masked.
+    to fill in is not masked. A sentence is also masked if all its words are crossed out, as in ``xxx xx``, unless they
+    all have the same length. So ``* * *`` is not masked.
     """
     if {"blank", "crossed out"}.isdisjoint(map(_kind_of_word, tree.words)):
         return False
