@@ -9,12 +9,14 @@ tree saw the whole sentence. The second distribution is the mixture over the tre
 does not depend on x_t or later tokens. The figures for each beam size (beam and word beam):
 
 kl_tree_from_mixture    KL(given the tree || mixture), in nats per position. ``kl_mixture_from_tree`` is the reverse KL.
-perplexity_mixture      Perplexity of the gold tokens under the mixture. ``perplexity_tree``: given the tree.
+perplexity_mixture      Perplexity of the gold tokens under the mixture. ``perplexity_tree``: under the distribution
+                        given the tree.
 perplexity_sum          Perplexity from p(words) of each sentence: the sum of p(words, tree) over the complete trees
                         that the search finds. ``perplexity_parse``: from p(words, best parse).
                         ``perplexity_joint``: from p(words, the dataset's tree).
 f1, f1_unlabelled       F1 of the best parses against the dataset's trees, counted as by ``evaluate parses``.
-effective               The effective number of candidates, exp of the entropy of their weights: mean over positions.
+effective               Mean over positions of the effective number of candidate trees: exp of the entropy of their
+                        weights.
 incomplete              The share of sentences for which the search ends without a complete tree.
 tokens_per_s            The rate of the search on one thread.
 """

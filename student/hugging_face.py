@@ -131,7 +131,7 @@ def _open_folder(path: Path, device: torch.device, which: Which) -> OpenedStuden
 
 
 def _training_of(described: Mapping[str, Any]) -> tuple[Context | None, int | None]:
-    """Return the context and the number of trained positions that ``export`` recorded; None if it did not."""
+    """Return the context and the number of trained positions that ``export`` recorded, each None if not recorded."""
     recorded = described.get(OURS)
     recorded = recorded if isinstance(recorded, dict) else {}
     context: Context | None = next((name for name in get_args(Context) if name == recorded.get("context")), None)

@@ -2,9 +2,9 @@
 
 A sentence starts with NT(TOP). Then each action is drawn from p(a | u) over the valid actions, where u is the state of
 the stack, and at each SHIFT a token is drawn from p(w | u) over the whole vocabulary. ``<eos>`` ends the sentence if
-only TOP is open. Elsewhere it is a token like any other, as in ``teacher.beam``. A temperature T replaces each of these
-distributions by p^(1/T), renormalised. So it applies to every single choice, and not to the probability of the sentence
-as a whole.
+only TOP is open. If more is open, it is a token like any other, as in ``teacher.beam``. A temperature T replaces each
+of these distributions by p^(1/T), renormalised. So it applies to every single choice, and not to the probability of the
+sentence as a whole.
 
 Many sentences advance together by one action at a time. Their stacks are in a ``StackPool``.
 

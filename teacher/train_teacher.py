@@ -29,10 +29,11 @@ from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
 
 _COMPOSITION_FLOATS = 28
 _STACK_LAYER_FLOATS = 10
-"""How many float32 numbers training holds in memory for each action and each dimension of a vector. The first constant
-is for the dimensions of the embeddings. It counts values, compositions and their gradients. The second is for the
-dimensions of each layer of the stack. Both come from the peak memory of training on 64 to 512 sentences with real trees
-at sizes 128 and 256: 37, 46 and 64 numbers per action and dimension for 1, 2 and 4 layers."""
+"""How many float32 numbers training holds in memory for each action and each dimension of a vector.
+``_COMPOSITION_FLOATS`` is for the dimensions of the embeddings: values, compositions and their gradients.
+``_STACK_LAYER_FLOATS`` is for the dimensions of each layer of the stack. Both come from the peak memory of training on
+64 to 512 sentences with real trees at sizes 128 and 256: 37, 46 and 64 numbers per action and dimension for 1, 2 and 4
+layers."""
 
 
 class TeacherTask:

@@ -113,7 +113,7 @@ class DumpJob:
 
 
 def fingerprints(dataset: Dataset, split: str, teachers: Sequence[str]) -> dict[str, str]:
-    """Return name → sha256 of what a dump is made from: dataset, split, tokenizer, and the teacher (of each fold).
+    """Return by name the sha256 of what a dump is made from: dataset, split, tokenizer, and teacher (of each fold).
 
     Raises:
         InputError: If the dataset has no such split.

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 UNUSED = -1
-"""Id of an unused column. As an unsigned integer it is the highest value, which is the fill value of ids."""
+"""Id of an unused column. A dump stores ids as unsigned integers. There, -1 becomes the highest value, which is also
+the fill value of the array."""
 
 DRAW_ROWS = 256
 """Number of rows to draw for at a time. These rows take 25 MB of float64 at V = 12,000, and malloc serves this from its

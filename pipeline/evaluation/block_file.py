@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 FORMAT_VERSION: Final = 1
 _LINE_BYTES: Final = 4096
-"""More bytes than any line of JSON has."""
+"""A limit: every line of JSON in the file has fewer bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

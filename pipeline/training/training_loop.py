@@ -330,7 +330,7 @@ class Training:
         return self._task.weights_metadata(epoch, batches.stop)
 
     def _planned_word_checkpoints(self) -> dict[int, list[str]]:
-        """Return the names of the word checkpoints by step. Log the names that training never reaches."""
+        """Return the names of the word checkpoints by step. Log those that training never reaches."""
         thresholds = word_thresholds(self._config.word_checkpoints)
         reached = self.plan.steps_reaching(thresholds)
         missed = [words_name(threshold) for threshold in thresholds if threshold not in reached]

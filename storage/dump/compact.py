@@ -48,7 +48,7 @@ _Found = TypeVar("_Found")
 
 TO_ZERO = 255
 """Code of a token with probability 0. It is also the fill value of the Zarr array, so zarr returns this code in place
-of a missing shard. The first code of a row is always 0, so fill values cannot be taken for rows."""
+of a missing shard. The first code of a stored row is always 0, so fill values never look like a stored row."""
 
 _UNCHANGED = ("tokens", "ids", "gold_logp", "tail")
 """Arrays that equal those of a dump of profile ``exact``."""

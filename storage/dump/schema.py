@@ -88,7 +88,7 @@ class DumpSchema:
     split: str
     """Split of the dataset that was dumped."""
     fingerprints: dict[str, str]
-    """Name in ``FINGERPRINTS`` → sha256. A cross-fitted dump has ``teacher of fold 1`` and so on."""
+    """The sha256 of each thing that ``FINGERPRINTS`` names. A cross-fitted dump has ``teacher of fold 1`` and so on."""
     computation: dict[str, str | int | float]
     """Everything else that can change the stored values: threads, batch budget, dtype, device model, versions, beam
     sizes."""
@@ -153,7 +153,7 @@ class DumpSchema:
         )
 
     def zarr_files(self) -> dict[str, bytes]:
-        """Return the store's ``zarr.json`` files: relative path → content."""
+        """Return the content of the store's ``zarr.json`` files, by relative path."""
         arrays = {spec.name: spec.zarr_metadata() for spec in (*self.stored_arrays, self.offsets_array)}
         group = {
             "zarr_format": 3,
@@ -192,7 +192,7 @@ class DumpSchema:
         return cls(**{**rest, "temperatures": tuple(rest["temperatures"])})
 
     def differences(self, other: "DumpSchema") -> dict[str, tuple[Any, Any]]:
-        """Return the keys with different values: key → (own value, other value). Nested keys are joined by a dot."""
+        """Return, for each key with different values, (own value, other value). Nested keys are joined by a dot."""
         mine, theirs = _flatten(asdict(self)), _flatten(asdict(other))
         keys = sorted(mine.keys() | theirs.keys())
         return {key: (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}

@@ -1,8 +1,9 @@
 """Write, read and describe a dataset: the token ids and oracle actions of every split, and their tokenizer.
 
     DATASET/tokenizer.json
-    DATASET/words.json              how many words train has, how many the tokenizer was trained on, and how many the
-                                    parser or teacher that made the trees was trained on (``word_budget``)
+    DATASET/words.json              the number of words in the split train, the number that the tokenizer was
+                                    trained on, and the number that the parser or teacher that made the trees was
+                                    trained on (``word_budget``)
     DATASET/dataset.zarr            attributes: labels, sha256 digests, and where the trees come from
     DATASET/dataset.zarr/SPLIT      tokens, offsets, actions, action_offsets, document_ids, num_words, num_bytes,
                                     documents (a table as UTF-8 bytes), folds (train only, if build-dataset had
@@ -144,7 +145,8 @@ class Dataset:
     counts: dict[str, dict[str, Any]]
     """For each split: ``num_trees``, ``num_kept``, and ``dropped`` and ``repaired`` by reason."""
     statistics: dict[str, dict[str, Any]]
-    """The result of ``split_statistics`` for each split. Empty for a dataset of an old version without statistics."""
+    """The result of ``split_statistics`` for each split. Empty if an older version of this project wrote
+    the dataset without statistics."""
     trained_on: Sequence[TrainingText]
     """Records of the texts behind the training split: its own text, and the texts that its tokenizer, and its
     parser or teacher, were trained on."""
@@ -217,7 +219,7 @@ def write_dataset(
         for name in splits:
             (folder / name).rename(store / name)
         fsync(store)
-        # words.json is not part of the sha256: the same arrays are the same dataset wherever they came from.
+        # The sha256 does not cover words.json: it identifies the arrays, not the sizes of the training texts.
         if trained_on:
             write_atomically(folder / WORDS, (json.dumps(to_json(trained_on), indent=1) + "\n").encode())
         tokenizer.save(folder / "tokenizer.json")

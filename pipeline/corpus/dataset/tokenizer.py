@@ -12,11 +12,11 @@ exactly. The tokenizers that older versions of this project trained put a space 
 their files remove it. Such files still work.
 
 ``train-tokenizer`` gives ``<bos>``, ``<eos>`` and ``<pad>`` the ids 0, 1 and 2. ``adopt-tokenizer``, which converts a
-tokenizer of Hugging Face's format, records which entries serve as ``<bos>`` and ``<eos>``. It does so in the file's
-template for pairs of texts, which no command uses otherwise. The special tokens are entries of the vocabulary, but they
-are not listed as "added tokens", because the library searches each text for added tokens. The library would turn the
-string ``<eos>`` in a text into the special token, and decoding could not restore the text. ``export`` lists the special
-tokens as added tokens, because other programs write them into their input on purpose.
+tokenizer of Hugging Face's format, records which entries serve as ``<bos>`` and ``<eos>``. The record is the file's
+template for pairs of texts. No command uses this template for anything else. The special tokens are entries of the
+vocabulary, but they are not listed as "added tokens", because the tokenizers library searches each text for added
+tokens. It would turn the string ``<eos>`` in a text into the special token, and decoding could not restore the text.
+``export`` lists the special tokens as added tokens, because other programs write them into their input on purpose.
 """
 
 import json
@@ -302,7 +302,7 @@ def json_bytes(content: Mapping[str, Any]) -> bytes:
 def special_template(ids: Mapping[str, int], *, bos: str, eos: str) -> dict[str, Any]:
     """Return a ``post_processor`` that adds nothing to a text, but records which entries begin and end a text.
 
-    The entries are recorded in the template for pairs of texts, which no command uses otherwise.
+    The entries are recorded in the template for pairs of texts. No command uses this template for anything else.
     """
     before, after = ({"SpecialToken": {"id": token, "type_id": 0}} for token in (bos, eos))
     first, second = ({"Sequence": {"id": letter, "type_id": 0}} for letter in ("A", "B"))

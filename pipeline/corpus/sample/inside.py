@@ -123,7 +123,8 @@ class Chart:
     lefts: list[Items]
     """For each width from 1: the constituents that can be the left part of a larger constituent."""
     prefixes: list[Items]
-    """For each width w from 1: the constituents that are the start symbol over the first w words of a sentence."""
+    """For each width w from 1: the constituents that have the start symbol and cover the first w words of a
+    sentence."""
 
 
 class Inside:

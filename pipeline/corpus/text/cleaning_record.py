@@ -12,7 +12,7 @@ from storage.fingerprints import Json
 SAMPLES = 20
 """Largest number of examples that are written for one source and reason."""
 SAMPLE_CHARS = 200
-"""Largest number of characters of a cell of an example. Longer cells are cut."""
+"""Largest number of characters in a cell of the table of examples. Longer cells are cut."""
 COLUMNS = ("what", "source", "reason", "count", "file", "line", "text", "result")
 """Columns of ``OUT.dropped.tsv``."""
 Kind = Literal["text", "blank", "header", "dropped"]
@@ -67,7 +67,7 @@ class _Sample:
 
 
 class CleaningRecord:
-    """Count each line once, and sentences, documents and speakers. Keep examples for each source and reason."""
+    """Count lines (each once), sentences, documents and speakers. Keep examples for each source and reason."""
 
     def __init__(self) -> None:
         self.by_source: dict[str, _Counts] = {}

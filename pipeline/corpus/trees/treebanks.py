@@ -38,8 +38,8 @@ TREE_SUFFIXES: Final = (
 BROKEN_LIST: Final = "broken n-best list"
 NO_PARSE: Final = "no parse in its n-best list"
 OTHER_SUFFIX: Final = "trees with another suffix (--format brackets would read them)"
-"""With ``--format auto``, files of a folder that begin with a tree but have none of ``TREE_SUFFIXES`` are passed over
-for this reason."""
+"""The reason why, with ``--format auto``, a file in a folder is passed over if it begins with a tree but has none of
+``TREE_SUFFIXES``."""
 
 _WSJ: Final = re.compile(r"wsj_?(\d\d)\d\d", re.IGNORECASE)
 _HEADER: Final = re.compile(r"\s*(\d{1,6})\s+\S+\s*")
@@ -205,7 +205,7 @@ def read_n_best(path: Path) -> Iterator[RawTree]:
         while line is not None and num_read < num_parses:
             score, tree = _score(line), next(lines, None)
             if score is None or tree is None or (tree.is_whole and not tree.text.lstrip().startswith("(")):
-                lines = chain(filter(None, [tree]), lines)  # one of these two lines may begin the next list
+                lines = chain(filter(None, [tree]), lines)  # ``line`` or ``tree`` may begin the next list
                 break
             if best is None or score > best_score:
                 best, best_score = tree, score

@@ -51,10 +51,11 @@ class Benchmark:
     subject: str
     """Name of the folder of pairs or suites, or of the split."""
     fingerprint: str
-    """sha256 of the pairs or suites. For a perplexity per token: of the split. For one per word or byte: of the split's
-    text."""
+    """sha256 of the pairs or suites. For a perplexity per token, it is the sha256 of the split. For a perplexity per
+    word or byte, it is the sha256 of the split's text."""
     conventions: str
-    """How sentences were scored, as in ``LoadedResult.convention``. For a perplexity, the distribution comes first."""
+    """How sentences were scored, as in ``LoadedResult.convention``. For a perplexity, the text begins with the
+    name of the distribution."""
     unit: str
     """Unit of the overall value: ``accuracy``, ``nats per token``, ``nats per word`` or ``bits per byte``."""
     tokenizer: str = ""
