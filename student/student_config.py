@@ -106,7 +106,7 @@ class StudentTrainConfig(TrainConfig):
     """Temperature of the soft targets. The dump must have been made for it."""
     divergence: Divergence = "kl"
     """Divergence from the soft targets. kl: KL(teacher || student). reverse-kl: KL(student || teacher). js:
-    Jensen-Shannon. reverse-kl and js need a dump of the k most probable tokens; a dump with draws will not do."""
+    Jensen-Shannon. reverse-kl and js need a dump of the k most probable tokens, not one with draws."""
     targets: Literal["dump", "shuffled", "none"] = "dump"
     """Soft targets of a position. dump: the position's own distribution. shuffled: the distribution of a random
     position, as a control; every batch reads from the whole dump. none: no soft targets, as without a dump."""

@@ -1,7 +1,7 @@
 """Run ``sample``: write sentences that a teacher generates, with their trees, so that students get more text.
 
 Students that learn from text that a teacher generated are distilled at the level of sentences (Kim and Rush 2016,
-section 3.2; there the text is the output of a beam search).
+section 3.2, where the text comes from a beam search and not from sampling).
 
 OUT.mrg and OUT.txt are a pair of files as ``import-trees`` writes them. ``build-dataset`` divides this text into tokens
 again, and the result can differ from the tokens that were drawn. So this module reads each sentence back exactly as
@@ -117,9 +117,9 @@ def sample_trees(
 
 
 def _check_absent(out_stem: Path) -> None:
-    """Check that OUT has no files yet, also none that describe an earlier OUT.txt, such as OUT.docs.
+    """Check that no file of OUT exists yet: OUT.mrg, OUT.txt, or a file that describes OUT.txt, such as OUT.docs.
 
-    ``build-dataset`` would take such a file for a description of the sample.
+    ``build-dataset`` would read an old OUT.docs as if it described the new OUT.txt.
     """
     for suffix in (".mrg", ".txt", *COMPANION_SUFFIXES):
         if (path := beside(out_stem, suffix)).exists():
@@ -242,7 +242,7 @@ class _Output:
         return self._numbers["num_kept"]
 
     def write_next(self, world: World) -> None:
-        """Write the batches that come next and are drawn already."""
+        """Write the next batches in order, up to the first that is not drawn yet."""
         while (data := world.take(f"sample/{self._num_batches}")) is not None:
             self._num_batches += 1
             batch = json.loads(data)

@@ -1,9 +1,9 @@
 """Keep the stacks of a beam search or a sampler as a trie of pushes in growing tensors. No stack is ever copied.
 
-A **node** is a push, with a link to the node below. So a node is also a whole stack, and it holds the state of the
-stack LSTM over that stack. A push onto a node changes neither its stack nor its state. The links and counts of nodes
-are numpy arrays on the host. The states of nodes are rows of tensors on the device. An **item** is what a push adds: a
-head (a nonterminal, or ``<bos>`` in the binary strategy), a token or a constituent.
+A **node** is one pushed element, with a link to the node below it. A node and all nodes below it are a whole stack. The
+node holds the state of the stack LSTM over this stack. A push onto a node changes neither its stack nor its state. The
+links and counts of nodes are numpy arrays on the host. The states of nodes are rows of tensors on the device. An
+**item** is what a push adds: a head (a nonterminal, or ``<bos>`` in the binary strategy), a token or a constituent.
 
 Many nodes share results, which are then computed once:
 
@@ -79,12 +79,15 @@ class StackPool:
         return len(self._parent)
 
     def is_complete(self, nodes: np.ndarray) -> np.ndarray:
-        """Return bool ``[n]``: whether only TOP is open at a node, so that ``<eos>`` can end the sentence."""
+        """Return bool ``[n]``: whether ``<eos>`` can end the sentence at a node.
+
+        It can if only TOP is open or, in the binary strategy, if at most one element is above ``<bos>``.
+        """
         complete: np.ndarray = self._num_children[nodes] <= 1 if self._is_binary else self._num_open[nodes] == 1
         return complete
 
     def action_log_probs(self, nodes: np.ndarray) -> np.ndarray:
-        """Return float64 ``[n, A]``: log-probabilities of SHIFT, REDUCE and each NT except TOP; -inf if not valid."""
+        """Return float64 ``[n, A]``: log-probabilities of SHIFT, REDUCE (-inf if it is invalid) and each NT but TOP."""
         scores = self._model.action_head(self._hidden[-1].take(self._on_device(nodes)))
         needed = 2 if self._is_binary else 1
         can_reduce = self._num_children[nodes] >= needed
@@ -198,7 +201,7 @@ class StackPool:
         return np.arange(first, len(self))
 
     def _products_of(self, nodes: np.ndarray) -> np.ndarray:
-        """Return the rows of the recurrent products of nodes, int64 ``[n]``. Compute missing products first."""
+        """Return the row number of each node's recurrent products, int64 ``[n]``. Compute missing products first."""
         missing = np.unique(nodes[self._product[nodes] < 0])
         if len(missing):
             self._product[missing] = np.arange(len(self._products[0]), len(self._products[0]) + len(missing))
@@ -208,7 +211,7 @@ class StackPool:
         return self._product[nodes]
 
     def _children_of(self, items: np.ndarray) -> np.ndarray:
-        """Return the rows of items in ``_children``, with the shape of ``items``. Compute missing rows first."""
+        """Return each item's row number in ``_children``, in the shape of ``items``. Compute missing rows first."""
         missing = np.unique(items[self._child[items] < 0])
         if len(missing):
             self._child[missing] = np.arange(len(self._children), len(self._children) + len(missing))
@@ -223,7 +226,7 @@ class StackPool:
         else:
             num_children, labels = self._num_children[nodes], self._item[self._open[nodes]]
         most = int(num_children.max(initial=0))
-        # Each row describes a constituent: its label, its number of children, and its children from the right.
+        # Each row describes a constituent: its label, its number of children, and its children from right to left.
         contents = np.full((len(nodes), 2 + most), -1)
         contents[:, 0], contents[:, 1] = labels, num_children
         below = nodes.copy()

@@ -124,7 +124,7 @@ def refuse_without_search(sizes: Iterable[str], needed: str) -> None:
 
     Args:
         sizes: The fields of ``BeamConfig`` that were given.
-        needed: What makes a command search, for the error message, for example ``--marginal``.
+        needed: The option with which a command would search, for the error message, for example ``--marginal``.
 
     Raises:
         ConfigError: If any size was given.

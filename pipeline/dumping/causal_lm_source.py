@@ -144,9 +144,9 @@ class CausalLmSource:
 class CausalLm:
     """A causal language model of transformers as a ``NextTokenModel``.
 
-    The state of a position is what ``logits`` needs. Usually it is the input of the output layer. If the model does not
-    compute its logits by this layer alone, for example if it caps them, the state is the row of logits itself. This
-    takes more memory, but works for every model.
+    The state of a position is what the method ``logits`` takes. Usually it is the input of the output layer. If the
+    model does not compute its logits by this layer alone, for example if it caps them, the state is the row of logits
+    itself. This takes more memory, but works for every model.
 
     Args:
         model: The model, on its device and in evaluation mode.

@@ -51,7 +51,8 @@ IGNORED, NO_LOGP = -100, -1e9
 """The label and the log-probability that axolotl gives to positions that do not count."""
 
 Columns = dict[str, tuple[NDArray[np.int64], NDArray[Any]]]
-"""Name → (the number of values of each sentence, the values ``[n]`` or ``[n, k]`` of all sentences)."""
+"""For each column, by name: the number of entries of each sentence, and the entries of all sentences, ``[n]`` or
+``[n, k]``."""
 
 
 def export_dump(dump: Location, out: Path, *, form: ExportFormat, tokenizer: Path | None = None) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def _for_axolotl(sentences: range, reader: DumpReader, tokenizer: Tokenizer) -> 
     rows, lengths, starts = _read(sentences, reader)
     longer = lengths + 1
     begins = np.cumsum(longer) - longer
-    own = concatenated_ranges(begins, lengths)  # the rows that have a distribution; <eos> follows them
+    own = concatenated_ranges(begins, lengths)  # all entries of a sentence but the last, which is <eos>
     input_ids = np.full(int(longer.sum()), tokenizer.eos_id, np.int32)
     input_ids[own] = _inputs(rows.tokens, starts, tokenizer.bos_id)
     labels = input_ids.copy()

@@ -171,7 +171,7 @@ def _unfinished(store: TextShards, world: World) -> list[int]:
 
 @dataclass(slots=True)
 class _ShardParser:
-    """Parse shards. The model is loaded at the first shard, because only then does a worker's error reach the user."""
+    """Parse shards. The model is loaded at the first shard: an error at a worker's start would not reach the user."""
 
     store: TextShards
     config: ParseConfig

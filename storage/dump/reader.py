@@ -101,7 +101,7 @@ class DumpReader:
         return self.read_range(int(self.offsets[sentence]), int(self.offsets[sentence + 1]))
 
     def temperature_index(self, temperature: float) -> int:
-        """Return the column of ``tail`` and ``logz`` that holds a temperature.
+        """Return the column of ``tail`` and ``logz`` that holds the values at a temperature.
 
         Raises:
             StoreError: If the dump was not made for the temperature.
@@ -190,7 +190,7 @@ class DumpReader:
         return open_rows(self.folder, self.schema, self._shards, self._verified, self._check_store)
 
     def _check_store(self) -> None:
-        """Raise an error if another dump has replaced this one. In this case no file is damaged."""
+        """Raise an error if another dump has replaced this one. Then a file may seem damaged although it is not."""
         try:
             found = sha256_bytes(self.folder.read(MANIFEST))
         except OSError:  # the dump is gone: the caller's error says which file is missing
@@ -282,7 +282,7 @@ def inspect_dump(location: Location) -> dict[str, Json]:
 
 
 def _verify_shard(folder: Folder, schema: DumpSchema, entry: ShardEntry) -> None:
-    """Check every byte and value of a shard. In an object store, the object is read, not its local copy."""
+    """Check every byte and value of a shard. In an object store, the objects themselves are read, not local copies."""
     files, names = {}, {}
     for spec in schema.stored_arrays:
         name, digest = spec.file(entry.shard), entry.files[spec.name]
@@ -313,7 +313,7 @@ def _verify_shard(folder: Folder, schema: DumpSchema, entry: ShardEntry) -> None
 
 
 def _read_metadata(folder: Folder, manifest: Manifest) -> NDArray[np.int64]:
-    """Check every metadata file and return the offsets, mapped."""
+    """Check every metadata file and return the offsets, memory-mapped."""
     for name, expected in manifest.schema.zarr_files().items():
         digest = FileDigest.of_bytes(expected)
         if problem := folder.problem_with(name, manifest.metadata[name]):

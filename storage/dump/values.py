@@ -47,8 +47,8 @@ def impossible_values(arrays: Mapping[str, NDArray[Any]], schema: DumpSchema) ->
     """Yield each rule that rows break, with the first such row. This takes little time compared with reading the rows.
 
     Args:
-        arrays: Name → ``[n, ...]``, n at least 1. Some of the dump's arrays are enough, unless the dump has draws: then
-            all arrays are needed.
+        arrays: Arrays ``[n, ...]`` by name, n at least 1. Some of the dump's arrays are enough, unless the dump has
+            draws: then all arrays are needed.
         schema: The schema of the dump.
     """
     is_unused = None
@@ -107,7 +107,7 @@ def wrong_mass(
     """Return the first row whose probabilities and tail do not sum to 1 at a declared temperature.
 
     Args:
-        logp: ``[n, m]`` of the top tokens.
+        logp: ``[n, m]``, log-probabilities of the m top tokens.
         tail: ``[n, nT]``.
         logz: ``[n, nT]``.
         temperatures: The declared temperatures.

@@ -117,7 +117,9 @@ _CHAT_RULES = _compiled(
     (r"[\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
     (r"(?<![\w-])(?:xxx?|yyy?|www)(?![\w-])", "", "unintelligible word"),
 )
-_CHAT_LENGTHENED = re.compile(r"(?<=[a-z]):(?=[\s.,?!]|$)")  # only in speech, where a space precedes ordinary colons
+# The sign of a long sound at the end of a word. Used only for lines with a speaker: in these, an ordinary colon has a
+# space before it.
+_CHAT_LENGTHENED = re.compile(r"(?<=[a-z]):(?=[\s.,?!]|$)")
 _CHAT_SIGNS = re.compile(
     r"[\[&(@0+_:^<>\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d"
 )
@@ -146,14 +148,14 @@ def aochildes(draft: Draft) -> None:
     _join_punctuation(draft)
 
 
-# A speaker's letter, also after the tag of a dialogue act, as in the files of SwDA: "qw A.1 utt2: So".
+# A speaker's letter. In the Switchboard Dialog Act Corpus, the tag of a dialogue act comes first: "qw A.1 utt2: So".
 _SPEAKER = re.compile(r"([A-Z]):\s+|(?:\S+\s+)?@*([A-Z])\.\d+\s+utt\d+:\s*")
 _SWDA_HEADER = re.compile(
     r"^(?:\*x\*|=+$|(?:FILENAME|TOPIC#|DATE|TRANSCRIBER|UTT_CODER|DIFFICULTY|TOPICALITY|NATURALNESS|ECHO_FROM_[AB]|"
     r"STATIC_ON_[AB]|BACKGROUND_[AB]|REMARKS):)"
 )
-# A remark starts at an asterisk. It ends at a closing bracket, at a second asterisk, after a phrase that annotators use
-# ("typo"), or at the end of the sentence or line.
+# Text in double square brackets is a remark. Any other remark starts at an asterisk. It ends at a closing bracket, at a
+# second asterisk, after a phrase that annotators use ("typo"), or at the end of the sentence or line.
 _REMARK = re.compile(
     r"\[\[[^\[\]]*\]\]+|(?:(?<!\S)\*+\s*|(?<![\w*])\*+(?=\S))"
     r"(?:\[+[^\[\]]*\]+|\([^()]*\)|\{[^{}]*\}|\"[^\"]*\"(?=\s+(?-i:[A-Z])|$)|[?!]+(?=\s|$)|$|"

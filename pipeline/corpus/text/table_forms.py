@@ -4,7 +4,7 @@ Prose has commas too. So lines with commas or semicolons must have equal numbers
 they need a header or a column of numbers, or both if there are spaces next to the delimiters. For lines with tabs or
 vertical bars, three rows with the same number of cells are enough. But lines that have an indent or a speaker before
 the tab are text. Rows that begin with consecutive numbers are a table even if their lengths differ, because quotes
-around cells with commas may be missing. ``find_table`` takes any file that is named .csv or .tsv for a table.
+around cells with commas may be missing. ``find_table`` treats any file that is named .csv or .tsv as a table.
 """
 
 import csv
@@ -47,10 +47,10 @@ class Table(NamedTuple):
 
 
 def as_cell(text: str) -> str:
-    """Return a text as a cell of a table, changed so that no spreadsheet takes the cell for a formula.
+    """Return a text as a cell of a table, changed so that no spreadsheet treats the cell as a formula.
 
     A text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return gets an apostrophe in front, which
-    spreadsheets do not show. Numbers stay as they are, and so do texts of signs only, such as a dash.
+    spreadsheets do not show. Numbers stay as they are, and so do texts without a letter or digit, such as a dash.
     ``text_of_cell`` gives the text back.
     """
     return f"'{text}" if _is_taken_for_formula(text) else text
@@ -77,7 +77,8 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
         plain = _head_rows(texts, delimiter, quoted=False, spaced=False)
         if delimiter == "|" and plain and len(plain[0]) == 1 and re.search("[,;]", plain[0][0]):
             continue  # the first row has commas and no bars, so the bars below it are parts of cells
-        # If each line alone is a whole row, but its quotes would join it with the next, the quotes belong to the text.
+        # If all lines have the same number of cells when quotes are ignored, but the quotes would join some lines into
+        # one row, the quotes belong to the text.
         are_marks = len(quoted) < len(plain) and len({*map(len, plain)}) == 1
         if not are_marks and (columns := _columns(quoted, is_prose=False)) and _shows_quotes(texts, quoted, delimiter):
             return Table(columns, delimiter, quoted=True)
@@ -86,7 +87,7 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
     for delimiter in ",;":
         rows = _head_rows(texts, delimiter, quoted=True, spaced=False)
         spaced = _head_rows(texts, delimiter, quoted=True, spaced=True)
-        unquoted = _head_rows(texts, delimiter, quoted=False, spaced=False)  # quotes may be wrong
+        unquoted = _head_rows(texts, delimiter, quoted=False, spaced=False)  # for files with wrong quotes
         columns = _columns(rows, is_prose=True) or _columns(spaced, is_prose=True, spaced=True)
         if columns := columns or _numbered(rows) or _numbered(unquoted):
             return Table(columns, delimiter, quoted=True)
@@ -94,7 +95,8 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix in (".csv", ".tsv"):
         usual, most = {".csv": ",", ".tsv": "\t"}[suffix], max(DELIMITERS, key=first.count)
-        is_usual = most not in first or (usual == "\t" and usual in first)  # sentences have more commas than tabs
+        # In a .tsv file, one tab is enough, because sentences in the cells can have more commas than there are tabs.
+        is_usual = most not in first or (usual == "\t" and usual in first)
         delimiter = usual if is_usual else most
         is_quoted = delimiter in ",;"
         rows = _head_rows(texts, delimiter, quoted=is_quoted, spaced=is_quoted)
@@ -126,7 +128,7 @@ def _head_rows(texts: Sequence[str], delimiter: str, *, quoted: bool, spaced: bo
     rows: list[list[str]] = []
     try:
         for row in _reader((text + "\n" for text in texts if text.strip()), delimiter, quoted=quoted, spaced=spaced):
-            # Tables of words have comments (CoNLL-U) or tags between the sentences.
+            # Tables of words have comments (CoNLL-U) or tags such as <s> between the sentences.
             is_between = row[0].startswith("# ") or (
                 len(row) == 1 and (row[0][:1] == "#" or (row[0][:1] == "<" and delimiter == "\t"))
             )
@@ -167,7 +169,8 @@ def _columns(rows: Sequence[Sequence[str]], *, is_prose: bool, spaced: bool = Fa
     elif spaced:
         is_table = is_long and has_header and has_numbers
     else:
-        # Without numbers, names in other scripts than Latin may be sentences: Chinese has no spaces.
+        # Without a column of numbers, only a header in ASCII counts. In Chinese, for example, which has no spaces, a
+        # whole sentence looks like the name of a column.
         has_latin_header = has_header and "".join(names).isascii()
         is_long_table = is_long and (has_latin_header or (has_numbers and width > 2))
         is_table = is_tight and (is_long_table or (has_header and has_numbers))
@@ -178,7 +181,7 @@ def has_spaced_columns(texts: Sequence[str]) -> bool:
     """Return whether lines are rows of a table with spaces between columns: a header, and numbers in one column.
 
     A table of more than two columns must have decimals or two columns of numbers, because sentences of equal length may
-    have a number at the same place. Rows may begin with a number that has no name in the header.
+    have a number at the same place. The header may lack a name for a first column of row numbers.
     """
     rows = [text.split() for text in texts if text.strip()]
     if len(rows) > 1 and len(rows[1]) == len(rows[0]) + 1 and rows[1][0].isdecimal():

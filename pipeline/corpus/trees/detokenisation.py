@@ -41,7 +41,7 @@ class ContextRule:
     """Decide from a word and its neighbours on which sides it has no space. This rule overrides a ``WordRule``."""
 
     around: str
-    """Regular expression for five ``word/TAG``: two before the word, the word itself, two after it."""
+    """Regular expression for ``word/TAG`` of five words: two before the word, the word itself, and two after it."""
     joins: Joins
     tagged: str
     text: str
@@ -292,7 +292,8 @@ def detokenise(words: Sequence[str], tags: Sequence[str]) -> str:
     """Return the running text of words with their parts of speech."""
     spelt = [spell(word) for word in words]
     tags = _retagged(words, spelt, tags)
-    # A treebank ends "in the U.S." with two periods, and the text with one. Three periods are an ellipsis.
+    # At the end of a sentence, a treebank writes a period of its own after "U.S.", and the text does not. A period that
+    # another period follows belongs to an ellipsis and is kept.
     kept = [i for i, word in enumerate(spelt) if not doubles_period(spelt, i)]
     spelt, tags = [spelt[i] for i in kept], [tags[i] for i in kept]
     tagged = [*_OUTSIDE, *(f"{word}/{tag}" for word, tag in zip(spelt, tags, strict=True)), *_OUTSIDE]

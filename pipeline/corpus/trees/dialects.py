@@ -31,8 +31,8 @@ SLASH_TAGS: Final = "word/TAG leaves"
 _NUM_TREES = 200
 _MOST = 0.8
 _MANY_TRACES = 0.25
-"""If more than this share of the trees has a trace without ``-NONE-``, the dialect is historical. A few such traces may
-come from a conversion."""
+"""If more than this share of the trees has a trace without ``-NONE-``, the dialect is historical. If fewer
+trees have one, it may only be left over from a conversion between formats."""
 
 _PHRASE_TAG = re.compile(r"(W|Q)?(NP|PP|ADVP|ADJP|CONJP|QP|VP)|CP|IP|S|SBAR|SINV|SQ|SBARQ|NX|BIND")
 _NUMBER_TAG = re.compile(r"NUM|ONE|CD|LS|QN|FRAC|FP|N$|X$")
@@ -49,7 +49,7 @@ _BRACKET = re.compile(r"([*#-])([LR][RSC]B)\1", re.IGNORECASE)
 _CODE_TAGS = frozenset({"CODE", "COMMENT", "LB", "PB", "REF"})
 _CODE = re.compile(r"<[^<>]*>|\{[^{}]*\}")
 _NO_PUNCTUATION = ("PONFP", "EOS")
-"""A leaf of MCVF, the treebank of historical French: the sentence ends here without a mark."""
+"""A leaf of MCVF, the treebank of historical French: the sentence ends here without a punctuation mark."""
 _CHARACTERS: Final = {
     "<paren>": ("-LRB-", "-LRB-"),
     "<$$paren>": ("-RRB-", "-RRB-"),
@@ -95,7 +95,8 @@ def read_plain_trees(path: Path) -> Iterator[RawTree]:
     """Yield the trees of a file as ``read_raw_trees`` does, but parsed by the rules of the file's dialect.
 
     A tree that cannot be parsed is yielded as it is. A tree without words has the fault ``ONLY_CODES``, or ``UNCLEAR``
-    if the transcriber did not understand the speech. A mark between the texts of a file has the fault ``END_OF_TEXT``.
+    if the transcriber did not understand the speech. ``( END_OF_TEXT_UNIT )``, which some files have after each text,
+    has the fault ``END_OF_TEXT``.
 
     Raises:
         InputError: As ``read_raw_trees`` and ``recognise``.
@@ -111,8 +112,8 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
     """Return the dialect of a file, judged by its first trees.
 
     Raises:
-        InputError: If most leaves are a word with another part, such as a lemma, in a form that is not known; or if
-            some leaves look like ``word-lemma`` and the others do not.
+        InputError: If some leaves look like ``word-lemma`` and the others do not, or if nearly all leaves have another
+            form that is not read: a word with a lemma or a tag in it, a quoted word, a number, or ``(word TAG)``.
     """
     texts = [raw.text for raw in first if raw.text is not None]
     tokens = [leaf for text in texts for _, leaf in _TOKEN.findall(text) if leaf and not _TRACE.fullmatch(leaf)]
@@ -158,8 +159,8 @@ def _refuse_other_leaves(path: Path, words: list[str], visible: list[str], trees
     Args:
         path: The file.
         words: The words of the file's first trees, without codes.
-        visible: Equal to ``words`` if the file is historical. For any other file, it also has the leaves that would be
-            codes in a historical file.
+        visible: Equal to ``words`` if the file is historical. For any other file, it also has leaves that are codes
+            only in a historical file, such as ``<dog>``.
         trees: The file's first trees.
 
     Raises:
@@ -294,7 +295,10 @@ def _historical(tree: Tree, reasons: dict[str, None], *, has_lemmas: bool) -> Tr
 
 
 def _join_split_words(words: list[str], present: list[int], without: set[int], reasons: dict[str, None]) -> None:
-    """Join the parts of split words, such as ``hest$ $inn``. If a part is alone, remove its mark."""
+    """Join the parts of split words, such as ``hest$ $inn`` or ``hest@ @inn``.
+
+    If a part has no counterpart beside it, only remove its ``$`` or ``@``.
+    """
     at = present[0] if present else -1
     for following in present[1:]:
         mark = words[at][-1:]
@@ -361,9 +365,10 @@ def _leaf_with_slash(found: re.Match[str]) -> str:
 def _without_lemma(leaf: str) -> str:
     """Return the word of ``word-lemma``.
 
-    A lemma often begins with the same letter as its word. So if some hyphens are followed by the first letter of the
-    leaf, only these hyphens count. Cut at the middle hyphen of the leaf if it counts, or else at the last that counts.
-    For example, the word of ``ice-cream-ice-cream`` is ``ice-cream``.
+    The leaf is cut at one of its hyphens. A lemma often begins with the same letter as its word. So a hyphen is a
+    candidate if the first letter of the leaf follows it. If no hyphen is a candidate by this rule, all of them are. The
+    cut is at the middle one of all hyphens if their number is odd and this one is a candidate. Otherwise it is at the
+    last candidate. For example, the word of ``ice-cream-ice-cream`` is ``ice-cream``.
     """
     cuts = [i for i, character in enumerate(leaf) if character == "-" and 0 < i < len(leaf) - 1]
     likely = [i for i in cuts if leaf[0].casefold() == leaf[i + 1].casefold()] or cuts
@@ -401,7 +406,7 @@ def _is_beside_sentence(tree: Tree, i: int) -> bool:
 
 
 def _is_bare_trace(tag: str, word: str) -> bool:
-    """Return whether a leaf is certainly a trace, although its tag is not ``-NONE-``.
+    """Return whether a leaf is certainly a trace, even if its tag is not exactly ``-NONE-``.
 
     Any leaf is a trace if its tag begins with ``-NONE-`` (``-NONE-ABAR-WH-`` in the CHILDES Treebank). A word such as
     ``*T*-1`` or ``*-1`` is a trace with any tag. ``*``, ``*x*`` or ``0`` is a trace if its tag is a spelling of
