@@ -13,11 +13,12 @@ figures per token do not count ``<eos>``.
 
 beam_floor_*       Operations of the search's matrix products per second of the whole search / operations per second of
                    a float32 product of two 2,048 x 2,048 matrices. The search has other work, too, such as log-sum-exps
-                   over the vocabulary, so no program reaches 1. Each round measures the search and this product.
+                   over the vocabulary, so no program reaches 1. The search and this product are timed in each of
+                   three rounds (``--quick``: one); the figure is the median over the rounds.
 vocabulary_share_* An estimate of the share of these operations that is spent on logits of the vocabulary. It assumes
                    that every position has ``beam`` candidates and no two sentences begin alike.
 before_ratio_*     Tokens per CPU second with this code / with the code in CHECKOUT, another checkout of this project.
-                   Each round searches with both codes, each in a process of its own.
+                   In each round both codes search, each in a process of its own.
 before_largest_difference_*  The largest difference, over all positions, between the log-probabilities that the two
                    codes give the gold token, in nats.
 before_mean_difference_*  The difference between the means of these log-probabilities over all positions, in nats.
@@ -125,7 +126,7 @@ def compare(checkout: Path, beams: tuple[int, int], *, rounds: int) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(rounds):
             for name, root in (("after", ROOT), ("before", checkout)):
-                # Both processes run this file and import the search from ``root``, not from this file's folder: -P.
+                # Both run this file. With -P, they import the search from ``root`` and not from this file's folder.
                 command = [sys.executable, "-P", __file__, *typed, "--search", f"{folder}/{name}.npz", *map(str, beams)]
                 subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}, check=True)
             after, before = (dict(np.load(f"{folder}/{name}.npz")) for name in ("after", "before"))

@@ -5,10 +5,10 @@
 This benchmark needs only torch and numpy, and no data. It draws random trees of about the length, depth and branching
 of a treebank's trees.
 
-worst_KIND_float32       The relative error of the losses or of the gradient of a small model in float32 on the device,
-                         whichever is larger, compared with the CPU in float64. KIND is a teacher's strategy and
-                         composition, or ``student_t`` and a temperature. ``worst_KIND_bfloat16``: the same error
-                         under autocast to bfloat16.
+worst_KIND_float32       A small model computes losses and a gradient in float32 on the device, and in float64 on the
+                         CPU. The figure is the relative error of the losses or that of the gradient, whichever is
+                         larger. KIND is a teacher's strategy and composition, or ``student_t`` and a temperature.
+                         ``worst_KIND_bfloat16``: the same error under autocast to bfloat16.
 teacher_tokens_per_s     Positions per second of training in bfloat16: size 650, vocabulary 12,000, 512 sentences per
                          batch, forward, backward and AdamW. A second thread prepares the batches. All batches differ.
 infer_positions_per_s    Positions per second of inference with the same model in float32: states, logits, log-softmax
@@ -16,7 +16,7 @@ infer_positions_per_s    Positions per second of inference with the same model i
 student_mfu              Model FLOPs per second of a step with distillation / the device's peak rate: 12 blocks of size
                          768, vocabulary 12,000, 64 soft targets per position, 32,768 positions in rows of 512,
                          bfloat16, forward, backward, clipping and AdamW. All inputs are already on the device.
-                         ``student_mfu_sentence_rows``: in rows of 23 positions.
+                         ``student_mfu_sentence_rows``: the same in rows of 23 positions.
 peak_gb                  The most memory that torch held on the device.
 
 ``--device cpu`` runs the same code with smaller models where there is no GPU. Rates on a CPU mean nothing.
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def teacher_correctness(device: torch.device) -> dict[str, float]:
-    """Return the worst relative errors of every kind of teacher, with float32 and with bfloat16 matrix products."""
+    """Return ``worst_KIND_float32`` and ``worst_KIND_bfloat16`` of every kind of teacher."""
     tokens, actions = random_sentences(np.random.default_rng(1), 24, vocab_size=97)
     errors: dict[str, float] = {}
     for strategy, composition in KINDS:
@@ -113,7 +113,7 @@ def _errors(
 
 
 def _loss_and_gradient(model: nn.Module, *inputs: object, **options: int) -> tuple[Tensor, Tensor]:
-    """Return the sums that a model computes as its losses, and the gradient of the first sum: float64 on the CPU."""
+    """Return the sums that a model computes as its losses, and the gradient of the first sum, as float64 on the CPU."""
     model.zero_grad()
     sums = model(*inputs, **options)
     with torch.autocast(sums.device.type, enabled=False):
@@ -211,7 +211,7 @@ def _actions(generator: np.random.Generator, num_tokens: int) -> list[int]:
 
 
 def student_correctness(device: torch.device) -> dict[str, float]:
-    """Return the worst relative errors for two temperatures, with float32 and with bfloat16 matrix products."""
+    """Return ``worst_KIND_float32`` and ``worst_KIND_bfloat16`` of the student, at two temperatures."""
     config = StudentConfig(vocab_size=97, embed_dim=32, num_blocks=2, num_heads=4, dropout=0.0)
     lengths = np.random.default_rng(1).integers(0, 40, 30)
     tokens = Ragged.from_lengths(np.random.default_rng(2).integers(2, 97, int(lengths.sum())), lengths)

@@ -8,7 +8,8 @@ vocabulary of the dataset. One process and one thread compute batches of 32, 128
 
 TASK_floor_dSIZE   Operations per second of the task at 128 sentences per batch / operations per second of a float32
                    product of 2,048 x 2,048 matrices, also on one thread. ``training_flops`` and ``inference_flops``
-                   count the operations of a task. Each round measures the task and the product.
+                   count the operations of a task. The task and the product are timed in each of three rounds
+                   (``--quick``: two); the figure is the median over the rounds.
 TASK_positions_per_s_dSIZE_BATCH   Positions per second with BATCH sentences per batch.
                    ``TASK_floor_dSIZE_BATCH`` is ``TASK_floor_dSIZE`` for 32 and 512 sentences per batch.
 train_peak_rss_gb  The peak resident memory of a whole ``train-teacher`` of size 256 with 128 sentences per batch.
@@ -58,7 +59,7 @@ def main() -> None:
 def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
     """Return all figures."""
     dataset = load_dataset(given.data) if given.data else sample_dataset(folder, num_sentences=1200)
-    # Other processes come first, because the peak memory of a child process starts at the memory of its parent.
+    # Child processes train first, because their peak memory starts at the memory that this process has by then.
     figures = {"threads": torch.get_num_threads()} | processes(dataset, folder, given)
     for dim in (256, 650):
         for num_sentences in (128,) if given.quick else (128, 32, 512):
@@ -173,15 +174,15 @@ def training_flops(model: Rnng, schedule: Schedule) -> float:
     Two results are shared: all pushes onto a stack state share the recurrent product of this state, and all
     constituents with the same label share the first step of their composition. Only matrix products count, with two
     operations per multiplication and addition. Point-wise work does not count, so no program is as fast as the count
-    suggests. The backward pass counts twice as much as the forward pass: the gradients of inputs and of weights are
-    a product each.
+    suggests. The backward pass counts twice as much as the forward pass: for each product of the forward pass, it
+    takes one for the gradient of the inputs and one for that of the weights.
 
     The count is for the top-down strategy with the BiLSTM.
     """
     dim, hidden = model.config.embed_dim, model.config.hidden_dim
     num_children = sum(level.children.shape[1] for level in schedule.compositions)
     num_values = len(schedule.tokens) + _num_constituents(schedule)
-    # The BiLSTM reads every child once forward and once backward, with one product per node and direction.
+    # Per direction, the BiLSTM takes one input product per token and constituent, and one recurrent product per child.
     composition = _product(num_values, dim, 8 * dim) + 2 * _product(num_children, dim, 4 * dim)
     labels = _product(model.num_labels, dim, 8 * dim)
     first = _product(len(schedule.inputs), dim, 4 * hidden)

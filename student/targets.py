@@ -14,7 +14,7 @@ make it biased.
 A dump of another dataset is an error before the first step. In addition, the gold tokens of dump and dataset are
 compared in every batch, because nothing else would show that targets are at the wrong positions.
 
-Shape letters: R rows, k tokens kept or columns of draws.
+Shape letters: R rows, k columns: one for each top token and one for each draw.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class SoftTargets:
     log_probs: Tensor
     """float ``[R, k]``: log p(w) at T = 1, normalised over the whole vocabulary."""
     tail: Tensor
-    """float ``[R]``: log p_T(rest); -inf if there is no rest. Not read when k = V."""
+    """float ``[R]``: log of the sum of p_T over all tokens not in ``ids``; -inf if the sum is 0. Not read if k = V."""
     logz: Tensor
     """float ``[R]``: log of the sum over w of p(w)^(1/T); 0 at T = 1."""
 
@@ -56,7 +56,7 @@ class SoftTargets:
 
     @classmethod
     def from_positions(cls, positions: Positions, temperature_index: int, device: torch.device) -> Self:
-        """Return the targets of positions of a dump on ``device``, at the temperature with this index."""
+        """Return the targets of some positions of a dump, at the temperature with this index, on ``device``."""
         arrays: dict[str, np.ndarray] = {
             "ids": positions.ids.astype(np.int64),
             "log_probs": positions.logp,

@@ -8,7 +8,7 @@ from pipeline.runtime.options import refuse, too_small
 from pipeline.runtime.plan_config import PlanConfig
 
 Condition: TypeAlias = Literal["tree", "beam", "none", "exact"]
-"""What the distributions depend on: if it is ``tree``, the words and the tree so far; otherwise the words alone."""
+"""What the distributions depend on. ``tree``: the words and the tree so far. The others: the words alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ class DumpConfig:
         refuse("dump", problems)
 
     def schema_fields(self) -> dict[str, Any]:
-        """Return the fields that ``DumpSchema`` also has, as the dump records them, with defaults resolved."""
+        """Return the fields that ``DumpSchema`` also has, as a dump records them. For topk, ``num_top`` is k."""
         values = {name: value for name, value in asdict(self).items() if name not in _COMPUTATION}
         values["temperatures"] = (1.0, *(t for t in self.temperatures if t != 1))
         if self.selection == "topk":

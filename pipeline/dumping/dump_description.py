@@ -1,7 +1,7 @@
 """Describe a dump for people: its origin, content, state, size and statistics.
 
 Dumps that are still being written can be described, too. This module reads the manifest and, if there is one, the
-history next to the store: a file with a line for each event, such as the start and the end of writing. It does not read
+history next to the dump: a file with a line for each event, such as the start and the end of writing. It does not read
 shards, except to verify them.
 """
 
@@ -24,7 +24,7 @@ from storage.locations import Location, Place, as_folder
 _DISTRIBUTIONS = {
     "tree": "given the tree", "beam": "marginal by beam search", "none": "unconditional", "exact": "of the grammar",
 }  # fmt: skip
-"""Condition of a dump → what its distributions, and so its perplexity, are called."""
+"""For each condition of a dump, the name of its distributions. Its perplexity has the same name."""
 
 
 def describe_dump(location: Location) -> dict[str, Any]:

@@ -54,9 +54,9 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
         ``shards``: the recomputed shards. ``num_positions``: positions in these shards. ``is_identical``: whether all
         their files are identical, byte for byte. ``computation_differences``: the entries of ``computation`` that
         differ, each with the value of the dump (``dump``) and of the recomputation (``here``). ``max_differences``: the
-        largest absolute differences in nats of ``gold_logp``, ``tail``, ``logz``, and of ``logp`` for ids that both
-        rows of a position have. ``share_of_ids_that_agree``: the share of the dump's ids that the recomputed row of the
-        same position also has; None if there are no positions.
+        largest absolute differences in nats of ``gold_logp``, ``tail``, ``logz``, and of ``logp`` for ids that are in
+        both the dumped and the recomputed row. ``share_of_ids_that_agree``: the share of the dump's ids that the
+        recomputed row of the same position also has; None if there are no positions.
 
     Raises:
         FingerprintMismatchError: If the dump was made from another dataset or other teachers.
@@ -226,7 +226,7 @@ class _Compared:
         self.num_agreeing += len(at_mine)
 
     def _used(self, rows: Positions) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-        """Return the ids in use, as numbers that are unique across positions, and their log-probabilities."""
+        """Return a number for each pair of a position and an id that it uses, and the log-probability of the id."""
         is_used = rows.ids < self._vocab_size
         numbers = np.arange(len(rows), dtype=np.int64)[:, None] * self._vocab_size + rows.ids
         return numbers[is_used], rows.logp[is_used]

@@ -130,7 +130,7 @@ def checkpoint_name(num_words: int) -> str:
 
 
 def read_acquisition_task(folder: Path) -> AcquisitionTask | None:
-    """Return the data of the task in ``full_eval``; None if there is no ``cdi_childes.json``.
+    """Return the data of the task in BabyLM's folder ``full_eval``; None if there is no ``cdi_childes.json``.
 
     Raises:
         InputError: If a file is malformed.

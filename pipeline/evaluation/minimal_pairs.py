@@ -337,7 +337,8 @@ def evaluate_minimal_pairs(
 def _figures(
     pairs: Sequence[MinimalPair], kept: Sequence[MinimalPair], differences: NDArray[np.float64]
 ) -> MinimalPairFigures:
-    first = {pair.paradigm: pair for pair in reversed(pairs)}  # decides the paradigm's term and field
+    # The first pair of a paradigm decides the paradigm's term and field.
+    first = {pair.paradigm: pair for pair in reversed(pairs)}
     by_paradigm = _counts_by(pairs, kept, differences, lambda pair: pair.paradigm)
     return MinimalPairFigures(
         overall=_counts(differences),

@@ -268,7 +268,7 @@ def breakdowns(log_probs: Ragged, split: Split, distribution: str) -> dict[str, 
 def _figures_by(
     group_of_sentence: NDArray[Any], names: list[str], log_probs: Ragged, split: Split, distribution: str
 ) -> dict[str, PerplexityFigure]:
-    """Return the perplexity of each group that has a sentence. ``group_of_sentence`` is an index into ``names``."""
+    """Return the perplexity of each group that has a sentence. ``group_of_sentence`` has indices into ``names``."""
     values, offsets = log_probs.values.astype(np.float64), log_probs.offsets
     nats, nats_eos = -np.add.reduceat(values, offsets[:-1]), -values[offsets[1:] - 1]
     of_sentences = (None, split.tokens.lengths, split.num_words, split.num_bytes, nats, nats_eos)

@@ -1,4 +1,4 @@
-"""Draw the first screen: the differences from the baseline as a forest plot, and one table of all runs."""
+"""Draw the report's first screen: the differences from the baseline as a forest plot, and one table of all runs."""
 
 from collections.abc import Sequence
 from typing import Any, Final

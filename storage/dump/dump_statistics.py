@@ -56,8 +56,8 @@ class DumpSummary:
     mean_kept_mass_without_eos: float | None
     """``mean_kept_mass`` without the positions of ``<eos>``; None if there are no other positions."""
     kept_mass_by_k: dict[int, float]
-    """k' → mean of the summed probability of the first k' ids. k' is the number of top tokens, or a power of two below
-    it."""
+    """For each k', the mean over positions of the summed probability of the first k' ids. The k' are the number of top
+    tokens and the powers of two below it."""
     gold_nats: float
     """Sum of the negative log-probabilities of all gold tokens."""
     eos_nats: float
@@ -70,7 +70,8 @@ class DumpSummary:
     """Mean entropy of a position's top tokens and one bucket for all other tokens. None without positions or without
     top tokens."""
     entropy_nats_quantiles: dict[int, float] | None
-    """Percent → quantile of the positions' entropies, to within 1/64 nat; None if ``mean_entropy_nats`` is None."""
+    """For each percentage in `QUANTILES`, the quantile of the positions' entropies, to within 1/64 nat; None if
+    ``mean_entropy_nats`` is None."""
     mean_num_effective: float | None = None
     """With beam search: mean over the positions of the effective number of hypotheses, which is exp of the entropy of
     their weights. None unless it is known for all shards."""
@@ -97,7 +98,7 @@ class ShardFigures:
     """Sums and a histogram of one shard. `summarise` turns the figures of all shards into statistics of the dump."""
 
     sums: dict[str, Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]]
-    """Name (for example ``gold_nats``) → float64 sum over the rows. ``num_effective`` is there only if it is known."""
+    """By name, for example ``gold_nats``: the sum over the rows. ``num_effective`` is there only if it is known."""
     entropy_histogram: list[Count]
     """Number of rows whose entropy is in each bin of 1/64 nat. The first bin starts at 0 nats, and the last bin is the
     last one that has a row. Empty without top tokens."""
@@ -176,7 +177,7 @@ def summarise(schema: DumpSchema, shards: Sequence[ShardFigures], size_bytes: in
 
 
 def entropy_quantiles(histogram: Sequence[int]) -> dict[int, float] | None:
-    """Return percent → quantile in nats of the entropies in a histogram; None if the histogram is empty.
+    """For each of `QUANTILES`, return the quantile of a histogram's entropies in nats; None if the histogram is empty.
 
     Like ``numpy.quantile``, this interpolates between the two entropies nearest in rank. Only the bin of each entropy
     is known, so the entropies of a bin are assumed to be spread evenly over it. The error is less than a bin, 1/64 nat.
@@ -236,7 +237,7 @@ def _half_exponentials() -> NDArray[np.float32]:
 
 @cache
 def _half_entropies() -> NDArray[np.int32]:
-    """Return -p log p in units for every float16 log p between -1,000 and 1, indexed by its bits; else 0."""
+    """Return -p log p in units, indexed by the bits of the float16 log p; 0 if log p is not between -1,000 and 1."""
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
     logs = np.where((halves > -1e3) & (halves < 1), halves, -1e3)
     terms: NDArray[np.int32] = np.rint(-logs * np.exp(logs) * ENTROPY_UNITS).astype(np.int32)

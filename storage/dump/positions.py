@@ -44,7 +44,7 @@ class Positions:
         return len(self.tokens)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return name → array, without ``counts`` if it is None, in the order of ``DumpSchema.position_arrays``."""
+        """Return the arrays by name, in the order of ``DumpSchema.position_arrays``; no ``counts`` if it is None."""
         return {name: array for name in self.__slots__ if (array := getattr(self, name)) is not None}
 
     def slice(self, start: int, stop: int) -> "Positions":

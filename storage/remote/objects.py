@@ -64,7 +64,7 @@ class ObjectStore:
         return ObjectStore, (self._url,)
 
     def entries(self) -> dict[str, Mapping[str, Any]]:
-        """Return name → attributes (at least ``size``) of all objects, from one listing.
+        """Return the attributes (at least ``size``) of all objects by name, from one listing.
 
         Raises:
             StoreError: If the objects cannot be listed.

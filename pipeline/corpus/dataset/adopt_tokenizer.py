@@ -11,8 +11,8 @@ patterns, and on texts with things that some normalizers replace. If the pre-tok
 replace text, this module tries the whole tokenizer on the same texts. A tokenizer that changes only other texts is
 not noticed here; ``build-dataset`` then drops and counts the sentences that decoding does not restore.
 
-The converted file has to name its ``<bos>`` and ``<eos>``. It does so in the template for pairs of texts, which nothing
-here uses. So nothing is added to a text.
+The converted file has to name its ``<bos>`` and ``<eos>``. It does so in its template for pairs of texts. No command
+encodes pairs, so this template adds nothing to a text.
 
 The ids of a text do not change, with one exception. The tokenizers library searches a text for "added tokens" before
 anything else, so the string ``<|endoftext|>`` inside a text would become the token that ends a text. The conversion

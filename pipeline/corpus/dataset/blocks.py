@@ -1,9 +1,9 @@
 """Turn trees and texts into arrays of token ids and actions, block by block, in this process or in several.
 
-A ``Block``, some trees of one file with their text, becomes a ``BuiltBlock`` of flat arrays. The arrays depend only on
-the block, so the dataset has the same bytes for any number of processes. A process does not know which phrase labels
-occur in other blocks. So each block lists its own labels, and its actions refer to this list. ``SplitBuilder`` gives
-labels their numbers once all labels of train are known.
+A ``Block`` has some trees of one file with their texts. It becomes a ``BuiltBlock``, whose content is flat arrays. The
+arrays depend only on the block, so the dataset has the same bytes for any number of processes. A process does not know
+which phrase labels occur in other blocks. So each block lists its own labels, and its actions refer to this list.
+``SplitBuilder`` gives labels their numbers once all labels of train are known.
 
 A process takes a third of a second to start, so a corpus of a few blocks is built without worker processes. Each worker
 uses one core. At most ``_BLOCKS_AHEAD`` blocks per worker are being built or wait to be yielded.

@@ -111,7 +111,7 @@ def tree_over_words(phrases: Sequence[Phrase], text: str, token_spans: Sequence[
 
     Two kinds of edges cannot be written in brackets, so they move. An edge between tokens that share a character moves
     in front of this character. If a space is a token of its own, an edge between the space and the word after it moves
-    in front of the space. So a phrase that starts at this word also gets the space. Then a phrase that covers only
+    in front of the space. So a phrase that starts at this word also gets the space. Then each phrase that covers only
     spaces is left out, and a phrase X whose only child is a phrase X is merged with this child.
 
     Args:

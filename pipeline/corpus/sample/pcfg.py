@@ -57,7 +57,7 @@ def assignments(
 
 
 def substitute(symbol: str, values: Mapping[str, str]) -> str:
-    """Return the symbol with its variables replaced by their values. ``PRP$`` has no variable."""
+    """Return the symbol with its variables, such as ``$n``, replaced by their values. ``PRP$`` has no variable."""
     return _VARIABLE.sub(lambda match: values[match[1] + match[2]], symbol)
 
 
@@ -228,8 +228,8 @@ class Grammar:
     def words_of_text(self, text: str) -> list[str]:
         """Return the terminal string that has this text. Unknown words stay as they are.
 
-        This function is the inverse of ``text_of_words``. To test whether a text is in the words of the grammar, check
-        two things: that all returned words are terminals, and that ``text_of_words`` turns them into the text again.
+        This function is the inverse of ``text_of_words``. To test whether a text consists of words of the grammar,
+        check two things: all returned words are terminals, and ``text_of_words`` turns them into the text again.
         """
         words = _TERMINAL.findall(text)
         if words:

@@ -168,7 +168,7 @@ def _last(rules: BinaryRules) -> NDArray[np.bool_]:
 
 
 def _reachable(steps: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return ``[S, S]``: whether any number of steps leads from A to B."""
+    """Return ``[S, S]``: whether zero or more steps lead from A to B."""
     found = steps | np.eye(len(steps), dtype=np.bool_)
     while True:
         numbers = found.astype(np.float32)

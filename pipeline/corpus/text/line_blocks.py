@@ -1,4 +1,4 @@
-"""Treat lines together that belong together: notes in brackets, a book's licence, tiers of a transcript, subtitles.
+"""Handle groups of lines that belong together: notes in brackets, a book's licence, tiers of a transcript, subtitles.
 
 The rules of a source see one line at a time. The functions of this module run before the rules: they join lines or
 leave lines out, and count the lines that they take away. They look at most ``MAX_LICENCE_LINES`` lines ahead, so memory
@@ -29,7 +29,7 @@ _HEADERS: Final = (
     *("[Script Info]", "[V4", "[Events]", "[Aegisub", "[Fonts]", "[Graphics]"),
     *("[ti:", "[ar:", "[al:", "[au:", "[by:", "[id:", "[la:", "[re:", "[ve:", "[length:", "[offset:"),
 )
-"""Beginnings of the blocks of WebVTT, ASS and LRC files that are not subtitles."""
+"""In WebVTT, ASS and LRC files, a block of lines that begins with one of these strings is not a subtitle."""
 
 _LICENCES: Final = tuple(
     (re.compile(r"\W*" + first, re.IGNORECASE), re.compile(r"\W*" + last, re.IGNORECASE))
@@ -125,12 +125,12 @@ def with_whole_tiers(lines: Iterator[Line], record: CleaningRecord) -> Iterator[
 
 
 def with_whole_cues(lines: Iterator[Line], record: CleaningRecord, *, is_rolling: bool = False) -> Iterator[Line]:
-    """Join the lines of each subtitle of a file with times. Leave out times, numbers, names and headers.
+    """Join the lines of each subtitle. Leave out the times, numbers and names of subtitles, and headers.
 
     Blank lines separate subtitles, not documents. They are counted and not yielded.
 
     Args:
-        lines: Lines of the file.
+        lines: Lines of a file that gives the time of each subtitle.
         record: Updated with each line that is not yielded.
         is_rolling: Whether the file has automatic captions, which a speech recogniser made. They show each line several
             times, so a line that repeats the line before it is left out.

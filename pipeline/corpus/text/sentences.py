@@ -42,7 +42,7 @@ _BEFORE_NUMBERS = _words(
     """no nos fig figs p pp vol vols ch chap sec sect eq eqs art par para app tab ref refs op ed eds n nn b d c
     lib bk ex ser supp suppl"""
 )
-"""Abbreviations that do not end the sentence if a number or a single letter follows."""
+"""Abbreviations that do not end the sentence if a number or a single capital other than "A" and "I" follows."""
 _EITHER = _words(
     """etc inc ltd co corp bros dept univ assn jr sr esq ph.d m.d b.a m.a d.c a.m p.m u.s u.k u.n u.s.a e.u a.d b.c
     al ave blvd rd jan feb apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs hr hrs secs oz lb lbs
@@ -63,9 +63,9 @@ _SAYING = re.compile(
     r"muttered|murmured|called|added|continued|remarked|observed|returned|repeated|inquired|demanded|growled|sighed|"
     r"laughed|thought)\b"
 )
-"""A name and a verb of saying, as after a quotation."""
+"""A name and a verb of saying, such as "Mr. Smith said". After a closing quote, they continue the sentence."""
 _ITEM = re.compile(r"\d+|[ivxIVX]+|[a-z]")
-"""Number of an item of a list, as in "1. Wash your hands"."""
+"""Number or letter of an item of a list, as in "1. Wash your hands"."""
 _INITIAL = re.compile(r"(?:[^\W\d_]['\u2019])?[^\W\d_]")
 """An initial, also as in "D'A. Thompson"."""
 _LETTERS = re.compile(r"(?:[A-Za-z]\.)+[A-Za-z]")

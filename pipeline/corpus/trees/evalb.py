@@ -154,7 +154,7 @@ def _of_sentence(sentence: GoldAndPredicted) -> EvalbFigure:
 
 
 def _brackets(phrases: Sequence[Phrase], positions: Sequence[int]) -> Counter[Phrase]:
-    """Return the brackets. ``positions[i]`` is the number of position i if the deleted words are not counted."""
+    """Return the brackets. ``positions[i]`` counts the positions before i that belong to words that are kept."""
     found: Counter[Phrase] = Counter()
     for full_label, start, stop in phrases:
         label, first, last = strip_label(full_label), positions[start], positions[stop]

@@ -49,8 +49,8 @@ class Comparisons:
     groups: Sequence[SeedGroup]
     benchmarks: Sequence[BenchmarkComparison]
     notes: Sequence[str]
-    """What could not be compared, and which dumps count as replicates: different dumps, one for each seed, whose runs
-    form one seed group (``seed_groups``). Each note says what to do about it."""
+    """What could not be compared, and which dumps count as replicates. Replicates are different dumps, one for each
+    seed, from which the runs of one seed group learned (``seed_groups``). Each note says what to do about it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object. Each difference says which group is better, as ``better_of`` decides."""
