@@ -10,10 +10,10 @@ difference between rebuilt and original text, and prints the most frequent kinds
 
 NAME_train, NAME_dev    share of sentences that are rebuilt exactly, between 0 and 1; NAME is the treebank's folder
 NAME_SPLIT_moses        the same share for MosesDetokenizer of sacremoses, if it is installed
-NAME_SPLIT_open         share of the other sentences that no rule about two neighbouring words could rebuild. In such a
-                        sentence, for every wrong or missing space, the file has the same two words both with and
-                        without a space between them. Words with letters or digits count as the same word if their parts
-                        of speech are equal.
+NAME_SPLIT_open         of the sentences that are not rebuilt exactly, the share that no rule about two neighbouring
+                        words could rebuild: wherever a space is wrong or missing, the file has the same two words both
+                        with and without a space between them. Words with letters or digits count as the same word if
+                        they have the same part of speech, and if both or neither begin with a digit.
 """
 
 import sys
@@ -91,9 +91,10 @@ def _moses() -> Callable[[list[str]], str] | None:
 
 
 def compare(stem: Path, moses: Callable[[list[str]], str] | None = None) -> Comparison:
-    """Compare STEM.txt with the sentences that we, and that ``moses``, rebuild from the words of STEM.mrg.
+    """Compare STEM.txt with the sentences that ``detokenise`` rebuilds from the words of STEM.mrg.
 
-    ``moses`` gets words as `spell` returns them, for example with ``(`` for ``-LRB-``.
+    If ``moses`` is given, also compare STEM.txt with the sentences that it rebuilds. ``moses`` gets words as `spell`
+    returns them, for example with ``(`` for ``-LRB-``.
     """
     found = Comparison()
     rebuilt = _rebuilt_texts(stem)

@@ -1,4 +1,4 @@
-"""Compare training steps: a student's with distillation, a student's without, and one of transformers' GPT-2.
+"""Compare the speed of three training steps: a student's with soft targets, a student's without, and GPT-2's.
 
     python -m benchmarks.student [--quick] [--json FILE] [--data DATASET --dump DUMP]
 
@@ -10,9 +10,9 @@ of 4,096 positions, and all models take the same batches.
 distill_step_vs_plain         Seconds of a distilling step / seconds of a plain step, at T = 1, for the default model.
 distill_step_vs_plain_t2      The same ratio at T = 2.
 NAME_d384                     The figure NAME for a model of 6 blocks of size 384.
-tokens_vs_transformers        The rate of a plain step / the rate of ``GPT2LMHeadModel`` of the same sizes. transformers
-                              gets the same optimiser and the same sentences, padded to the longest, and ignores the
-                              labels of padding.
+tokens_vs_transformers        The rate of a plain step / the rate of a step of ``GPT2LMHeadModel`` (transformers) of the
+                              same sizes. GPT-2 gets the same optimiser and the same sentences, padded to the longest,
+                              and ignores the labels of padding.
 data_wait_share               The share of time that a whole ``train-student --dump`` waits for batches.
 scaling_2                     Positions/s of this training with two processes / with one; each has one thread.
 step_mb_vVOCAB_kK             By how many MB four distilling steps of 4,080 positions raise the peak resident memory of

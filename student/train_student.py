@@ -276,9 +276,9 @@ def _prepared(
             dumps, training = [], dataclasses.replace(training, targets="none")
         fingerprints, targets = dict(dataset.fingerprints), None
         readers = [DumpReader(each) for each in dumps]
-        # ``trained_on`` lists the text that the student and the models that helped it learned from. A student reads no
-        # trees. So the text of the dataset's parser is in the list only if the teacher of a dump read the parser's
-        # trees. In this case the dump records the parser's text.
+        # ``trained_on`` lists the texts on which the student was trained, and the texts on which the models that helped
+        # it were trained. A student reads no trees. So the text of the dataset's parser is in the list only if the
+        # teacher of a dump read the parser's trees. In this case the dump records the parser's text.
         trained_on = renamed((text for text in dataset.trained_on if text.of != PARSER), "student")
         trained_on += [text for reader in readers for text in trained_on_of_dump(reader.folder)]
         if readers:

@@ -78,7 +78,7 @@ class History:
 def best_successors(
     hypotheses: Hypotheses, totals: np.ndarray, to_beat: np.ndarray, beam: int
 ) -> tuple[Hypotheses, np.ndarray]:
-    """Return the best successors of each group's hypotheses, and the columns of their actions.
+    """Return the best successors of each group's hypotheses, and the columns of their actions in ``totals``.
 
     The actions are not executed: a successor has its new score, and the node and event of the hypothesis that it
     succeeds.

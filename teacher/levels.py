@@ -131,7 +131,7 @@ class Schedule:
 
     @property
     def num_rounds(self) -> int:
-        """The number of sequential rounds of LSTM cells: those of one stack layer plus those of the composition."""
+        """The number of LSTM steps that must run one after the other: in one stack layer plus in the composition."""
         return len(self.stack) + sum(1 + len(level.step_sizes) for level in self.compositions)
 
 

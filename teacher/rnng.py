@@ -9,14 +9,14 @@ place of TOP, there are no other nonterminals, and constituents have no labels.
     p(a_t | u_t)     = softmax over the valid actions of (A u_t + a)
     p(w | u_t)       = softmax over the whole vocabulary of (E P u_t + b), at a SHIFT; E is the token embedding, and P
                        is a projection if the sizes differ
-    pushed           = the vector that an action pushes onto the stack: sqrt(D) E_w for a token; sqrt(D) times its
-                       embedding for a nonterminal; the composed vector for a constituent. sqrt(D) makes up for the
-                       small scale of E, which the prediction needs (Vaswani et al. 2017, section 3.4)
+    pushed           = the vector that an action pushes onto the stack. For a token w: sqrt(D) E_w. For a nonterminal:
+                       sqrt(D) times its embedding. For a constituent: the composed vector. The prediction needs a
+                       small E, and sqrt(D) makes up for it (Vaswani et al. 2017, section 3.4)
     log p(x, y)      = sum over t of log p(a_t | u_t), plus log p(w | u_t) at each SHIFT
 
 Valid actions: the first action is ``NT(TOP)``, which never comes again. REDUCE needs a child under the last open
-nonterminal, and only ``<eos>`` closes TOP (binary: REDUCE needs two elements above ``<bos>``). If only one action is
-valid, its log-probability is 0, as for the REDUCE after ``<eos>``.
+nonterminal, and TOP is closed only after ``<eos>`` (binary: REDUCE needs two elements above ``<bos>``). If only one
+action is valid, its log-probability is 0. An example is the REDUCE after ``<eos>``.
 
 Shape letters: see ``levels.py``. Also D embedding size, H size of the stack LSTM, V vocabulary, A actions (SHIFT,
 REDUCE, and an NT for each label except TOP).

@@ -138,7 +138,8 @@ def evaluate_minimal_pairs(
     )
     about = {"model": str(model.files.path), "subject": subject, "prefix": prefix, "eos": eos}
     shown = figures.to_json()
-    # The printed summary has only the averages of the accuracies per token. The result has all figures per token.
+    # Of the accuracies that compare log-probabilities per token, the summary has only the averages. The result file has
+    # all of these accuracies.
     shown["per_token"] = {name: shown["per_token"][name] for name in ("accuracy_macro", "accuracy_micro")}
     return about | shown | {"pairs": str(rows), "written": str(written)}
 
@@ -251,7 +252,7 @@ def evaluate_surprisal(model: SentenceModel, text: Path, out: Path, config: Surp
 
 
 def _sentence_rows(log_probs: Mapping[str, Ragged]) -> Iterator[dict[str, Any]]:
-    """Yield the item rows of a perplexity, as ``results.read_sentence_rows`` reads them."""
+    """Yield one row per sentence for the result of a perplexity, as ``results.read_sentence_rows`` reads them."""
     for i in range(len(next(iter(log_probs.values())))):
         yield {
             "sentence": i,

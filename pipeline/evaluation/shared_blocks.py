@@ -84,7 +84,7 @@ class Job:
         }
 
     def blocks_of(self, inputs: Rows) -> list[list[NDArray[np.int64]]]:
-        """Return the blocks of each window. A block is the numbers of its sentences, the longest first.
+        """Return the blocks of each window. A block is given by the indices of its sentences, longest sentence first.
 
         Sentences of equal length that begin alike are neighbours, because a beam search computes their common beginning
         only once.
@@ -165,7 +165,7 @@ class SharedBlocks:
             elif kind is KeyboardInterrupt:
                 log.warning("%s: %d finished blocks. Run the same command to continue", file.path, len(file.finished))
             file.close()
-        # Ranks that may be computing a block get no message. They end because this process leaves them.
+        # While other ranks may be computing a block, they wait for no message. They end when they lose this process.
         if not self._is_sharing and (kind is None or isinstance(error, Exception)):
             self._world.share(_FINISHED if kind is None else _FAILED)
 

@@ -65,7 +65,7 @@ def _words(texts: list[TrainingText]) -> dict[str, Any]:
 
 
 def for_people(about: dict[str, Any]) -> dict[str, Any]:
-    """Return the result of ``inspect_path`` for people: explained names for a dump, no histograms for a dataset."""
+    """Return the result of ``inspect_path`` for people. Names in a dump are explained. Histograms are left out."""
     if about["kind"] == "dataset":
         splits = {name: _split_for_people(split) for name, split in about["splits"].items()}
         words = _words_for_people(about["trained_on"])

@@ -32,7 +32,7 @@ from pipeline.report.tables import Cells, Number, Table, plural
 from storage.errors import InputError
 
 _OF_TEACHERS: Final = (GIVEN_TREE, MARGINAL)
-"""The distributions of a teacher that give each token a probability of its own, without the actions."""
+"""Those distributions of a teacher that give each token a probability of its own, apart from the actions."""
 _REMEDY: Final = "run evaluate perplexity again"
 _AGREEMENT_HEADER: Final = ("difference", "Pearson", "Spearman")
 _LEVELS: Final = ("1\u20132", "3\u20139", "10\u201331", "32\u201399", "100\u2013315", "316 and more tokens per cell")

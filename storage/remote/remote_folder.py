@@ -57,7 +57,7 @@ class RemoteFolder:
         return partial(RemoteFolder, cache=self._cache, take_over=self._take_over), (str(self._objects),)
 
     def sizes(self) -> dict[str, int]:
-        """Return name → size from one listing, as `Folder.sizes` describes.
+        """Return the size of each file by name, as `Folder.sizes` describes. The objects are listed once.
 
         Raises:
             StoreError: If the objects cannot be listed.

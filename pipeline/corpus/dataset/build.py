@@ -6,7 +6,7 @@ counted by reason.
 
 Dev and test are read before train, so that duplicates of their sentences can be found while train is read. The labels
 of the dataset are TOP and the labels in the kept training sentences, in alphabetical order. All labels are known only
-when all of train has been read. Until then the blocks of dev and test wait in memory. For a control dataset (``--trees
+when all of train has been read. Until then the arrays of dev and test wait in memory. For a control dataset (``--trees
 shuffled`` or ``right``), the sentences are chosen with the given trees, and the trees are replaced at the end. So a
 control dataset has exactly the same sentences as a dataset with the given trees.
 """
@@ -53,7 +53,7 @@ def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = 
         InputError: If a file is missing or malformed; if trees and text do not pair; if a split is left without a
             sentence; if dev or test has labels unseen in training and ``unseen_labels`` is "refuse"; if
             ``--dev-share`` or ``--test-share`` is given, but the documents are not known; or if there are fewer
-            documents than folds (each different sentence without a document counts as one).
+            documents than folds (each distinct sentence that belongs to no document counts as a document).
         StoreError: If something exists at ``out``, or the dataset cannot be written.
         WorkerError: If a worker process was killed.
     """
@@ -220,10 +220,10 @@ def _trained_on(
     text_sha256: str,
     statistics: Mapping[str, Any],
 ) -> list[TrainingText]:
-    """Return records of all texts behind the training split, for counting their words.
+    """Return records of all texts on which the training split depends, for counting their words.
 
     The first record describes the text of the split. The other records describe the texts on which the tokenizer was
-    trained, and the texts of the parser or teacher if one made the trees.
+    trained and, if a parser or teacher made the trees, the texts on which it was trained.
     """
     files: dict[str, int | None] = {}
     others = list(read_record(config.tokenizer, RECORD_SUFFIX, of=TOKENIZER, sha256=tokenizer.sha256))
@@ -243,7 +243,7 @@ def _trained_on(
 
 
 def _tree_source(config: BuildConfig, sources: Mapping[str, SplitSources]) -> str:
-    """Return in words where the trees come from, for example "given, files of trees sha256 3f9a1c00b7e2"."""
+    """Return a phrase that says where the trees come from, for example "given, files of trees sha256 3f9a1c00b7e2"."""
     if config.trees == "right":
         return "right-branching"
     files = [stem.files for split in sources.values() for stem in split.stems]

@@ -87,7 +87,7 @@ class SplitBuilder:
         return block.select(is_kept)
 
     def with_labels_of(self, train: "SplitBuilder", block: BuiltBlock, policy: UnseenLabels) -> BuiltBlock:
-        """Drop, change or refuse the sentences of a block with labels unseen in ``train``; return the new block."""
+        """Drop, change or refuse those sentences of a block that have labels unseen in train; return the new block."""
         unseen = [i for i, label in enumerate(block.labels) if label != ROOT and label not in train.label_counts]
         if not unseen:
             return block

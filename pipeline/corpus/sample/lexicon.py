@@ -31,9 +31,10 @@ AGREEMENT_NOUNS: Mapping[str, tuple[str, str]] = {
         "",
     ),
 }
-"""For each agreement class of singular nouns: nouns of this class only, and nouns that ``he`` and ``she`` share (empty
-for other classes). An agreement class is a set of nouns that take the same pronouns and verb forms. It is named after a
-pronoun or a noun. An irregular plural is written as ``singular/plural``."""
+"""Nouns of each agreement class of singular nouns. An agreement class is a set of nouns that take the same pronouns and
+verb forms. It is named after a pronoun or a noun. The first string has the nouns of this class only. The second has the
+nouns that belong to both ``he`` and ``she``; it is empty for the other classes. An irregular plural is written as
+``singular/plural``."""
 
 PLURAL_OF = {"he": "they", "she": "they", "dog": "dogs", "cup": "cups"}
 """For each agreement class of singular nouns: the agreement class of their plurals."""

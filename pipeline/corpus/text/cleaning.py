@@ -290,7 +290,10 @@ def _decodable(
 
 
 class _DocumentNames:
-    """Give each document a unique name: SOURCE/TITLE, or without a title SOURCE/FILE or SOURCE/FILE:NUMBER."""
+    """Give each document a unique name: SOURCE/TITLE if it has a title.
+
+    Without a title, the name is SOURCE/FILE if the whole file is one document, else SOURCE/FILE:NUMBER.
+    """
 
     def __init__(self, source_name: str) -> None:
         self._source_name = source_name

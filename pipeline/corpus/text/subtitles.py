@@ -1,4 +1,4 @@
-"""Remove credits, tags, marks of music, descriptions of sounds, speakers' names and dashes of turns from subtitles.
+"""Remove credits, tags, marks of music, descriptions of sounds, speakers' names and dashes before turns from subtitles.
 
 Text in square brackets or braces is a description, and is removed if it has two letters in a row. Round brackets can
 also hold speech. So text in round brackets is removed only if it is in capitals, names a sound or a way of speaking, or
@@ -35,9 +35,9 @@ _CREDIT = re.compile(
 )
 _TIME = re.compile(r"^\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")
 WORD_TIME: Final = re.compile(r"<\d+:[\d:.]+>")
-"""The time of a word in automatic captions, which a speech recogniser made."""
+"""The time of a word, as in captions that a speech recogniser made."""
 _STYLE = re.compile(
-    r"\{[^{}]*\\p[1-9][^{}]*\}[^{}]*|"  # a drawing
+    r"\{[^{}]*\\p[1-9][^{}]*\}[^{}]*|"  # an ASS code that begins a drawing, and the drawing's coordinates
     r"\{\\[^{}]*\}|\{[YyCcSsFf]:[^{}]*\}|^(?:\{\d+\}){2}|\[/?[ibu]\]|</?(?:v|c|lang|ruby|rt)(?:[.\s][^<>]*)?>|"
     rf"{WORD_TIME.pattern}"
 )
@@ -71,7 +71,8 @@ _NO_MANNER = (
     "secondly|thirdly|lastly|additionally|consequently|reply|apply"
 )
 """Words that end like adverbs of manner, but do not say how somebody speaks."""
-_MANNER = (  # at the beginning of a line or sentence
+# How somebody speaks. This is removed only if its brackets are at the beginning of a line or sentence.
+_MANNER = (
     r"(?i:(?:in|speaking|speaks) (?:\w+ish|\w+ese|\w+[rstl]ian|french|german|greek|latin|dutch|arabic|hindi)|"
     r"in an? (?:[\w-]+ ){0,2}(?:voice|tone|accent|whisper)|under (?:his|her|their) breath|"
     rf"to (?:him|her|them)sel(?:f|ves)|(?!(?:{_NO_MANNER})\b)\w{{3,}}ly)"
@@ -106,8 +107,8 @@ _CAPITALS = (
     rf"(?!P\.?S\b)(?:\d+(?:ST|ND|RD|TH) )?(?:(?:Mrs?|Ms|Dr)\.? )?(?:Ma?c)?[{_UPPER}][{_UPPER}.'\u2019-]+"
     rf"(?:(?: |/|, (?=(?:ON|OVER|OFF|V\.O)\b))(?:[{_UPPER}.'\u2019&-]+|#?\d+)){{0,4}}"
 )
-# A speaker's name: in capitals, or a role. If the text after the colon is in capitals too, the word before the colon
-# may belong to the text.
+# A speaker's name: in capitals, or a role. A name in capitals is kept if the text after the colon is in capitals too,
+# because then it may belong to the text.
 _NAME = re.compile(
     rf"(?m)^ *(?:{_ROLES}|(?=[^:\n]*:(?:\s*$|.*[a-z])){_CAPITALS}(?: ?\([^()\n]*\))?)\s*:(?:\s+|$|(?=[A-Z\"\u201c]))"
 )
@@ -124,7 +125,7 @@ _TURN_OF_NAME = re.compile(
 
 
 def has_cues(texts: Sequence[str]) -> bool:
-    """Return whether lines are from a file of subtitles with times. A few lines with times prove nothing."""
+    """Return whether a tenth or more of the lines that are not blank have the time of a subtitle."""
     num_cues = sum(CUE.match(text) is not None for text in texts)
     return num_cues >= max(1, _CUE_SHARE * sum(bool(text.strip()) for text in texts))
 

@@ -66,7 +66,7 @@ def escape_brackets(word: str) -> str:
 
 MAX_LINE_BYTES: Final = 1 << 24
 """Largest size of a line that is read: 16 MiB, including the line end. No sentence, paragraph or tree is as long; even
-a whole novel is shorter. Reading a longer line takes at most twice this amount of memory."""
+a whole novel is shorter. To skip or refuse a longer line takes at most twice this amount of memory."""
 MAX_SKIPPED_BYTES: Final = 1 << 29
 """Largest size of a line that can be skipped: 512 MiB. A longer line is an error even with "skip". A gzip file of a few
 MB can hold one line of many GB."""
@@ -86,8 +86,8 @@ class Line(NamedTuple):
     fault: str = ""
     """What is wrong with a JSON object or a row of a table whose text cannot be read. "" for all other lines."""
     begins_document: bool = False
-    """True for the first line of the text of a JSON object or of a row of a table, and of a text after a mark such as
-    ``<|endoftext|>``."""
+    """True for the first line of a document. A document is the text of a JSON object or of a row of a table, or the
+    text after a mark such as ``<|endoftext|>``."""
 
 
 def read_lines(path: Path, on_long: OnError = "stop") -> Iterator[Line]:

@@ -60,8 +60,9 @@ def import_trees(
         ``num_trees``, ``num_kept``, ``dropped`` and ``repaired`` by reason; ``num_files``: how many files were read;
         ``passed_over``: how many files were not read, by reason; ``format``; ``texts``: for how many kept sentences the
         text was given, and for how many it was rebuilt; ``rebuilt_by``: the joiner, if texts were rebuilt;
-        ``num_other_parses``: how many parses of n-best lists were left out; ``dialects``: how many trees were written
-        in each dialect, except plain brackets; ``lines_left_out``: how many lines belong to no tree, by kind.
+        ``num_other_parses``: how many parses of n-best lists were left out; ``dialects``: how many trees the sources
+        have in each dialect (way to write leaves) except the plain one; ``lines_left_out``: how many lines belong to
+        no tree, by kind.
 
     Raises:
         ConfigError: If texts, or files of document names, are given but not one for each source; if options do not go
@@ -191,7 +192,7 @@ class _DocumentWriter:
 
 
 def _find_inputs(sources: Sequence[Path], config: ImportConfig) -> tuple[list[_Input], Counter[str]]:
-    """Return the files of trees with their texts and names, and how many files were passed over, by reason."""
+    """Return the files of trees with their texts and document names, and how many files were not read, by reason."""
     if not sources or (config.text and len(config.text) != len(sources)):
         raise ConfigError(
             f"import-trees: {len(config.text)} texts for {len(sources)} sources; give one --text per source, or none"
