@@ -3,9 +3,9 @@
     python -m benchmarks.dump [--quick] [--json FILE] [--data DATASET --teacher RUN]
 
 Without --data and --teacher, the benchmark uses the sample corpus and an untrained teacher of size 256, which needs the
-same arithmetic as a trained teacher. There is one process, with one thread for the model. Preparing batches, and
-encoding and writing the result, have their own threads. A round makes a whole dump, from creating the store to
-verifying it. It also runs the inference alone: states, logits, log-softmax and top k of the same batches.
+same arithmetic as a trained teacher. There is one process, with one thread for the model. Other threads prepare the
+batches, and encode and write the result. A round makes a whole dump, from creating the store to verifying it. It also
+runs the inference alone: states, logits, log-softmax and top k of the same batches.
 
 end_to_end_vs_inference  Seconds of the inference / seconds of the whole dump.
 stage_NAME_share         Seconds of the stage NAME of the inference / seconds of all its stages. Here one stage runs

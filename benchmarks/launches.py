@@ -6,7 +6,7 @@ Nothing here runs on a GPU: the times are predictions, not measurements. ``bench
 steps on a GPU.
 
 launches              PyTorch operations of a step that start at least one kernel. Views and allocations start none.
-rounds                Of a teacher: rounds of LSTM cells that must run one after another.
+rounds                Of a teacher: LSTM cells run in so many rounds, one after another. A round runs many cells.
 gflop                 Multiplications and additions in the step's matrix products, in units of 10^9.
 launch_bound_ms       The time of a step if launching kernels limits it: launches times LAUNCH_US. The host can only be
                       faster if kernels are fused, or captured in a CUDA graph.
@@ -72,7 +72,7 @@ def launches_of(step: Callable[[], object]) -> LaunchCounter:
 def teacher_step(
     config: TeacherConfig, num_sentences: int, *, vocab_size: int = VOCAB_SIZE
 ) -> tuple[Callable[[], None], TreeBatch]:
-    """Return a function that takes a teacher forward and backward over random trees, and the batch of these trees."""
+    """Return a function that runs a teacher forward and backward on random trees, and the batch of these trees."""
     tokens, actions = random_sentences(np.random.default_rng(2), num_sentences, vocab_size=vocab_size)
     model = Rnng(config, vocab_size=vocab_size, num_labels=NUM_LABELS, eos_id=EOS_ID)
     batch = TreeBatch(schedule=model.prepare(tokens, actions), num_positions_global=1)
@@ -85,7 +85,7 @@ def teacher_step(
 
 
 def student_step(config: StudentConfig, lengths: np.ndarray) -> tuple[Callable[[], None], int]:
-    """Return a function that takes a distilling student forward and backward over rows, and the number of positions."""
+    """Return a function that runs a distilling student forward and backward on rows, and the number of positions."""
     tokens = Ragged.from_lengths(np.full(int(lengths.sum() - len(lengths)), 5), lengths - 1)
     inputs, rows, num_positions = _student_batch(tokens, config.vocab_size, K, 1.0, torch.device("cpu"))
     model = Student(config, bos_id=BOS_ID, seed=1)

@@ -6,7 +6,7 @@ The benchmark writes a dump of random rows with k = 64 into a temporary folder, 
 with each reader in turn. Figures are medians over interleaved rounds, with checksums on. "memmap" is `numpy.memmap` of
 contiguous files that hold the same arrays; what is read is copied into new arrays. All files are in the page cache, so
 no reader waits for a disk. tensorstore is measured if it is installed. malloc is set to keep freed memory. Without this
-setting, chance decides whether malloc keeps freed memory, and this changes a time by more than any copy takes.
+setting, chance decides whether malloc keeps freed memory, and this changes the times by more than a copy takes.
 
 "window" reads as ``train-student --shuffle-window`` does: it shuffles blocks of sentences, takes some blocks at a time,
 and reads their sentences in random order. "memmap window" reads each block of a window as one range of the memory maps
@@ -296,7 +296,7 @@ def zarr_sentences(path: Path, sentences: list[int]) -> Callable[[], None]:
 
 
 def tensorstore_sentences(path: Path, sentences: list[int]) -> dict[str, Callable[[], object]]:
-    """Return a function that reads sentences through tensorstore, under its name; {} if it is not installed."""
+    """Return a dictionary with a function that reads sentences through tensorstore; {} if it is not installed."""
     if not find_spec("tensorstore"):
         return {}
     import tensorstore

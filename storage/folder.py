@@ -39,7 +39,7 @@ class Folder(Protocol):
     """The files of one store. Messages name the store by ``str(folder)``, which never holds credentials."""
 
     def sizes(self) -> dict[str, int]:
-        """Return name → size in bytes of every file; empty if there is no store.
+        """Return the size in bytes of every file, by name; empty if there is no store.
 
         The result includes the partial files that interrupted writers left.
         """
@@ -120,7 +120,7 @@ class LocalFolder:
         return str(self._path)
 
     def sizes(self) -> dict[str, int]:
-        """Return name → size, as `Folder.sizes` describes."""
+        """Return the sizes by name, as `Folder.sizes` describes."""
         try:
             return {name: _size(self._path / name) for name in list_files(self._path)}
         except OSError as error:

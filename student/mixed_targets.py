@@ -60,7 +60,7 @@ class MixedTargets:
         dumps: The dumps.
         weights: The weight of each dump; see ``mixture_weights``.
         split: The sentences that the student reads.
-        options: Options of ``DumpTargets``. Shuffled targets of all dumps come from the same other position.
+        options: Options of ``DumpTargets``. If targets are shuffled, all dumps use the same order.
 
     Raises:
         FingerprintMismatchError: If a dump was made from another split or tokenizer, or has other sentences.
@@ -150,7 +150,7 @@ def mix(parts: Sequence[SoftTargets], weights: Sequence[float], *, temperature: 
     log_estimate = torch.stack(estimates).logsumexp(0)
     width = min(vocab_size, sum(part.ids.shape[1] for part in parts))
     ids, added = _summed([part.ids for part in parts], above, width)
-    probabilities = (added + log_estimate.exp()[:, None]).clamp(min=0)  # rounding can lead below 0
+    probabilities = (added + log_estimate.exp()[:, None]).clamp(min=0)  # rounding can give less than 0
     return SoftTargets(
         ids=ids,
         log_probs=temperature * probabilities.log(),

@@ -116,8 +116,8 @@ def score_split(
         beam: Sizes of a beam search. It must be empty.
         max_sentences: Return at most this many sentences, evenly spaced. A student that was trained on documents still
             reads all sentences before them.
-        truth: The folder of sample-corpus, to add the divergences from the true probabilities. Not with
-            ``max_sentences``.
+        truth: The folder that the command ``sample-corpus`` wrote, to add the divergences from the true probabilities.
+            Not with ``max_sentences``.
 
     Raises:
         ConfigError: If ``marginal`` or ``beam`` is given.

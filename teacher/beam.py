@@ -78,13 +78,14 @@ class BeamResult:
     token_log_probs: Ragged
     """n + 1 values per sentence: the log-probability of each gold token and of ``<eos>`` under the mixture."""
     prefix_log_probs: Ragged
-    """n + 1 values per sentence: log of the summed probability of all candidates (up to ``beam``), each with the gold
-    token. At ``<eos>`` only complete candidates count; the value is -inf if none is complete."""
+    """n + 1 values per sentence: log of the summed probability of all candidates (up to ``beam``), each followed by the
+    gold token. At ``<eos>`` only complete candidates count; the value is -inf if none is complete."""
     num_effective: Ragged
     """n + 1 values per sentence in [1, B]: the effective number of candidates, exp of the entropy of their weights."""
     phrases: list[list[TokenPhrase]]
     """The phrases of the best parse, in opening order. Unlabelled constituents have label 1. If no candidate is
-    complete, the best hypothesis after the last token is closed by REDUCEs, even by more than ``max_actions``."""
+    complete, the best hypothesis after the last token is closed by REDUCEs, even if this takes more than
+    ``max_actions``."""
     parse_log_probs: np.ndarray
     """``[M]``: the joint log-probability of the sentence and its parse."""
     states: Tensor | None
@@ -223,7 +224,7 @@ def phrases_of(model: Rnng, actions: list[int]) -> list[TokenPhrase]:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """Position t of a batch. Sentences that are equal before t form a group. Those also equal at t form a branch.
+    """Position t of a batch. Sentences that are equal before t form a group, and those equal up to t a branch.
 
     Groups and branches are numbered from 0 in the order of the sentences. A sentence that ends at t shares its branch
     only with sentences that are identical to it.

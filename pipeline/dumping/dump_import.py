@@ -2,8 +2,8 @@
 
 A row has ``input_ids``, ``token_ids`` and ``top_values`` (github.com/arcee-ai/DistillKit,
 ``compression/compressor.py``). The compressed columns of DistillKit are not read. ``input_ids`` of row m must be
-``<bos>``, the tokens of sentence m of a split and, optionally, ``<eos>``. ``token_ids[i]`` are k distinct tokens, and
-``top_values[i]`` their natural log-probabilities after ``input_ids[i]``.
+``<bos>``, the tokens of sentence m of a split and, optionally, ``<eos>``. ``token_ids[i]`` are k distinct tokens that
+may follow ``input_ids[i]``, and ``top_values[i]`` are their natural log-probabilities at this place.
 
 The files hold no more than this. So the dump has only temperature 1, and two of its arrays are computed or estimated:
 
@@ -37,12 +37,13 @@ from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 from storage.locations import Location, Place, as_folder
 
 COLUMNS = {"input_ids": 1, "token_ids": 2, "top_values": 2}
-"""Column → how deep lists are nested in a row: 1 for a list of numbers, 2 for a list of lists."""
+"""How deep lists are nested in each column: 1 for a list of numbers per row, 2 for a list of lists per row."""
 ROWS = 256
 """Rows of a file that are in memory at a time."""
 MOST_MASS = 1.001
-"""Largest sum of a position's k probabilities. If it is larger, the values are not log-probabilities. Rounding to
-bfloat16 moves a log-probability of -7 by 0.03, but one near 0, which has most of the mass, by less than 1e-3."""
+"""Largest sum of a position's k probabilities. If it is larger, the values are not log-probabilities. A sum
+slightly above 1 can come from rounding to bfloat16. Rounding moves a log-probability of -7 by 0.03, but such a token
+has little mass. It moves a log-probability near 0 by less than 1e-3."""
 LEAST_TAIL = 1e-8
 
 

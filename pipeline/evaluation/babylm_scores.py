@@ -3,9 +3,9 @@
 A score of 0.65 here is BabyLM's 65.00. For most tasks the score is an accuracy: the mean of the accuracies on the
 task's subsets, such as the paradigms of BLiMP. For a wug test it is Spearman's correlation between the model's
 probability of the first form and the share of people who chose this form. In entity tracking, a subset has the texts of
-one kind with the same number of operations (the field ``numops``). The accuracies of the subsets are averaged within
-each kind, and then over the kinds. An item is a tie if the right text and another one are both the most probable. In
-``score``, a tie is never right. The 2025 pipeline counts a tie as right, so the accuracy that counts ties
+one kind (``_KINDS``) with the same number of operations (the field ``numops``). The accuracies of the subsets are
+averaged within each kind, and then over the kinds. An item is a tie if the right text and another one are both the most
+probable. In ``score``, a tie is never right. The 2025 pipeline counts a tie as right, so the accuracy that counts ties
 as right is recorded too, as ``score_ties_right``. The 2026 pipeline chooses one of the tied texts at random.
 
 ``OUT/NAME/REVISION/zero_shot/causal/TASK/FOLDER/predictions.json`` has the form that BabyLM's ``collate_preds.py``
@@ -48,7 +48,7 @@ _MARKS: Final = {
     "AoA_word/surprisal.json": b'"target_word": "',
     "AoA_word/aoa_score.json": b'"aoa": ',
 }
-"""What the first bytes of each file of predictions contain."""
+"""Text that occurs in the first bytes of each file of predictions."""
 _DISPUTED: Final = ("ewok", "entity_tracking")
 """First part of the names of the tasks whose items differ between the two years."""
 _KINDS: Final = ("regular", "ambiref", "move_contents")
@@ -328,7 +328,7 @@ def _outcomes(model: SentenceModel, choices: Sequence[Choice]) -> list[Outcome]:
 
 
 def _sum_from(log_probs: NDArray[np.float32], spans: Sequence[tuple[int, int]], start: int) -> float:
-    """Return the sum over the tokens that overlap with the text from ``start`` on, without ``<eos>``."""
+    """Return the sum of the log-probabilities of all tokens that end after ``start``, without ``<eos>``."""
     scored = [i for i, (_, stop) in enumerate(spans) if stop > start]
     return float(log_probs[scored].sum(dtype=np.float64))
 
@@ -405,6 +405,6 @@ def _write_predictions(folder: Path, predictions: Mapping[str, Any]) -> Path:
     for path, content in predictions.items():
         target = folder / "zero_shot" / "causal" / path
         make_directory(target.parent)
-        # In "reading", the first word of a sentence has no word before it: its prev_pred is NaN, as in the pipeline.
+        # In "reading", a sentence's first word has no word before it: its prev_pred is NaN, as in BabyLM's pipeline.
         write_atomically(target, json.dumps(content, ensure_ascii=False).encode())
     return folder

@@ -46,7 +46,8 @@ class MixtureConfig:
     """Measure on this many sentences, evenly spaced over the split. Without this option, measure on the whole split."""
     marginal: bool = True
     """For a teacher: measure twice, without the trees (by beam search) and given the trees. With --no-marginal, measure
-    only given the trees: this takes seconds, but a gain proves nothing, because trees can reveal later words."""
+    only given the trees. This takes seconds, but then a gain from the mixture proves nothing, because trees can reveal
+    later words."""
 
     def __post_init__(self) -> None:
         if self.max_sentences is not None:

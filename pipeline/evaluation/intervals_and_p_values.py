@@ -98,10 +98,10 @@ def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 1
       valid for every B. If there are at most B different flips, each of them is counted once instead, and the p-value
       is exact.
     - If there are more than ``_NORMAL_FROM`` of these other numbers, the sum s d is treated as normal with variance sum
-      d^2, unless a few differences dominate. If sum d^4 <= (sum d^2)^2 / 1000, the excess kurtosis of the sum is above
-      -0.002 and its skewness is 0, so the p-value is off by less than 1e-4 (the first term of Edgeworth's series). This
-      error is smaller than the variation of random flips, and in the tails it makes the p-value too large. The normal
-      distribution is only for a continuous d, such as a difference of log-probabilities.
+      d^2, unless a few differences dominate, that is, unless sum d^4 > (sum d^2)^2 / 1000. Otherwise the excess
+      kurtosis of the sum is above -0.002 and its skewness is 0, so the p-value is off by less than 1e-4 (the first term
+      of Edgeworth's series). This error is smaller than the variation of random flips, and in the tails it makes the
+      p-value too large. The normal distribution is only for a continuous d, such as a difference of log-probabilities.
 
     Fisher (1935), The Design of Experiments, section 21; McNemar (1947), Note on the sampling error of the difference
     between correlated proportions or percentages, Psychometrika 12, 153-157; Pagano and Tritchler (1983), On obtaining

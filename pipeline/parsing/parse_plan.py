@@ -1,9 +1,10 @@
 """Predict the hours, the memory and the bytes of ``parse`` before it starts. No output of ``parse`` is written.
 
 The text is gathered into a temporary folder. With ``--source`` it is cleaned first. The folder is removed at the end,
-also after SIGTERM. Then some packs of successive sentences, from all parts of the text, are parsed and timed. A process
-parses whole text shards, so more processes than shards do not lower the hours. The hours include the time to write the
-shards and the files of OUT. They do not include the time to read the shards back when they are joined at the end.
+also after SIGTERM. Then some packs of successive sentences, from all parts of the text, are parsed and timed. The text
+is divided into shards, and a process parses whole shards. So more processes than shards do not lower the hours. The
+hours include the time to write the shards and the files of OUT. They do not include the time to read the shards back
+when they are joined at the end.
 """
 
 import tempfile

@@ -89,7 +89,7 @@ class TextShards:
         write_atomically(self.path / DESCRIPTION, (json.dumps(about, indent=1) + "\n").encode())
 
     def remove(self) -> None:
-        """Remove the folder, ``parse.json`` first: without this file, the rest is not an unfinished ``parse``."""
+        """Remove the folder, ``parse.json`` first: without this file, no ``parse`` continues from the other files."""
         (self.path / DESCRIPTION).unlink()
         shutil.rmtree(self.path)
 

@@ -26,8 +26,9 @@ from storage.fingerprints import sha256_file
 from storage.locations import is_url, local_path, open_folder
 
 _DISTRIBUTIONS: Final = {"tree": GIVEN_TREE, "beam": MARGINAL, "none": UNCONDITIONAL, "exact": FLOOR}
-"""The name of the distribution whose perplexity a dump records, by the dump's condition, which says how it was made: by
-a teacher that is given the tree, by a beam search, by a language model without trees, or by the corpus's grammar."""
+"""For each condition of a dump, the name of the distribution whose perplexity the dump records. The condition says how
+the dump was made: by a teacher that is given the tree, by a teacher's beam search, by a language model without trees,
+or by the corpus's grammar."""
 _QUANTILES: Final = ("5", "25", "50", "75", "95")
 """Quantiles of the entropy that are drawn, in percent: the keys in a dump's statistics."""
 _IN_PLOTS: Final = ("kept_mass_by_k", "entropy_nats_quantiles")
@@ -97,7 +98,7 @@ def dumps_section(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> Sectio
 
 
 def _dump_tables(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> tuple[Table, Table]:
-    """Return the most important facts about dumps, and all others. Both tables have a column per dump."""
+    """Return two tables, of the most important facts about dumps and of all others. Both have a column per dump."""
     names = dict.fromkeys(name for dump in dumps for name in dump.about if name not in _IN_PLOTS)
     header = ["", *(dump.title for dump in dumps)]
 
@@ -154,7 +155,7 @@ def _mass_plot(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> list[Plot
 
 
 def _entropy_plot(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> list[Plot]:
-    """Draw the entropies of each dump as a strip: line, box and bar for the quantiles, a diamond for the mean."""
+    """Draw each dump's entropies: line from 5 to 95 %, box from 25 to 75 %, bar at the median, diamond at the mean."""
     strips = []
     for dump in dumps:
         found = dump.about.get("entropy_nats_quantiles")

@@ -30,7 +30,7 @@ cell after the first of its row has a line of its own: ``value`` is the cell, ``
 _FIGURE: Final = re.compile(r"[-+\u2212\u00b1]?[0-9].*")
 _MARKDOWN: Final = re.compile(r"[\\`*_\[\]<>|~&$#]")
 _MARKDOWN_BLOCK: Final = re.compile(r"^([0-9]*)([-+.)=])")
-"""Matches the beginning of a line that Markdown would read as a list or a rule."""
+"""Matches the beginning of a line that Markdown would read as a list or a horizontal line."""
 _LATEX: Final[Mapping[str, str]] = {
     **{character: "\\" + character for character in "{}$&#%_"},
     # A bracket or star at the beginning of a row would be read as an option of the command before it.
@@ -58,7 +58,7 @@ _LATEX: Final[Mapping[str, str]] = {
 }
 """Characters that LaTeX interprets, or for which its text fonts have no glyph."""
 _LATEX_SPECIAL: Final = re.compile("|".join([*map(re.escape, _LATEX), "-(?=-)", ",(?=,)"]))
-"""Also matches the first of two characters that T1 fonts join into one, such as ``--``."""
+"""Matches these characters, and the first of two characters that T1 fonts join into one, such as ``--``."""
 _PREAMBLE: Final = r"% Needs \usepackage[T1]{fontenc} and \usepackage{booktabs}; LaTeX of 2020 or later."
 _IN_T1_FONTS: Final = re.compile(
     "[\n -~\u00a1-\u0125\u0128-\u0137\u0139-\u013e\u0141-\u0148\u014a-\u0165\u0168-\u017e"

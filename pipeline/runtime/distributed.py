@@ -394,7 +394,8 @@ def _agreed_round(world: World, shared: Store) -> str:
     When torchrun restarts all processes because one died, torchrun's store still has the keys of the earlier start.
     torchrun's count of restarts cannot be the prefix: each machine counts its own failures, so the counts differ
     between machines. Instead, each process stores a random string under its rank. Rank 0 publishes the strings of all
-    ranks until every process has found its own string among them. The published string of rank 0 is the prefix.
+    ranks, again whenever one changes, until every process has found its own string among them. The published string of
+    rank 0 is the prefix.
 
     Raises:
         RunError: If a process did not join within `JOIN_TIMEOUT`.

@@ -1,8 +1,8 @@
 """List the training runs below a folder: the state of each, its best dev loss, and what differs between them.
 
 This module reads only small files: ``run.json``, ``history.jsonl`` and ``metrics.jsonl``. A damaged run becomes a row
-with an error. To see whether a process is training a run now, this module takes the run's lock, and releases it at
-once.
+with an error. To see whether a process is training a run now, this module tries to lock the run, and releases the
+lock at once.
 """
 
 import json
@@ -170,7 +170,7 @@ def _figures(run: Path) -> tuple[int, tuple[float, int] | None]:
 
 
 def _differences(rows: Sequence[RunRow], made_by: Mapping[str, Mapping[str, Any]]) -> Differences:
-    """Return options and fingerprints that are not equal in all runs of a kind. A run that lacks one has None."""
+    """Return options and fingerprints that are not equal in all runs of a kind. None stands for a missing one."""
     found: Differences = {}
     for kind in dict.fromkeys(str(row.kind) for row in rows):
         made = {row.path: made_by[row.path] for row in rows if row.kind == kind}

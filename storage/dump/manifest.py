@@ -246,7 +246,7 @@ def metadata_paths(schema: DumpSchema) -> list[str]:
 def refuse_foreign_files(
     store: Folder, schema: DumpSchema, *, is_complete: bool, companions: Collection[str] = COMPANIONS
 ) -> None:
-    """Check that every file in the store belongs to the dump. ``companions`` are the companion files that it may hold.
+    """Check that every file in the store belongs to the dump. Of the companion files, ``companions`` are allowed.
 
     Raises:
         StoreError: If the store holds foreign files. The message names up to three of them.

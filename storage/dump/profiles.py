@@ -41,7 +41,7 @@ class Rows(Protocol):
 def encoded(
     positions: Positions, schema: DumpSchema, shard: int, *, where: str
 ) -> Iterator[tuple[ArraySpec, bytes | memoryview, str]]:
-    """Yield for each stored array of a shard: its spec, the content of its file, one sha256 over its chunks' checksums.
+    """Yield for each stored array of a shard: spec, content of its file, and one sha256 over its chunks' checksums.
 
     Args:
         positions: The rows of the shard. They must have passed `storage.dump.positions.check_positions`.
@@ -71,7 +71,7 @@ def encoded(
 def stored_chunks(
     files: Mapping[str, NDArray[np.uint8]], schema: DumpSchema, entry: ShardEntry, *, names: Mapping[str, str]
 ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
-    """Yield the number of each chunk of a shard, and a mapping: array → its rows in this chunk, as stored, unpadded.
+    """Yield for each chunk of a shard its number, and its rows by name of the array, as stored but without padding.
 
     Args:
         files: Array → the whole file.

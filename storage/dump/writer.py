@@ -1,11 +1,11 @@
 """Write a dump shard by shard, from any number of processes, which may be interrupted at any time.
 
 A shard is finished when the files of all its arrays, and then its entry (a file with their digests), were renamed into
-place. Until then it is pending. So the files on the disk show any process which shards are pending, and the bytes of
-the finished store depend only on the schema, the offsets and the rows. One process, the main one, holds the lock,
-writes the metadata and finishes the dump. The other processes only write shards, after the main process has opened the
-store and before it finishes. Hosts, times and commands would make the bytes of equal dumps differ, so they go to
-PATH.history.jsonl next to the store. This history file is also the lock file.
+place. Until then it is pending. So any process can see from the files on the disk which shards are pending, and the
+bytes of the finished store depend only on the schema, the offsets and the rows. One process, the main one, holds the
+lock, writes the metadata and finishes the dump. The other processes only write shards, after the main process has
+opened the store and before it finishes. Hosts, times and commands would make the bytes of equal dumps differ, so they
+go to PATH.history.jsonl next to the store. This history file is also the lock file.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,8 +53,8 @@ class DumpWriter:
     def open(cls, location: Location, schema: DumpSchema, offsets: NDArray[np.int64], *, main: bool) -> "DumpWriter":
         """Create a dump, or continue one that was begun with the same schema and offsets.
 
-        The main process takes the lock, removes partial files, and rewrites missing or damaged metadata. It also hashes
-        a complete dump again, and sets its state back to ``writing`` if a shard is damaged.
+        The main process takes the lock, removes partial files, and rewrites missing or damaged metadata. If the dump
+        is already complete, it hashes all shards again, and sets the state back to ``writing`` if one is damaged.
 
         Args:
             location: Location of the store.
@@ -219,7 +219,7 @@ def figures_of_shard(
 
 
 def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> Manifest:
-    """Prepare a store so that shards can be written, unless it is complete, and return its manifest."""
+    """Return a store's manifest. Unless the store is complete, prepare it first so that shards can be written."""
     metadata = _metadata(schema, offsets)
     digests = {name: FileDigest.of_bytes(data) for name, data in metadata.items()}
     present = folder.sizes()

@@ -95,8 +95,9 @@ class WordBudget:
 def budget(texts: Sequence[TrainingText]) -> WordBudget:
     """Add up records. Each text counts once.
 
-    Texts that share a file are one group. If all texts of a group have the same ``part``, only this part counts.
-    Otherwise all files of the group count as a whole, because the union of different parts is not known.
+    Texts that share a file or have the same ``part`` are one group. If all texts of a group have the same ``part``,
+    only this part counts. Otherwise all files of the group count as a whole, because the union of different parts is
+    not known.
     """
     groups: list[list[TrainingText]] = []
     for text in texts:

@@ -98,12 +98,12 @@ class PairComparison:
     """The comparison of two seed groups on one benchmark."""
 
     first: str
-    """Name of the seed group."""
+    """Name of the first seed group."""
     second: str
     overall: Difference
     parts: Mapping[str, Mapping[str, Difference]]
-    """By name of the table, then by name of its row: a difference. The tables are ``paradigm`` or ``suite``, where a
-    unit is an item, and the categories ``term`` and ``field``, where a unit is a paradigm. Empty for a perplexity."""
+    """The differences by name of the table, then by name of its row. In the tables ``paradigm`` and ``suite``, a unit
+    is an item. In the tables ``term`` and ``field``, a unit is a paradigm. For a perplexity there are no tables."""
 
 
 def better_of(difference: Difference, *, more_is_better: bool) -> Better:
