@@ -201,7 +201,7 @@ def damaged(folder: Path, kind: str) -> None:
         ("code", "has auto_map, so the model needs code of its own"),
         ("short", "positions, but "),
         ("small vocabulary", "the model's vocabulary has 300 entries, but its tokenizer has 400"),
-        ("another model", "(12 weights). The weights belong to another config.json"),
+        ("another model", "(12 such weights). The weights belong to another config.json"),
         ("unknown", "transformers cannot load it as a causal language model"),
         ("pickle", "no *.safetensors, expected a folder as save_pretrained writes it"),
         ("truncated", "transformers cannot load it as a causal language model"),
