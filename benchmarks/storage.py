@@ -6,11 +6,12 @@ The benchmark writes a dump of random rows with k = 64 into a temporary folder, 
 with each reader in turn. Figures are medians over interleaved rounds, with checksums on. "memmap" is `numpy.memmap` of
 contiguous files that hold the same arrays; what is read is copied into new arrays. All files are in the page cache, so
 no reader waits for a disk. tensorstore is measured if it is installed. malloc is set to keep freed memory. Without this
-setting, chance decides whether malloc keeps freed memory, and this changes the times by more than a copy takes.
+setting, chance decides whether malloc keeps freed memory, and a time can change by more than copying the arrays takes.
 
 "window" reads as ``train-student --shuffle-window`` does: it shuffles blocks of sentences, takes some blocks at a time,
-and reads their sentences in random order. "memmap window" reads each block of a window as one range of the memory maps
-and then puts the sentences into order. "take window" takes the sentences of each batch from the maps, by `numpy.take`.
+and reads their sentences in random order. "memmap window" reads each block of a window as one range of the memory maps,
+and then puts the sentences into the same random order. "take window" takes the sentences of each batch from the maps,
+by `numpy.take`.
 """
 
 import contextlib
@@ -59,7 +60,7 @@ NUM_FEW = 20
 def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
-    options.add_argument("--dump", type=Path, help="a dump of the profile exact; compact is measured on its rows")
+    options.add_argument("--dump", type=Path, help="a dump with --profile exact; its rows also serve for compact")
     options.add_argument("--positions", type=int, default=1_000_000, help="number of positions in the store")
     given = options.parse_args()
     keep_freed_memory()

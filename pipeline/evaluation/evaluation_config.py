@@ -41,7 +41,7 @@ class MixtureConfig:
     """How ``evaluate mixture`` measures."""
 
     split: str = "dev"
-    """Which split of the dataset. Neither model may have been trained on it."""
+    """Which split of the dataset. Neither of the two mixed models may have been trained on it."""
     max_sentences: int | None = None
     """Measure on this many sentences, evenly spaced over the split. Without this option, measure on the whole split."""
     marginal: bool = True
@@ -67,7 +67,8 @@ class MinimalPairConfig:
     columns: tuple[str, ...] = ("sentence_good", "sentence_bad")
     """Columns of a table (CSV, TSV), or fields of JSON lines, with the grammatical and the ungrammatical sentence, and
     if you like a third one with the paradigm: GOOD,BAD or GOOD,BAD,PARADIGM. If a table has no header, give the numbers
-    of the columns, from 1. PREFIX+VERB joins two columns with a space."""
+    of the columns, from 1. In place of a column you can give two, such as
+    prefix+verb: their texts are joined with a space."""
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.columns) <= 3 or len({*self.columns}) < len(self.columns):
@@ -81,7 +82,7 @@ class BabylmConfig:
 
     rules: Literal["2026", "2025"] = "2026"
     """The year of BabyLM's pipeline to follow. The two years differ in EWoK, entity tracking and the age of
-    acquisition, and in which of two equally probable texts the predictions name as the model's choice."""
+    acquisition. If two texts are equally probable, each year also names another one as the model's choice."""
     out: Path | None = field(default=None, metadata={"writes": outputs.FOLDER})
     """Write the files of predictions below this folder, where BabyLM's collate_preds.py looks for them."""
     name: str = ""

@@ -45,7 +45,7 @@ def comparisons_section(found: Comparisons) -> Section:
     """Return the section of the page."""
     blocks: list[Block] = [Paragraph(_INTRODUCTION), *comparison_blocks(found)]
     if found.notes:
-        about = "results that were left out, or on runs with different settings in one group"
+        about = "results that were left out, or on a group whose runs were evaluated with different settings"
         summary = f"{plural(len(found.notes), 'note')} on {about}"
         blocks.append(Details(summary, [Items(found.notes)]))
     return Section(name="comparisons", title="Comparisons of groups", link="Comparisons", blocks=blocks)

@@ -33,7 +33,7 @@ _TEACHER_COLUMNS = (GIVEN_TREE, MARGINAL, JOINT, UNCONDITIONAL)
 _DISTRIBUTION_NOTES: Mapping[str, str] = {
     UNCONDITIONAL: "Unconditional perplexities: the model sees the words before, and no tree.",
     IN_DOCUMENT: (
-        "Perplexities given the document before it: the student also sees earlier sentences of the document. They are "
+        "Perplexities given the document before it: the student also sees the sentences before the scored one. They are "
         "not comparable with unconditional perplexities."
     ),
     GIVEN_TREE: (

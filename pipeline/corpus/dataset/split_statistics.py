@@ -89,9 +89,9 @@ def _children(actions: NDArray[np.int16], depths: NDArray[np.int32]) -> tuple[ND
     """Return for each phrase except TOP, in any order, its number of children and whether its only child is a phrase.
 
     After NT(X), X itself is the innermost open phrase. After a SHIFT or REDUCE, the innermost open phrase is the parent
-    of the token or phrase that is now complete. A stable sort of the actions by depth brings together all actions after
-    which the same phrase is innermost: first the NT of this phrase, then for each child the SHIFT or REDUCE that
-    completes the child.
+    of the token or phrase that is now complete. So each action belongs to one phrase: the innermost open phrase after
+    the action. A stable sort by depth puts the actions of one phrase together: first its NT, then a SHIFT or REDUCE for
+    each child.
     """
     inside = np.flatnonzero(depths > 1)
     # numpy sorts 16-bit integers by radix sort, which is faster than its sort for wider integers.

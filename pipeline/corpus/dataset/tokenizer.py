@@ -12,8 +12,8 @@ exactly. The tokenizers that older versions of this project trained put a space 
 their files remove it. Such files still work.
 
 ``train-tokenizer`` gives ``<bos>``, ``<eos>`` and ``<pad>`` the ids 0, 1 and 2. ``adopt-tokenizer``, which converts a
-tokenizer of Hugging Face's format, records which entries serve as ``<bos>`` and ``<eos>``. The record is the file's
-template for pairs of texts. No command uses this template for anything else. The special tokens are entries of the
+tokenizer of Hugging Face's format, records which entries serve as ``<bos>`` and ``<eos>``. It stores them in
+the file's template for pairs of texts, which no command uses for anything else. The special tokens are entries of the
 vocabulary, but they are not listed as "added tokens", because the tokenizers library searches each text for added
 tokens. It would turn the string ``<eos>`` in a text into the special token, and decoding could not restore the text.
 ``export`` lists the special tokens as added tokens, because other programs write them into their input on purpose.
@@ -57,7 +57,7 @@ class Tokenizer:
     """A byte-level BPE that adds neither ``<bos>`` nor ``<eos>``.
 
     ``decode(encode(text)) == text`` for any normalised text, and for any other text that does not begin with a space.
-    The exceptions are texts with some of the added tokens that ``adopted_tokenizer`` keeps (``added_ids``).
+    The exceptions are texts that contain an added token (``added_ids``). Only adopted tokenizers may have such tokens.
     """
 
     def __init__(self, data: bytes, *, where: str = "tokenizer") -> None:
@@ -265,7 +265,7 @@ def _prepends_nothing(normalizer: Any) -> bool:  # noqa: ANN401 - parsed JSON th
     return normalizer.get("prepend") == "" or any(map(_prepends_nothing, normalizer.get("normalizers") or ()))
 
 
-def normalised_to_nothing(inner: Any, token: Mapping[str, Any]) -> bool:  # noqa: ANN401 - as below
+def normalised_to_nothing(inner: Any, token: Mapping[str, Any]) -> bool:  # noqa: ANN401 - a tokenizer of the library
     """Return whether the normalizer of a tokenizer leaves nothing of an added token.
 
     Such a token makes the library panic at texts that are not ASCII.
