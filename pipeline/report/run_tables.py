@@ -33,8 +33,8 @@ _TEACHER_COLUMNS = (GIVEN_TREE, MARGINAL, JOINT, UNCONDITIONAL)
 _DISTRIBUTION_NOTES: Mapping[str, str] = {
     UNCONDITIONAL: "Unconditional perplexities: the model sees the words before, and no tree.",
     IN_DOCUMENT: (
-        "Perplexities given the document before it: the student also sees the sentences before the scored one. They are "
-        "not comparable with unconditional perplexities."
+        "Perplexities given the document before it: the student also sees the sentences before the scored one. They "
+        "are not comparable with unconditional perplexities."
     ),
     GIVEN_TREE: (
         "Perplexities given the tree: the teacher sees the words before and the tree so far. The tree may open phrases "
