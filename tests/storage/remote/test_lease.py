@@ -83,7 +83,10 @@ def test_taking_over_an_expired_lease_is_logged(
     assert "host node7" in caplog.text
 
 
-def test_a_holder_that_lost_its_lease_stops_at_its_next_write(url: str, cache: FileCache, parent: ObjectStore) -> None:
+def test_a_holder_that_lost_its_lease_stops_at_its_next_write(
+    url: str, cache: FileCache, parent: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "SETTLE_S", 0.5)  # longer than a renewal in progress takes on a busy machine
     old = RemoteFolder(url, cache=cache)
     with closing(old.lock()) as first:
         old.write("zarr.json", b"{}")
