@@ -112,6 +112,8 @@ class Training:
         self.best_loss, self.best_step, self.num_worse = math.inf, 0, 0
         self.elapsed_s = 0.0
         self._parallel: DistributedDataParallel | None = None
+        self._arranges_buckets = False
+        """Whether the next backward pass is the first one of ``DistributedDataParallel`` in this process."""
         self._metrics: Metrics | None = None
 
     def resume(self) -> None:
@@ -129,6 +131,7 @@ class Training:
         # This comes after loading, because DistributedDataParallel copies the main rank's weights to all ranks.
         if self._world.size > 1:
             self._parallel = DistributedDataParallel(self._task.objective)
+            self._arranges_buckets = True
 
     def _planned(self, stop: StopRequest) -> StepPlan:
         """Return the plan of the steps. With many epochs this takes long, so it shows progress and stops at SIGTERM."""
@@ -197,19 +200,30 @@ class Training:
 
     def backward(self, place: StepBatch) -> None:
         """Compute the gradient of a batch and add it to the gradient of the step."""
+        if self._arranges_buckets:
+            # After its first backward pass, DistributedDataParallel puts the gradients into buckets in another order.
+            # With three or more ranks, this changes the rounding of their sum. So the first pass after each start is
+            # not used. Otherwise the first step after a resume would differ from this step without an interruption.
+            self._differentiate(place)
+            self._optimizer.zero_grad()
+            self._arranges_buckets = False
         if place.opens_step:
             torch.manual_seed(_step_seed(self._config.seed, place.step, self._world.rank))
-        parallel, device = self._parallel, _device(self._task.model)
+        parallel = self._parallel
         with parallel.no_sync() if parallel is not None and not place.closes_step else contextlib.nullcontext():
-            with torch.autocast(device.type, torch.bfloat16, enabled=self._config.dtype == "bfloat16"):
-                sums: Tensor = (parallel or self._task.objective)(place.batch)
-            # The loss is a mean over the positions of all ranks, but DistributedDataParallel averages gradients over
-            # ranks. So the loss is multiplied by the number of ranks.
-            with self._world.reducing_gradients():
-                (sums[0] * (self._world.size / place.num_positions_step)).backward()
-        sums = sums.detach()
+            sums = self._differentiate(place)
         self._watch.see_loss(sums[0], step=place.step, index=place.index)
         self._tally.add(sums, place.batch.num_positions_global, flops=place.num_flops)
+
+    def _differentiate(self, place: StepBatch) -> Tensor:
+        """Add the gradient of a batch to the gradients of the weights; return the sums of ``Task.objective``."""
+        with torch.autocast(_device(self._task.model).type, torch.bfloat16, enabled=self._config.dtype == "bfloat16"):
+            sums: Tensor = (self._parallel or self._task.objective)(place.batch)
+        # The loss is a mean over the positions of all ranks, but DistributedDataParallel averages gradients over ranks.
+        # So the loss is multiplied by the number of ranks.
+        with self._world.reducing_gradients():
+            (sums[0] * (self._world.size / place.num_positions_step)).backward()
+        return sums.detach()
 
     def update(self, place: StepBatch) -> Tensor:
         """Update the weights with the gradient of the step; return the gradient's norm before clipping."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline.runtime.checkpoint import state_path
 from pipeline.runtime.run_history import HISTORY
@@ -22,7 +23,7 @@ from student.student_config import StudentTrainConfig
 from student.train_student import train_student
 from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
 from teacher.train_teacher import train_teacher
-from tests.processes import ROOT, metrics, run_cli, start_cli, wait_until
+from tests.processes import ROOT, finish, kill_when, metrics, run_cli, start_cli, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.faults]
 SIZES = {"embed_dim": 32, "num_blocks": 1, "num_heads": 2}
@@ -44,6 +45,21 @@ def test_training_killed_at_any_instant_resumes_to_the_same_bits_or_losses(
         assert found["killed"] >= num_kills // (2 if "mixed" in sort else 1)
         assert found["went_on"] >= max(1, num_kills // 8)
         assert found["sizes_changed"] >= ("mixed" in sort)
+
+
+def test_training_in_three_processes_resumes_to_the_same_bits(small_world: Path, tmp_path: Path) -> None:
+    weights = []
+    for name in ("whole", "killed"):
+        run = tmp_path / name
+        sizes = ["--embed-dim", 32, "--num-blocks", 2, "--num-heads", 2, "--dropout", 0.1, "--batch-tokens", 400]
+        steps = ["--max-steps", 12, "--checkpoint-every", 2, "--log-every", 1, "--threads", 1, "--device", "cpu"]
+        command = ["train-student", "--data", small_world / "dataset", "--out", run, *sizes, *steps]
+        if name == "killed":
+            kill_when(lambda: state_path(tmp_path / "killed").exists(), start_cli(*command, processes=3))
+            assert torch.load(state_path(run), weights_only=True)["step"] < 12
+        finish(start_cli(*command, processes=3))
+        weights.append(load_file(state_path(run).parent / "model.safetensors"))
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
 
 
 def test_a_full_disk_gives_one_line_and_training_resumes_when_there_is_room(small_world: Path, tmp_path: Path) -> None:
