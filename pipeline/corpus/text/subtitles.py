@@ -37,7 +37,7 @@ _TIME = re.compile(r"^\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")
 WORD_TIME: Final = re.compile(r"<\d+:[\d:.]+>")
 """The time of a word, as in captions that a speech recogniser made."""
 _STYLE = re.compile(
-    r"\{[^{}]*\\p[1-9][^{}]*\}[^{}]*|"  # an ASS code that begins a drawing, and the drawing's coordinates
+    r"\{(?=[^{}]*\})[^{}]*\\p[1-9][^{}]*\}[^{}]*|"  # an ASS code that begins a drawing, and the drawing's coordinates
     r"\{\\[^{}]*\}|\{[YyCcSsFf]:[^{}]*\}|^(?:\{\d+\}){2}|\[/?[ibu]\]|</?(?:v|c|lang|ruby|rt)(?:[.\s][^<>]*)?>|"
     rf"{WORD_TIME.pattern}"
 )

@@ -214,6 +214,19 @@ def test_long_odd_lines_take_little_time(tmp_path: Path, source: str) -> None:
     assert time.process_time() - start < 10
 
 
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [("wikipedia", "[http://" + "a" * 50_000), ("open_subtitles", "{" + r"\p1" * 50_000)],
+    ids=["an address", "codes of drawings"],
+)
+def test_a_bracket_that_never_closes_takes_time_in_proportion_to_its_line(
+    tmp_path: Path, source: str, line: str
+) -> None:
+    start = time.process_time()
+    cleaned(tmp_path, f"Hello.\n{line}\n", source)
+    assert time.process_time() - start < 4  # in proportion to the square, it took more than 20 s
+
+
 def test_only_the_rules_of_open_subtitles_remove_the_frames_of_subtitles(tmp_path: Path) -> None:
     text = "{0}{25}It ran.\n{26}{50}It slept.\n{51}{70}It woke.\n"
     assert cleaned(tmp_path, text, "open_subtitles")[1] == ["It ran.", "It slept.", "It woke."]
