@@ -30,7 +30,9 @@ _L_FOR_I = re.compile(
 _CREDIT = re.compile(
     r"(?:\bsubtitles? by\b|\bsubtit(?:les|ling|led)\b.{0,60}(?:\bby\b|\bsync|www\.|download|correct|:)|"
     r"opensubtitles|\b(?:re-?)?sync(?:ed|s|hro\w*)?(?:(?:,| and| &) correct\w*)? by\b|^\W*(?:re-?)?sync\w*\s?:|"
-    r"^\W*(?:caption(?:s|ed|ing)?|translated|transcri(?:bed|pt|ption)|ripped) by\b|\bwww\.\S)",
+    r"^\W*caption(?:s|ed|ing)? by\b|\bwww\.\S|"
+    # Speech may begin like these credits, as in "Ripped by the wind, it fell.", so a name must follow.
+    r"^\W*(?:translated|transcri(?:bed|pt|ption)|ripped) by\s?:?\s+(?-i:\w*[A-Z\d_]))",
     re.IGNORECASE,
 )
 _TIME = re.compile(r"^\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")
