@@ -142,7 +142,12 @@ def with_whole_cues(lines: Iterator[Line], record: CleaningRecord, *, is_rolling
         text = line.text.strip()
         cue, following = CUE.match(text), ahead.see(1)
         rest = text[cue.end() :] if cue else text
-        is_header = bool(text) and (is_header or (begins_block and text.startswith(_HEADERS)))
+        if not text or (
+            cue and not text.startswith("Dialogue:")
+        ):  # in ASS, other lines follow within the header's block
+            is_header = False
+        elif begins_block and text.startswith(_HEADERS):
+            is_header = True
         is_before_cue = bool(following and CUE.match(following[0].text))
         reasons = {
             "subtitle time": cue is not None and not rest,

@@ -314,8 +314,19 @@ def test_lines_that_continue_a_line_of_chat_are_joined_with_it(tmp_path: Path) -
         ),
         (ASS, 2, 8),
         ("[ti:x]\n[ar:y z]\n[00:01.00]Is it ate?\n[00:02.50][00:04.50] It is.\n[00:03.00]\n", 2, 3),
+        ("WEBVTT\n00:01.000 --> 00:02.000\nIs it\nate?\n", 1, 2),
     ],
-    ids=["SubRip", "WebVTT", "WebVTT with a note", "SBV", "Whisper", "automatic captions", "ASS and SSA", "LRC"],
+    ids=[
+        "SubRip",
+        "WebVTT",
+        "WebVTT with a note",
+        "SBV",
+        "Whisper",
+        "automatic captions",
+        "ASS and SSA",
+        "LRC",
+        "no blank line after a header",
+    ],
 )
 def test_subtitles_with_times_give_one_line_for_each_subtitle(
     tmp_path: Path, text: str, found: int, dropped: int
