@@ -142,9 +142,8 @@ def with_whole_cues(lines: Iterator[Line], record: CleaningRecord, *, is_rolling
         text = line.text.strip()
         cue, following = CUE.match(text), ahead.see(1)
         rest = text[cue.end() :] if cue else text
-        if not text or (
-            cue and not text.startswith("Dialogue:")
-        ):  # in ASS, other lines follow within the header's block
+        is_ass = text.startswith("Dialogue:")  # then comments, which are no subtitles, may follow
+        if not text or (cue and not is_ass):
             is_header = False
         elif begins_block and text.startswith(_HEADERS):
             is_header = True
