@@ -50,7 +50,7 @@ from pipeline.evaluation.words import (
 )
 from storage.errors import ConfigError, InputError
 
-_NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
+_NUMBER: Final = re.compile(r"\d{1,18}(?:\.\d{1,18})?")
 """The number of a region, as ``2`` or ``2.0``. Programs write ``2.0`` if another cell of the column is empty."""
 
 
@@ -294,13 +294,19 @@ def _of_regions(path: Path, records: Iterable[Record], column: str, config: Surp
                 f"{path}:{rows[twice].number}: {config.region} {regions[twice]} of {_named(config.item, item)} is "
                 f"there a second time, expected each region once; {remedy}"
             )
-        if all(map(_NUMBER.fullmatch, regions)) and (numbers := [*map(float, regions)]) != sorted(numbers):
+        if all(map(_NUMBER.fullmatch, regions)) and not _ascend(regions):
             raise InputError(
                 f"{path}:{rows[0].number}: {config.region} of {_named(config.item, item)} is {', '.join(regions[:8])}, "
                 "expected ascending numbers, because rows are joined in order; sort the rows, or name another column"
             )
         seen.add(item)
         yield _Raw(number, rows[0].number, texts, item=item, regions=tuple(regions))
+
+
+def _ascend(numbers: Sequence[str]) -> bool:
+    """Return whether numbers ascend, either as decimals (1, 1.5, 2) or as parts of parts (1.9, 1.10)."""
+    parts = [[int(part) for part in number.split(".")] for number in numbers]
+    return parts == sorted(parts) or [*map(float, numbers)] == sorted(map(float, numbers))
 
 
 def _cells(record: Record, columns: Sequence[str]) -> tuple[str, ...]:

@@ -299,7 +299,7 @@ _WIKI_RULES = _compiled(
     (r"(?i)<ref[^<>/]*>\s*\{\{[^{}]*$|^\}\}[^<]*</ref>", "", "reference or template"),
     (r"\[\[(?:File|Image|Category):[^\[\]]*\]\]", "", "wiki link"),
     (r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]", r"\1", "wiki link"),
-    (r"\[https?://[^\s\[\]]+\s*([^\[\]]*)\]", r"\1", "wiki link"),
+    (r"\[https?://[^\s\[\]]++\s*+([^\[\]]*+)\]", r"\1", "wiki link"),
     (r"\s?\[(?:\d{1,3}|citation needed|edit)\]", "", "mark of a footnote"),
     (r"'{2,5}", "", "wiki bold or italics"),
     (r"^[*#:;]+\s*(?=\S)|^\u2022\s*", "", "bullet"),

@@ -142,7 +142,11 @@ def with_whole_cues(lines: Iterator[Line], record: CleaningRecord, *, is_rolling
         text = line.text.strip()
         cue, following = CUE.match(text), ahead.see(1)
         rest = text[cue.end() :] if cue else text
-        is_header = bool(text) and (is_header or (begins_block and text.startswith(_HEADERS)))
+        is_ass = text.startswith("Dialogue:")  # then comments, which are no subtitles, may follow
+        if not text or (cue and not is_ass):
+            is_header = False
+        elif begins_block and text.startswith(_HEADERS):
+            is_header = True
         is_before_cue = bool(following and CUE.match(following[0].text))
         reasons = {
             "subtitle time": cue is not None and not rest,

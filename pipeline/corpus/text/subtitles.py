@@ -30,14 +30,16 @@ _L_FOR_I = re.compile(
 _CREDIT = re.compile(
     r"(?:\bsubtitles? by\b|\bsubtit(?:les|ling|led)\b.{0,60}(?:\bby\b|\bsync|www\.|download|correct|:)|"
     r"opensubtitles|\b(?:re-?)?sync(?:ed|s|hro\w*)?(?:(?:,| and| &) correct\w*)? by\b|^\W*(?:re-?)?sync\w*\s?:|"
-    r"^\W*(?:caption(?:s|ed|ing)?|translated|transcri(?:bed|pt|ption)|ripped) by\b|\bwww\.\S)",
+    r"^\W*caption(?:s|ed|ing)? by\b|\bwww\.\S|"
+    # Speech may begin like these credits, as in "Ripped by the wind, it fell.", so a name must follow.
+    r"^\W*(?:translated|transcri(?:bed|pt|ption)|ripped) by\s?:?\s+(?-i:\w*[A-Z\d_]))",
     re.IGNORECASE,
 )
 _TIME = re.compile(r"^\d{1,2}:\d\d:\d\d[,.]\d+\s*-->.*$")
 WORD_TIME: Final = re.compile(r"<\d+:[\d:.]+>")
 """The time of a word, as in captions that a speech recogniser made."""
 _STYLE = re.compile(
-    r"\{[^{}]*\\p[1-9][^{}]*\}[^{}]*|"  # an ASS code that begins a drawing, and the drawing's coordinates
+    r"\{(?=[^{}]*\})[^{}]*\\p[1-9][^{}]*\}[^{}]*|"  # an ASS code that begins a drawing, and the drawing's coordinates
     r"\{\\[^{}]*\}|\{[YyCcSsFf]:[^{}]*\}|^(?:\{\d+\}){2}|\[/?[ibu]\]|</?(?:v|c|lang|ruby|rt)(?:[.\s][^<>]*)?>|"
     rf"{WORD_TIME.pattern}"
 )

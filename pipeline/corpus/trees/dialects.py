@@ -62,8 +62,9 @@ _METADATA = re.compile(r"\(\s*(METADATA|VERSION)\b|\(\s*ORTHO\s[^()]*\)\s*\(\s*M
 just before it. Elsewhere it may be a phrase, such as a stage direction."""
 _WITH_LEMMA = re.compile(r".+-.+")
 _SAME_LEMMA = re.compile(r"(.+?)[$@]?-\1", re.IGNORECASE)
-_SPLIT_WORD = re.compile(r"[^\W\d]([$@])(?:-\S+)? \1[^\W\d]")
-"""The end of one part of a split word and the beginning of the next part."""
+_SPLIT_WORD = re.compile(r"[^\W\d]([$@])(?:-\S{1,100}+)? \1[^\W\d]")
+"""The end of one part of a split word, with or without a lemma, and the beginning of the next part. The limit of a
+lemma's length bounds the time for a word that repeats ``a$-``."""
 _MARK_WITH_LEMMA = re.compile(r"([^\w\s-])-\1")
 _SEPARATORS = re.compile(r"[_@=/|#^+~:;{<\\\[]")
 _PTB_TAG = (

@@ -132,6 +132,15 @@ def test_the_rows_of_an_item_are_the_regions_of_a_sentence(tmp_path: Path, delim
 
 
 @pytest.mark.parametrize(
+    "zones", [("1", "1.25", "1.5"), ("1.9", "1.10", "2.1"), ("2.0", "3.0", "10.0"), ("9", "1a", "1"), ("9" * 5000, "1")]
+)
+def test_numbers_of_regions_may_have_a_point(tmp_path: Path, zones: tuple[str, ...]) -> None:
+    table = as_csv([("story", "zone", "word"), *[("a", zone, "fox") for zone in zones]], ",")
+    (found,) = stimuli(tmp_path, table, name="text.csv", column="word", item=("story",), region="zone")
+    assert found.regions == zones
+
+
+@pytest.mark.parametrize(
     ("extra", "message"),
     [
         ([("a", "3", "now")], r":7: story a comes again after other items; put its rows together, or name in --item"),

@@ -62,6 +62,7 @@ LIKE_NAMES_AND_SOUNDS = (
     "(Finally) it is. (Hopefully) so.",
     "((really)) yes.",
     "The fund (UNICEF) is here.",
+    "Ripped by the wind, it fell. Translated by Ann.",
     "5 ~6 of us.",
 )
 CLITICS = {
@@ -287,6 +288,7 @@ CAPTIONS = (
 CREDITS = (
     "Ripped by Nobody",
     "- Transcript by Nobody",
+    "Translated by: xNobody",
     "== sync, corrected by nobody ==",
     "Re-sync by Nobody",
     "Sync & corrections by nobody",

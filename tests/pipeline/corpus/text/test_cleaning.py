@@ -214,6 +214,19 @@ def test_long_odd_lines_take_little_time(tmp_path: Path, source: str) -> None:
     assert time.process_time() - start < 10
 
 
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [("wikipedia", "[http://" + "a" * 50_000), ("open_subtitles", "{" + r"\p1" * 50_000)],
+    ids=["an address", "codes of drawings"],
+)
+def test_a_bracket_that_never_closes_takes_time_in_proportion_to_its_line(
+    tmp_path: Path, source: str, line: str
+) -> None:
+    start = time.process_time()
+    cleaned(tmp_path, f"Hello.\n{line}\n", source)
+    assert time.process_time() - start < 4  # in proportion to the square, it took more than 20 s
+
+
 def test_only_the_rules_of_open_subtitles_remove_the_frames_of_subtitles(tmp_path: Path) -> None:
     text = "{0}{25}It ran.\n{26}{50}It slept.\n{51}{70}It woke.\n"
     assert cleaned(tmp_path, text, "open_subtitles")[1] == ["It ran.", "It slept.", "It woke."]
@@ -301,8 +314,19 @@ def test_lines_that_continue_a_line_of_chat_are_joined_with_it(tmp_path: Path) -
         ),
         (ASS, 2, 8),
         ("[ti:x]\n[ar:y z]\n[00:01.00]Is it ate?\n[00:02.50][00:04.50] It is.\n[00:03.00]\n", 2, 3),
+        ("WEBVTT\n00:01.000 --> 00:02.000\nIs it\nate?\n", 1, 2),
     ],
-    ids=["SubRip", "WebVTT", "WebVTT with a note", "SBV", "Whisper", "automatic captions", "ASS and SSA", "LRC"],
+    ids=[
+        "SubRip",
+        "WebVTT",
+        "WebVTT with a note",
+        "SBV",
+        "Whisper",
+        "automatic captions",
+        "ASS and SSA",
+        "LRC",
+        "no blank line after a header",
+    ],
 )
 def test_subtitles_with_times_give_one_line_for_each_subtitle(
     tmp_path: Path, text: str, found: int, dropped: int

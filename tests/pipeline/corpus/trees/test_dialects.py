@@ -1,5 +1,6 @@
 """Test that ids, codes, traces, lemmas and tags never become words, and that plain words are never taken for these."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ def test_ids_codes_and_bare_traces_of_historical_trees_are_no_words(tmp_path: Pa
             assert texts == [text]
             assert counts["repaired"]["ids left out"] == 1
             assert counts["dropped"] == {ONLY_CODES: 3}
+
+
+def test_a_long_word_that_repeats_the_mark_of_split_words_takes_little_time(tmp_path: Path) -> None:
+    start = time.process_time()
+    imported(tmp_path, f"(IP (N {'a$-' * 20_000}) (VBPI ran))\n", ".mrg")
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize(
