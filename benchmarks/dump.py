@@ -45,6 +45,8 @@ def main() -> None:
     options.add_argument("--data", type=Path, help="dataset to dump")
     options.add_argument("--teacher", type=Path, help="run of a teacher trained on this dataset")
     given = options.parse_args()
+    if (given.data is None) != (given.teacher is None):
+        options.error("give both --data and --teacher, or neither")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder), given, rounds=3 if given.quick else 7)

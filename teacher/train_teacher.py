@@ -200,7 +200,7 @@ def check_longest(split: Split, config: TeacherConfig, *, available_bytes: int) 
     needed = training_bytes(config, int(split.actions.lengths[longest]))
     if needed > available_bytes:
         raise InputError(
-            f"split {split.name}, sentence {longest + 1}: {split.tokens.lengths[longest]} tokens and "
+            f"split {split.name}, sentence {longest}: {split.tokens.lengths[longest]} tokens and "
             f"{split.actions.lengths[longest]} actions need about {needed / 1e9:.1f} GB in a step, but "
             f"{available_bytes / 1e9:.1f} GB are free; divide the sentence, leave it out, or train a smaller model"
         )

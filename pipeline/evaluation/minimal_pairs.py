@@ -87,6 +87,7 @@ _TABLES: Final = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _MISSING: Final = frozenset({"NA", "NaN"})
 """What R and pandas write into a cell without a value."""
 _LINE_END: Final = re.compile(r"\r\n?|\n")
+_NUMBER: Final = re.compile(r"[-+]?\d[\d.,]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -468,6 +469,8 @@ def _text(
         raise InputError(f"{where}: {name} is empty, expected text; {_REMEDY}")
     if is_sentence and normalised in _MISSING:
         raise InputError(f"{where}: {name} is {normalised}, which stands for a missing value, expected text; {_REMEDY}")
+    if is_sentence and _NUMBER.fullmatch(normalised):
+        raise InputError(f"{where}: {name} is the number {normalised}, expected a sentence; {_COLUMNS}")
     return normalised
 
 

@@ -30,5 +30,5 @@ def test_a_longest_sentence_that_does_not_fit_is_refused_by_number():
     split = split_of(*batch([ONE_TOKEN, WIDE, DEEP]))
     needed = training_bytes(config, len(WIDE[1]))
     check_longest(split, config, available_bytes=needed)
-    with pytest.raises(InputError, match="split train, sentence 2: 40 tokens and 45 actions"):
+    with pytest.raises(InputError, match="split train, sentence 1: 40 tokens and 45 actions"):
         check_longest(split, config, available_bytes=needed - 1)
