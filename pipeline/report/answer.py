@@ -1,13 +1,15 @@
 """Answer whether distillation helped, from the comparisons of seed groups.
 
-A seed group has the runs that differ only in their seed. Each seed group is compared with the baseline: the first seed
-group of students without a dump. Only a group that learned from an RNNG can show that distillation helps. A group that
-learned from the exact distributions of the grammar that wrote the corpus is the ceiling: no teacher can be better. All
-other groups are controls. They learned from shuffled targets, from a student's dump (born-again), or without a dump.
+A seed group has the runs that differ only in their seed. The baseline is the first seed group of students without a
+dump. Each other group is compared with the baseline. Its role in the answer depends on the source of its soft targets:
 
-If the group and the baseline both have two seeds or more, the 95 % interval of their difference is over seeds. If one
-of the two has a single seed, the interval is over the evaluated sentences, paradigms or suites, and the page says that
-one seed cannot answer. ``significance.better_of`` decides which group is better.
+    the dump of an RNNG                           The group can show that distillation helps.
+    the exact distributions of the grammar        The group is the ceiling: no teacher can be better than the grammar
+                                                  that wrote the corpus.
+    shuffled targets, a student's dump, no dump   The group is a control.
+
+If both groups have two seeds or more, the 95 % interval of their difference is over seeds. Otherwise the interval is
+over the evaluated sentences, paradigms or suites, and the page says that one seed cannot answer.
 """
 
 import math
@@ -26,14 +28,14 @@ from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import plural
 
 _MOST_SENTENCES: Final = 3
-"""Up to this number of groups, each group gets a sentence. With more groups, one sentence says how many of them are
-better and how many are worse."""
+"""Up to this number of groups, each group gets a sentence. With more groups, one sentence counts those that are better
+or worse."""
 
 Verdict = Literal["better", "worse", "unclear"]
 Role = Literal["", "control", "ceiling"]
-"""The role of a seed group; empty if it learned from an RNNG, so that it can show that distillation helps."""
+"""The role of a seed group; empty if it learned from an RNNG."""
 _ORDER: Final[Sequence[Role]] = ("", "control", "ceiling")
-"""The order of the sentences: those about groups with the first role come first."""
+"""The order of the sentences, by the role of their groups."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,15 +43,13 @@ class Effect:
     """How a group differs from the baseline on one measure: in percent for a perplexity, in points for an accuracy."""
 
     group: str
-    """Name of the seed group."""
     change: float
     interval: Interval | None
     verdict: Verdict
     num_seeds: int
     num_baseline_seeds: int
     is_over_seeds: bool
-    """Whether the interval is over seeds. Otherwise it is over the evaluated items, because the group or the baseline
-    has a single seed."""
+    """Whether the interval is over seeds and not over the evaluated items."""
     p_value: float
     """p-value of the test over items, adjusted for the number of tests."""
 
@@ -64,7 +64,7 @@ class Effect:
         return 2 if self.interval is not None and self.interval.high - self.interval.low < 0.5 else 1
 
     def signed(self, value: float) -> str:
-        """Return a value with a sign. The value is the change or an end of the interval."""
+        """Return the change or an end of the interval, with its sign."""
         return f"{value:+.{self.decimals}f}".replace("-", "\u2212")
 
 
@@ -77,8 +77,8 @@ class Measure:
     """Short name, such as ``test perplexity``."""
     effects: Sequence[Effect]
     floor: float | None
-    """Change in percent from the baseline's perplexity to the floor, which is the perplexity of the grammar that wrote
-    the corpus; None if no floor is recorded."""
+    """Change in percent from the baseline's perplexity to the perplexity of the grammar that wrote the corpus; None if
+    the latter is not recorded."""
 
     @property
     def unit(self) -> str:
@@ -151,7 +151,7 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
 
 
 def _role(runs: Sequence[RunRecord]) -> Role:
-    """Return the role of a seed group in the answer. See the top of this file."""
+    """Return the role of a seed group."""
     if all(run.is_distilled for run in runs):
         return ""
     return "ceiling" if all(run.is_distilled_from_grammar for run in runs) else "control"
@@ -164,7 +164,7 @@ def _no_answer(reason: str) -> Answer:
 def _measures(reported: ReportedRuns, found: Comparisons, baseline: str) -> list[Measure]:
     """Return how all groups differ from the baseline.
 
-    The measures are the perplexity on test (on dev if no group has a perplexity on test), minimal pairs, and SyntaxGym.
+    The measures are the perplexity on test (else on dev, else on every split), minimal pairs, and SyntaxGym.
     """
     benchmarks = [each for each in found.benchmarks if each.kind == "student" and baseline in each.figures]
     subjects = {each.benchmark.subject for each in benchmarks if each.benchmark.kind == PERPLEXITY}
@@ -228,7 +228,7 @@ def _effect(found: BenchmarkComparison, pair: PairComparison, baseline: str) -> 
 
 
 def _floor(reported: ReportedRuns, found: Comparisons, compared: BenchmarkComparison, baseline: str) -> float | None:
-    """Return the change in percent from the baseline's perplexity to the floor; None if no floor is recorded."""
+    """Return the value of ``Measure.floor``."""
     benchmark = compared.benchmark
     group = next(group for group in found.groups if group.name == baseline)
     for run in group.runs.values():
@@ -242,15 +242,15 @@ def _floor(reported: ReportedRuns, found: Comparisons, compared: BenchmarkCompar
 
 
 def _ratio_minus_one(nats: float) -> float:
-    """Return by what share a perplexity grows if its logarithm grows by ``nats``.
+    """Return the relative growth of a perplexity whose logarithm grows by ``nats``.
 
-    A growth of more than 100 nats counts as 100, so that the result is finite and can be drawn.
+    More than 100 nats count as 100, so that the result is finite and can be drawn.
     """
     return math.expm1(min(nats, 100.0))
 
 
 def _sentence(subject: str, measures: Sequence[Measure], group: str, *, role: Role = "", is_first: bool = True) -> str:
-    """Return the answer for one group. If seeds are too few for an answer, it says so, but only with ``is_first``."""
+    """Return the answer for one group. Only with ``is_first`` does it explain that one seed cannot answer."""
     cases = [(measure, effect) for measure in measures for effect in measure.effects if effect.group == group]
     effects = [effect for _, effect in cases]
     phrases = [_phrase(measure, effect) for measure, effect in cases]

@@ -16,12 +16,12 @@ from pipeline.report.run_tables import trained_on
 from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, duration, percent, perplexity
 
 _FAR: Final = 4
-"""A panel shows how far each group is from the baseline, with an interval. The floor, which is the perplexity of the
-grammar that wrote the text, is drawn if it is at most this many times as far from the baseline as the farthest group or
-end of an interval. Otherwise it is written as a number at the edge, so that the intervals stay visible."""
+"""The floor is the perplexity of the grammar that wrote the text. If its distance from the baseline is more than this
+many times the largest distance of a group or interval end, it is written as a number at the edge. Otherwise the
+intervals would become too small to see."""
 _ROW, _NARROW_ROW, _ABOVE, _FLOOR, _BELOW = 34, 70, 26, 20, 52
-"""Heights in CSS pixels. A group is ``_ROW`` high on a wide page and ``_NARROW_ROW`` high on a narrow page. The label
-of a floor is ``_FLOOR`` high. The space above the groups is ``_ABOVE`` high, the space below them ``_BELOW``."""
+"""Heights in CSS pixels: of a group on a wide and on a narrow page, of the space above the groups, of the label of a
+floor, and of the space below the groups."""
 _VALUES: Final = 200
 """Width of the column of numbers at the right of the plot, in CSS pixels."""
 _BEHIND_TEXT: Final = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
@@ -76,7 +76,7 @@ def _forest_plot(reported: ReportedRuns, answer: Answer) -> Plot:
 
 
 def _forest(reported: ReportedRuns, measures: Sequence[Measure], width: int) -> Figure:
-    """Draw one panel per measure. Each panel has its own scale and one row per group."""
+    """Draw one panel per measure, with one row per group."""
     narrow = width == NARROW
     row = _NARROW_ROW if narrow else _ROW
     heights = [

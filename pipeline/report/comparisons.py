@@ -1,8 +1,7 @@
 """Show comparisons of seed groups as tables and sentences, in the report and on a terminal.
 
-A seed group has the runs that differ only in their seed. A group is called better only if ``significance.better_of``
-names this group. Each pair with a better group gets one sentence with the evidence. One sentence for all other pairs
-reports that they show no difference.
+A seed group has the runs that differ only in their seed. ``significance.better_of`` decides whether a group is called
+better than another.
 """
 
 import math
@@ -166,12 +165,10 @@ def _verdict(pair: PairComparison, form: "_Form") -> str:
 def _category_block(found: BenchmarkComparison, form: "_Form", title: str, by: str) -> Block:
     """Return the paradigms, suites or categories that show a difference, with a caption that counts them.
 
-    The caption also says how many differences are to be expected by chance. The intervals over seeds are not corrected
-    for the number of tests, because with so few seeds no difference would remain. Suppose that the settings have no
-    effect, and groups differ only because their seeds do. Then the interval over seeds excludes 0 for a share of
-    ``ALPHA`` of all differences. The differences that are significant over items are the largest ones, so among them
-    this share is larger. The caption multiplies the number of these largest differences by ``ALPHA``. So the expected
-    number that it gives is a lower bound.
+    The intervals over seeds are not corrected for the number of tests, because with so few seeds no difference would
+    remain. Therefore the caption also gives the number of differences that are expected by chance: ``ALPHA`` times the
+    number of differences that are significant over items. This number is a lower bound, because those are the largest
+    differences, and their intervals exclude 0 more often than the intervals of all differences.
     """
     test_unit = "item" if by == form.test_unit else form.test_unit
     tested = [(name, pair, each) for pair in found.pairs for name, each in pair.parts[by].items()]
@@ -217,7 +214,7 @@ class _Form:
         self.unit = "%" if benchmark.is_outcome else benchmark.unit
         default = {MINIMAL_PAIRS: "paradigm", SYNTAXGYM: "suite"}.get(benchmark.kind, "sentence")
         self.test_unit = test_unit or default
-        """What the test over items resamples, in the singular: for example ``paradigm``."""
+        """The unit of the test over items, in the singular, such as ``paradigm``."""
         self.header = [
             "in points" if benchmark.is_outcome else f"in {benchmark.unit}",
             f"95 % over {self.test_unit}s",

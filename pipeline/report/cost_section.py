@@ -113,10 +113,7 @@ def cost_summary(costs: Sequence[Cost]) -> Table:
 
 
 def seconds_of_dump(history: Sequence[Row]) -> tuple[float | None, bool]:
-    """Return the sum of seconds from each ``begin`` to its ``complete``, and whether each ``begin`` has a ``complete``.
-
-    The seconds are None if no ``begin`` has its ``complete``.
-    """
+    """Return the seconds from each ``begin`` to its ``complete``, summed, and whether no ``complete`` is missing."""
     seconds, begun, is_whole = None, None, True
     for event in history:
         at = _time(event)

@@ -22,7 +22,7 @@ from pipeline.report.tables import Number, Table, duration
 POSITIONS, TIME = "positions", "elapsed_s"
 """The fields of ``metrics.jsonl`` that curves are drawn against."""
 _CURVE_ROWS: Final = 40
-"""Largest number of rows per curve and split in the table behind a figure. The figure is drawn from all rows."""
+"""Largest number of rows per curve and split in the table behind a figure."""
 
 _Points = list[tuple[float, float]]
 """Points (x, y): x is positions seen or seconds, y is nats per position."""
@@ -37,7 +37,7 @@ class _Line:
     series: int
     """Index of the line, which selects its colour, marker and dash."""
     names: Sequence[str]
-    """Fields of ``metrics.jsonl`` in order of preference. The first field that a row has is drawn."""
+    """Fields of ``metrics.jsonl`` in order of preference. The first one that a row has is drawn."""
 
     def points(self, rows: Iterable[Row], against: str) -> _Points:
         """Return a point for each row that has the field ``against`` and a field of ``names``."""
@@ -192,16 +192,13 @@ def _unit_of_time(longest_s: float) -> tuple[str, float]:
 
 
 def _settled(dev: _Points, train: _Points) -> float:
-    """Return the loss above which a drawing may cut a curve off: the upper quartile of the curve's losses.
-
-    Only losses on dev count if there are at least three of them. Otherwise losses in training count too.
-    """
+    """Return the loss above which a drawing may cut a curve off: the upper quartile of the curve's losses."""
     points = dev if len(dev) > 2 else (*dev, *train)
     return float(np.quantile([y for _, y in points], 0.75)) if points else 0.0
 
 
 def _means(points: _Points, most: int) -> _Points:
-    """Return at most ``most`` points. If there are more, average neighbouring points."""
+    """Return at most ``most`` points: if there are more, means of neighbouring points."""
     if len(points) <= most:
         return points
     stretches = np.array_split(np.asarray(points, np.float64), most)
@@ -209,7 +206,7 @@ def _means(points: _Points, most: int) -> _Points:
 
 
 def _thinned(points: _Points, most: int) -> _Points:
-    """Return at most ``most`` points. If there are more, average neighbouring points, but keep the last one."""
+    """Do as ``_means``, but keep the last point as it is."""
     return points if len(points) <= most else [*_means(points, most - 1), points[-1]]
 
 

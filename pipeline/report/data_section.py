@@ -1,7 +1,7 @@
 """Describe the datasets of the runs: sizes, sources, labels, and distributions of lengths and heights.
 
-``build-dataset`` stored these statistics with the dataset. If an old dataset has no statistics, only its sizes are
-shown. A dataset counts as read by a run if the run recorded the dataset's fingerprint.
+``build-dataset`` stored these statistics with the dataset. A dataset counts as read by a run if the run recorded the
+dataset's fingerprint.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,7 @@ from pipeline.report.tables import Cells, Number, Table, percent
 from storage.locations import Place
 
 _MAX_POINTS: Final = 50
-"""Maximum number of points of a line in a plot. A line has one point for each length, height or number of children. If
-there would be more points than this, the values are put into bins of equal width."""
+"""Maximum number of points of a line in a plot. If there are more values, they are put into bins of equal width."""
 
 _HISTOGRAMS: Final = (
     ("tokens", "Length of sentences", "tokens", "sentences"),

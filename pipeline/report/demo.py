@@ -1,8 +1,7 @@
 """Run the demo: every stage of the work on the built-in corpus, with commands that a user could type. Print a table.
 
-The demo only runs commands; it imports no model. At the small sizes chosen here, it takes a few minutes on two cores.
-Two commands run side by side, with one thread each, if neither needs the output of the other. All students have the
-same data, steps and seed, so the table compares like with like.
+The demo takes a few minutes on two cores. Two commands run side by side, with one thread each, if neither needs the
+output of the other. All students have the same data, steps and seed.
 """
 
 import shlex
@@ -39,8 +38,7 @@ class _Stage:
 
     title: str
     about: Path
-    """What the command makes or measures. If two commands run side by side, each line that this command prints begins
-    with the name of this path."""
+    """What the command makes or measures. Its name begins each printed line if two commands run side by side."""
     arguments: Sequence[object]
 
     @property
@@ -53,7 +51,7 @@ class _Stage:
         click.echo(f"\n== {self.title}\n$ python {CLI.name} {shlex.join(self.typed)}", err=True)
 
     def start(self, output: int | None = None) -> "subprocess.Popen[str]":
-        """Start the command. ``output``: where it prints; by default, to the terminal."""
+        """Start the command. It prints to ``output`` or, by default, to the terminal."""
         command = [sys.executable, str(CLI), *self.typed]
         errors = subprocess.STDOUT if output is not None else None
         return subprocess.Popen(command, text=True, stdout=output, stderr=errors)
@@ -133,7 +131,7 @@ def run_demo(out: Path) -> None:
 def closing_table(runs: list[Path], *, split: str) -> str:
     """Return a table of perplexities on a split and minimal-pair accuracies.
 
-    The first row is the floor, if it was recorded. Then there is one row per run and distribution.
+    The first row is the perplexity of the grammar, if it was recorded. Then there is one row per run and distribution.
     """
     rows: list[tuple[object, ...]] = []
     floor: PerplexityFigure | None = None
@@ -164,8 +162,7 @@ def _run(stage: _Stage) -> None:
 def _run_side_by_side(*lanes: Sequence[_Stage]) -> None:
     """Run the lists in ``lanes`` at once, and the commands of a list one after the other.
 
-    Each printed line begins with the name of what its command makes or measures. If a command fails, the running
-    commands of the other lists are ended, and no further command starts.
+    If a command fails, the running commands of the other lists are ended, and no further command starts.
     """
     failed = threading.Event()
     running: dict[int, subprocess.Popen[str]] = {}

@@ -1,9 +1,8 @@
 """Turn matplotlib drawings into small inline SVG in the page's theme.
 
-matplotlib has no CSS variables. So figures are drawn in place-holder colours, which are then replaced by CSS variables.
+matplotlib has no CSS variables, so figures are drawn in place-holder colours, which are then replaced by CSS variables.
 The page defines these variables for light and for dark screens. Text stays text, in the page's font. Each figure is
-drawn twice, wide and narrow. The page shows the drawing that fits: nobody can read a scaled-down plot on a phone.
-The same data give the same bytes.
+drawn twice, wide and narrow, and the page shows the drawing that fits. The same data give the same bytes.
 """
 
 import io

@@ -1,7 +1,7 @@
 """Describe the dumps from which runs have learned: sizes, kept probability mass and entropies.
 
-These numbers are in the ``run.json`` of a dump's readers: the runs that learned from the dump. If the same dump is
-still at the path that a run recorded, the dump's history is read too.
+These numbers come from the ``run.json`` of the runs that learned from a dump. If the dump is still at the path that a
+run recorded, the dump's history is read too.
 """
 
 import json
@@ -26,18 +26,18 @@ from storage.fingerprints import sha256_file
 from storage.locations import is_url, local_path, open_folder
 
 _DISTRIBUTIONS: Final = {"tree": GIVEN_TREE, "beam": MARGINAL, "none": UNCONDITIONAL, "exact": FLOOR}
-"""For each condition of a dump, the name of the distribution whose perplexity the dump records. The condition says how
-the dump was made: by a teacher that is given the tree, by a teacher's beam search, by a language model without trees,
-or by the corpus's grammar."""
+"""The condition of a dump says how it was made: by a teacher that is given the tree, by a teacher's beam search, by a
+language model without trees, or by the corpus's grammar. Each condition has the name of the distribution whose
+perplexity the dump records."""
 _QUANTILES: Final = ("5", "25", "50", "75", "95")
-"""Quantiles of the entropy that are drawn, in percent: the keys in a dump's statistics."""
+"""Quantiles of the entropy that are drawn, in percent, as written in a dump's statistics."""
 _IN_PLOTS: Final = ("kept_mass_by_k", "entropy_nats_quantiles")
 _FIRST: Final = (
     "condition", "tree_source", "split", "num_sentences", "num_positions", "k", "selection", "temperatures", "profile",
     "size_bytes", "mean_kept_mass", "mean_kept_mass_without_eos", "mean_entropy_nats", "perplexity",
     "perplexity_without_eos",
 )  # fmt: skip
-"""The facts that the page shows without a click, in this order. A click opens all others."""
+"""The facts that the page shows without a click, in this order."""
 _EXPLANATION: Final = (
     "A dump holds the next-token distribution of a teacher at every position: k tokens with their probabilities, and "
     "the probability of all other tokens together. A position is one predicted token or the end of a sentence. "
@@ -58,7 +58,7 @@ class DumpRecord:
 
     @property
     def commands(self) -> list[str]:
-        """The commands that wrote the dump or, if they are unknown, the commands of its readers."""
+        """The commands that wrote the dump or, if they are unknown, the commands of the runs that learned from it."""
         own = dict.fromkeys(str(event["command"]) for event in self.history if "command" in event)
         return list(own) or list(dict.fromkeys(run.command for run in self.readers))
 
@@ -98,7 +98,7 @@ def dumps_section(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> Sectio
 
 
 def _dump_tables(reported: ReportedRuns, dumps: Sequence[DumpRecord]) -> tuple[Table, Table]:
-    """Return two tables, of the most important facts about dumps and of all others. Both have a column per dump."""
+    """Return a table of the facts in ``_FIRST`` and a table of all others."""
     names = dict.fromkeys(name for dump in dumps for name in dump.about if name not in _IN_PLOTS)
     header = ["", *(dump.title for dump in dumps)]
 
@@ -235,7 +235,7 @@ def _history(path: str, manifest_sha256: object) -> Sequence[Row]:
 def _flat(dump: Mapping[str, Any]) -> dict[str, Any]:
     """Return the dump's schema and statistics on one level.
 
-    A name that is nested deeper gets its parent's name in front, as in ``fingerprints: split``.
+    A deeper name gets its parent's name in front, as in ``fingerprints: split``.
     """
     flat: dict[str, Any] = {}
     for name, item in dump.items():

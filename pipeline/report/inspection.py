@@ -27,7 +27,7 @@ from storage.locations import Place, is_url, local_path, open_folder
 
 
 def inspect_path(path: Place) -> dict[str, Any]:
-    """Describe what is at ``path`` as a JSON object. Its first key is ``kind``.
+    """Return a JSON object that describes what is at ``path``. Its first key is ``kind``.
 
     Raises:
         InputError: If ``path`` is not a dataset, dump, run or tokenizer.

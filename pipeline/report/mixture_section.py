@@ -98,7 +98,7 @@ def _cells(figure: MixtureFigure, search: str = "") -> Cells:
 def _paradigm_blocks(
     runs: Sequence[RunRecord], found: Iterable[tuple[RunRecord, LoadedResult[MixtureFigures]]]
 ) -> list[Block]:
-    """Say for each teacher and student, if both are among the runs, which paradigms the teacher knows better."""
+    """Say which paradigms each teacher knows better than its student, if both are among the runs."""
     by_weights: dict[str, list[PairResult]] = {}
     for run in runs:
         for result in run.results.pairs:

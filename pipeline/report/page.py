@@ -1,8 +1,7 @@
 """Write the report: one self-contained HTML page about runs, or the tables of this page for papers.
 
-The page shows what the run directories contain. The report trains and measures nothing; it computes only differences
-and their intervals. Students and teachers have separate tables and plots, and each perplexity is shown with the name of
-its distribution. The page has no script and makes no request, and all text is escaped. The same runs give the same
+The page shows what the run directories contain. The report trains and evaluates nothing; it only computes differences
+and their intervals. The page has no script and makes no request, and all text is escaped. The same runs give the same
 bytes.
 """
 
@@ -42,12 +41,10 @@ from storage.locations import Place
 log = logging.getLogger(__name__)
 
 _MARKDOWN_MARK: Final = "<!-- rnng-distill report -->\n\n"
-"""The beginning of a report in Markdown: a comment, so it is not shown. A later report may replace a file that begins
-with this comment."""
+"""The beginning of a report in Markdown. A later report may replace a file that begins with this comment."""
 _NOT_SHOWN: Final = re.compile(r"[^\t\n -~\u00a0-\ud7ff\ue000-\U0010ffff]")
-"""Control characters, which could steer a terminal, and surrogates, which UTF-8 cannot encode. run.json and names of
-directories may contain them. They are dropped from the finished page. Its texts are already escaped by then, so
-dropping characters cannot turn a text into markup."""
+"""Control characters, which could steer a terminal, and surrogates, which UTF-8 cannot encode. They are dropped from
+the finished page, in which all texts are escaped already, so dropping cannot create markup."""
 
 
 def write_report(
@@ -112,8 +109,7 @@ def render_report(records: Sequence[RunRecord], datasets: Descriptions = Mapping
 def report_tables(records: Sequence[RunRecord], datasets: Descriptions = MappingProxyType({})) -> list[TitledTable]:
     """Return the tables of the page and the data behind its plots, in the order of the page.
 
-    The page lists what is missing and what cannot be compared. Tables have no place for this list, so this function
-    logs the list.
+    What is missing and what cannot be compared is logged as a warning.
     """
     found, notes = _comparisons(records)
     missing = [f"{run.path}: {sentence}" for run in records for sentence in run.missing]
@@ -146,17 +142,13 @@ def _sections(
 
 
 def _comparisons(records: Sequence[RunRecord]) -> tuple[Comparisons | None, list[str]]:
-    """Return the comparisons of seed groups (runs that differ only in the seed), and notes for the reader of the page.
-
-    If comparing fails, return None and a note with the reason. If there is nothing to compare, return None and no note.
-    """
+    """Compare the seed groups (runs that differ only in the seed). If this fails, return a note with the reason."""
     if max(sum(run.kind == kind for run in records) for kind in ("student", "teacher")) < 2:
         return None, []
     try:
         return compare_for_report(records), []
     except RnngDistillError as error:
-        # Possible reasons: two runs of a group have the same seed, or the item rows of a run (one per scored sentence
-        # or pair) are damaged, or they are about other items than another run's. The rest of the page is still useful.
+        # For example, two runs of a group have the same seed. The rest of the page is still useful.
         return None, [f"Groups of runs are not compared: {error}."]
 
 

@@ -1,7 +1,7 @@
 """Define the blocks of the report's page: headings, paragraphs, lists, tables and figures, in sections.
 
 Each section's module returns a ``Section``. The template ``page.html.j2`` draws any section, and ``tables_in`` collects
-the tables of all sections, to export them as Markdown, LaTeX or CSV. So the same ``Section`` serves all formats.
+the tables of all sections, to export them as Markdown, LaTeX or CSV.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,7 +39,7 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """Command lines, each with a label before it; the label may be empty."""
+    """Command lines, each with a label, which may be empty."""
 
     kind: ClassVar = "commands"
     lines: Sequence[tuple[str, str]]
@@ -54,8 +54,8 @@ class TitledTable:
     """Heading or caption in Markdown, LaTeX and CSV. If the title is empty, these formats leave the table out."""
     table: Table
     note: str = ""
-    """One or more sentences that explain the numbers in an exported table. The page does not show them, because it has
-    ``Paragraph`` blocks for this."""
+    """Sentences that explain the numbers in an exported table. The page does not show them; it has ``Paragraph``
+    blocks."""
     style: str = ""
     """CSS class."""
 
@@ -100,7 +100,7 @@ class Section:
     title: str
     blocks: Sequence[Block]
     link: str = ""
-    """Shorter title for the list of sections; empty if ``title`` is short enough."""
+    """Shorter title for the list of sections; if empty, ``title`` is shown."""
 
 
 def tables_in(blocks: Iterable[Block]) -> Iterator[TitledTable]:

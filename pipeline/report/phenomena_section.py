@@ -1,7 +1,6 @@
 """Draw the accuracies on minimal pairs by phenomenon and paradigm, and on SyntaxGym by circuit and suite.
 
-A circuit is a published group of suites. Each share of right answers has its 95 % Wilson interval, but a mean of shares
-has none. Ties are drawn beyond the bar, because they are not right.
+A circuit is a published group of suites. Ties are drawn beyond the bar, because they do not count as right.
 """
 
 from collections import Counter
@@ -44,9 +43,9 @@ class _Score:
     right: float
     """Share from 0 to 1; 0 if there are no items."""
     ties: float
-    """Share of ties from 0 to 1; 0 if there are no items."""
+    """Share of ties from 0 to 1."""
     interval: Interval | None = None
-    """95 % interval; None for a mean of shares, because a mean is not a share of independent items."""
+    """95 % Wilson interval; None for a mean of shares, because a mean is not a share of independent items."""
     cells: Cells = field(default_factory=list)
     """The counts behind the share, for the table behind the figure."""
 
@@ -197,7 +196,7 @@ def _mean_score(reported: ReportedRuns, run: RunRecord, right: float, scores: It
 
 
 def _groups(by_heading: _ByHeading) -> _Groups:
-    """Return each heading, then the labels below it in alphabetical order. Labels without items are left out."""
+    """Return each heading, then the labels below it in alphabetical order."""
     groups: _Groups = []
     for heading, found in by_heading.items():
         groups += [(heading.replace("_", " "), [])] if heading and found else []
@@ -223,8 +222,8 @@ def _mean(values: Sequence[float]) -> float:
 def shares(name: str, title: str, groups: _Groups, *, chance: float | None) -> Markup:
     """Return horizontal bars of shares.
 
-    A series is a seed group, whose runs have the same mark. Each series has a lane: a bar up to the mean of its runs,
-    then a paler bar for the ties, and a mark with a whisker for each run. ``chance``, if given, is a dashed line.
+    A series is a seed group, whose runs have the same mark. Each series has a bar up to the mean of its runs, then a
+    paler bar for the ties, and a mark with a whisker for each run. ``chance``, if given, is a dashed line.
     """
     most = max((max(Counter(score.series for score in scores).values(), default=0) for _, scores in groups), default=1)
     thickness, gap, heading = max(11, 5 + 3 * min(most, 5)), 9, 30

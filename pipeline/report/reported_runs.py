@@ -30,7 +30,7 @@ class ReportedRuns:
 
     @cached_property
     def floors(self) -> Mapping[tuple[str, str], PerplexityFigure]:
-        """The floors that were recorded with students' perplexities, by run name and split."""
+        """The floors (perplexities of the grammar) recorded with students' perplexities, by run name and split."""
         return {
             (run.name, split): figures[FLOOR]
             for run in self.runs
@@ -68,7 +68,7 @@ class ReportedRuns:
         return Cell(run.name, note=note, series=self.series(run))
 
     def names(self, runs: Sequence[RunRecord]) -> str:
-        """Return the names of runs. Several runs of one seed group appear as the group's name and how many they are."""
+        """Return the names of runs. Several runs of one seed group appear as the group's name and their number."""
         return ", ".join(name for name, _ in self._by_group((run, "") for run in runs))
 
     def key(self, entries: Sequence[tuple[RunRecord, str]], *, unit: str = "") -> list[tuple[Markup, str]]:
@@ -118,10 +118,7 @@ def have_one_tokenizer(runs: Sequence[RunRecord]) -> bool:
 
 
 def _by_set(results: Iterable[tuple[RunRecord, _Result]]) -> dict[str, list[tuple[RunRecord, _Result]]]:
-    """Group results by subject (the data's name), fingerprint (of the data) and convention (how they were scored).
-
-    Only results that agree in all three are comparable.
-    """
+    """Group results by subject (the data's name), fingerprint (of the data) and convention (how they were scored)."""
     found: dict[tuple[str, str, str], dict[str, tuple[RunRecord, _Result]]] = {}
     for run, result in results:
         key = (result.subject, result.fingerprint, result.convention)

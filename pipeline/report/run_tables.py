@@ -1,7 +1,7 @@
 """Make the tables of runs: metrics of students and teachers, all perplexities, settings that differ, commands.
 
-Students and teachers have separate tables. Each perplexity is in a column that names its distribution, because a
-teacher that is given the tree has a low perplexity for that reason alone.
+Each perplexity is shown with the name of its distribution, because a teacher that is given the tree has a low
+perplexity for that reason alone.
 """
 
 import json

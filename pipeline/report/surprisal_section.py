@@ -3,12 +3,8 @@
 The log-probabilities come from the item rows (one per sentence) that ``evaluate perplexity`` wrote. ``<eos>`` is left
 out: a teacher that is given the tree is almost certain of ``<eos>``, which would distort the agreement.
 
-Every plot names the teacher's distribution, because a teacher that is given the tree has information that no student
-has. In the plot of a teacher that is given the tree, a token far above the diagonal is one that the tree made easy to
-predict.
-
 A panel counts the tokens in each cell of a grid and shows the counts as shades. It is SVG with one path per shade, not
-one mark per token. So a panel takes some kilobytes, however many tokens it shows.
+one mark per token, so it takes some kilobytes, however many tokens it shows.
 """
 
 import math
@@ -32,12 +28,12 @@ from pipeline.report.tables import Cells, Number, Table, plural
 from storage.errors import InputError
 
 _OF_TEACHERS: Final = (GIVEN_TREE, MARGINAL)
-"""Those distributions of a teacher that give each token a probability of its own, apart from the actions."""
+"""The distributions of a teacher in which each token has a probability of its own, apart from the actions."""
 _REMEDY: Final = "run evaluate perplexity again"
 _AGREEMENT_HEADER: Final = ("difference", "Pearson", "Spearman")
 _LEVELS: Final = ("1\u20132", "3\u20139", "10\u201331", "32\u201399", "100\u2013315", "316 and more tokens per cell")
-"""The numbers of tokens for which a cell gets each shade. Each shade starts at about √10 times the number at which the
-previous shade starts."""
+"""Labels of the shades: how many tokens a cell has. Each shade starts at about √10 times the start of the one
+before."""
 _LEVEL_STARTS: Final = np.array([1, 3, 10, 32, 100, 316])
 _OPACITY: Final = (0.13, 0.26, 0.42, 0.6, 0.8, 1.0)
 _MAX_BITS: Final = 20
@@ -109,7 +105,7 @@ def read_rows(path: Path) -> TokenSurprisals:
     """Return the surprisals in a file of item rows.
 
     Raises:
-        InputError: If there is no row, or a line is damaged. The message names the line.
+        InputError: If there is no row, or a line is damaged.
     """
     values: dict[str, array[float]] = {}
     lengths: array[int] = array("q")
@@ -197,7 +193,7 @@ def _counts(found: TokenSurprisals) -> str:
 
 
 def density_panel(name: str, title: str, across: NDArray[np.float64], up: NDArray[np.float64]) -> Markup:
-    """Draw the diagonal, and how many of N tokens have each pair of surprisals.
+    """Draw how many of N tokens have each pair of surprisals, and the diagonal.
 
     Args:
         name: Identifier of the panel's title element.

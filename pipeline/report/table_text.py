@@ -5,9 +5,9 @@ r"""Write the report's tables as text for papers and programs: Markdown, LaTeX o
     latex       One table environment per table, with booktabs' rules. The names of groups form a line above the header.
     csv         One table for everything, with the columns table, row_number, row, column and value.
 
-On the report's page, a cell can have a mark, a bar and a note in small print. Here marks and bars are left
-out, the note follows the content in parentheses, and white space becomes single spaces. In CSV a cell without a value
-is empty. All other contents are as on the page, thousands separators included.
+On the page, a cell can have a mark, a bar and a note. Here marks and bars are left out, the note follows in
+parentheses, and white space becomes single spaces. In CSV a cell without a value is empty. All other contents are as on
+the page, thousands separators included.
 """
 
 import csv
@@ -23,9 +23,9 @@ from pipeline.report.tables import NOTHING, Table
 
 Form = Literal["markdown", "latex", "csv"]
 CSV_COLUMNS: Final = ("table", "row_number", "row", "column", "value")
-"""``table`` is the title of the table. ``row_number`` counts from 1 and tells rows of the same name apart. Each
-cell after the first of its row has a line of its own: ``value`` is the cell, ``row`` the first cell of its row, and
-``column`` the name of its column, with the name of the column's group in front."""
+"""The first cell of a row is its name. Each other cell has a line of its own: ``table`` is the title of the table,
+``row_number`` counts from 1, ``row`` is the name of the row, ``column`` is the name of the column after the name of its
+group, and ``value`` is the cell."""
 
 _FIGURE: Final = re.compile(r"[-+\u2212\u00b1]?[0-9].*")
 _MARKDOWN: Final = re.compile(r"[\\`*_\[\]<>|~&$#]")
@@ -58,7 +58,7 @@ _LATEX: Final[Mapping[str, str]] = {
 }
 """Characters that LaTeX interprets, or for which its text fonts have no glyph."""
 _LATEX_SPECIAL: Final = re.compile("|".join([*map(re.escape, _LATEX), "-(?=-)", ",(?=,)"]))
-"""Matches these characters, and the first of two characters that T1 fonts join into one, such as ``--``."""
+"""Matches the keys of ``_LATEX``, and the first of two characters that T1 fonts join into one, such as ``--``."""
 _PREAMBLE: Final = r"% Needs \usepackage[T1]{fontenc} and \usepackage{booktabs}; LaTeX of 2020 or later."
 _IN_T1_FONTS: Final = re.compile(
     "[\n -~\u00a1-\u0125\u0128-\u0137\u0139-\u013e\u0141-\u0148\u014a-\u0165\u0168-\u017e"

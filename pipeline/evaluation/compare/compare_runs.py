@@ -2,8 +2,8 @@
 
 A seed group is a set of runs that differ only in their seed. A benchmark is a set of minimal pairs or SyntaxGym suites,
 or the perplexity of a split. Students are compared with students and teachers with teachers. A seed group is compared
-on a benchmark if each of its runs has a result with item rows (the model's score on each item). Otherwise the group is
-left out of this benchmark, and ``Comparisons.notes`` reports it.
+on a benchmark if each of its runs has a result with item rows (the model's score on each item). ``Comparisons.notes``
+names the groups that are left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,9 +37,8 @@ class BenchmarkComparison:
     """``student`` or ``teacher``."""
     benchmark: Benchmark
     figures: Mapping[str, SeedMean]
-    """By seed group: the mean over its seeds of the value on the whole benchmark."""
+    """By seed group: the mean over its seeds of the overall value."""
     pairs: Sequence[PairComparison]
-    """A comparison for every pair of seed groups."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,11 +48,11 @@ class Comparisons:
     groups: Sequence[SeedGroup]
     benchmarks: Sequence[BenchmarkComparison]
     notes: Sequence[str]
-    """What could not be compared, and which dumps count as replicates. Replicates are different dumps, one for each
-    seed, from which the runs of one seed group learned (``seed_groups``). Each note says what to do about it."""
+    """Messages about results that were left out, and about seed groups whose runs learned from different dumps. Each
+    message says what to do."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object. Each difference says which group is better, as ``better_of`` decides."""
+        """Return everything as a JSON object. Each difference has the field ``better``: the answer of ``better_of``."""
         return {
             "configurations": [
                 {
@@ -96,7 +95,7 @@ def compare_runs(paths: Sequence[Path], *, normaliser: Normaliser) -> Comparison
 
 
 def compare_records(records: Sequence[RunRecord], *, normaliser: Normaliser) -> Comparisons:
-    """Return how the seed groups of runs differ, as far as they can be compared. See ``compare_runs``."""
+    """Do as ``compare_runs`` with runs that are read already, but without an error if no groups can be compared."""
     groups = seed_groups(records)
     notes: list[str] = []
     benchmarks = []
@@ -128,7 +127,7 @@ def _scores_by_benchmark(groups: Sequence[SeedGroup], normaliser: Normaliser, no
 
 
 def _check_tokenizers(found: _Scores) -> None:
-    """Check that all perplexities per token that share a split and a convention also share a tokenizer."""
+    """Check that all perplexities per token on one split come from one tokenizer."""
     first: dict[tuple[str, str], ItemScores] = {}
     for benchmark, by_name in found.items():
         if benchmark.kind == PERPLEXITY:
@@ -145,10 +144,9 @@ def _check_tokenizers(found: _Scores) -> None:
 def _complete(
     groups: Sequence[SeedGroup], found: _Scores, notes: list[str]
 ) -> Iterator[tuple[Benchmark, dict[str, dict[int, ItemScores]]]]:
-    """Yield each benchmark with the seed groups that can be compared on it.
+    """Yield each benchmark with the seed groups in which every run has a result.
 
-    A group can be compared if all its runs have a result. The other groups are added to ``notes``. A benchmark is
-    skipped if fewer than two runs are in groups that can be compared.
+    Runs without a result are added to ``notes``. A benchmark is skipped if fewer than two runs remain.
     """
     for benchmark, by_name in found.items():
         without = [

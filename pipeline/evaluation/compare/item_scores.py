@@ -1,11 +1,11 @@
 """Turn item rows (a model's score on each item) into arrays, so that runs are compared on the same items.
 
-    minimal pairs    1 if log p(good) > log p(bad), strictly; else 0      groups: paradigms
-    SyntaxGym        1 if every prediction of the item is true; else 0    groups: suites
-    perplexity       -log p of a sentence and its <eos>, in nats          no groups
+    minimal pairs    1 if log p(good) > log p(bad), else 0               groups: paradigms
+    SyntaxGym        1 if every prediction of the item is true, else 0   groups: suites
+    perplexity       -log p of a sentence and its <eos>, in nats         no groups
 
-A result is the file of an evaluation, with counts and sums. The item rows next to this file must add up to its counts
-and sums. A tie is never right.
+An evaluation writes a result file with counts and sums, and next to it a file with the item rows. The rows must add up
+to these counts and sums. A tie counts as wrong.
 """
 
 import math
@@ -35,11 +35,9 @@ Normaliser = Literal["token", "word", "byte"]
 _Compared = PairResult | PerplexityResult | SuiteResult
 
 ROUNDING: Final = 1e-5
-"""Two results agree on the nats of a sentence if the two numbers differ by at most ROUNDING times one of them, plus
-ROUNDING nats. The sum over the rows may differ from the sum in the result by ROUNDING times this sum. There are two
-reasons for small differences. float32 has seven digits, and the last digit changes with the batch that a sentence is
-scored in. Rows keep six decimals. In contrast, the nats that two models give to a sentence differ by far more than one
-part in 100,000."""
+"""Relative tolerance for nats. For the nats of a single sentence, it is also the absolute tolerance. float32 has seven
+digits, and the last digit changes with the batch that a sentence is scored in. Rows keep six decimals. The nats of two
+different models differ by far more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,11 +49,11 @@ class Benchmark:
     subject: str
     """Name of the folder of pairs or suites, or of the split."""
     fingerprint: str
-    """sha256 of the pairs or suites. For a perplexity per token, it is the sha256 of the split. For a perplexity per
-    word or byte, it is the sha256 of the split's text."""
+    """sha256 of the pairs or suites. For a perplexity: sha256 of the split if the unit is per token, else of the
+    split's text."""
     conventions: str
-    """How sentences were scored, as in ``LoadedResult.convention``. For a perplexity, the text begins with the
-    name of the distribution."""
+    """How sentences were scored (``LoadedResult.convention``). For a perplexity, the name of the distribution comes
+    first."""
     unit: str
     """Unit of the overall value: ``accuracy``, ``nats per token``, ``nats per word`` or ``bits per byte``."""
     tokenizer: str = ""
@@ -63,7 +61,7 @@ class Benchmark:
 
     @property
     def is_outcome(self) -> bool:
-        """Whether items are right or wrong, so that more is better. For a perplexity less is better."""
+        """Whether the overall value is an accuracy, so that more is better. For a perplexity less is better."""
         return self.kind != PERPLEXITY
 
     @property
@@ -81,7 +79,6 @@ class ItemScores:
     path: Path
     """The file of the rows."""
     command: str
-    """The command line that made the result."""
     groups: tuple[str, ...]
     """The G paradigms or suites; empty for a perplexity."""
     group_of_item: NDArray[np.int64]
@@ -91,20 +88,19 @@ class ItemScores:
     values: NDArray[np.int64] | NDArray[np.float64]
     """``[N]`` int64, 1 if the item is right, else 0; for a perplexity float64, the nats of each sentence."""
     categories: Mapping[str, Mapping[str, str]]
-    """For minimal pairs: ``term`` maps each paradigm to its linguistic term, and ``field`` maps it to its field, as
-    BLiMP names them. Otherwise empty."""
+    """For minimal pairs: under ``term`` BLiMP's term of each paradigm, and under ``field`` its field. Otherwise
+    empty."""
     scale: float
-    """For a perplexity, the divisor: the sum of ``values`` divided by ``scale`` is the overall value. The divisor is
-    the number of tokens, words or bytes of the split plus one for the end of each sentence, times ln 2 if the unit is
-    bits. For outcomes, ``scale`` is 1."""
+    """For a perplexity, the overall value is the sum of ``values`` divided by ``scale``. ``scale`` is the number of
+    tokens, words or bytes, plus one for the end of each sentence, times ln 2 if the unit is bits. For outcomes it is
+    1."""
 
     @property
     def units(self) -> NDArray[np.float64]:
-        """``[U]`` float64: the numbers whose mean is the overall value. The module ``significance`` tests them.
+        """``[U]`` float64: the numbers whose mean is the overall value.
 
-        For outcomes, these are the accuracies of the groups, so every paradigm or suite has the same weight. For a
-        perplexity, they are the nats of each sentence divided by the mean number of tokens, words or bytes per
-        sentence.
+        For outcomes: the accuracy of each paradigm or suite. For a perplexity: the nats or bits of each sentence,
+        divided by the mean number of tokens, words or bytes per sentence.
         """
         if not self.benchmark.is_outcome:
             return np.asarray(self.values * (len(self.values) / self.scale), np.float64)
@@ -131,7 +127,7 @@ class ItemScores:
             )
 
     def is_same_as(self, other: "ItemScores") -> bool:
-        """Return whether the scores are the same except for rounding. Outcomes have to be equal."""
+        """Return whether the scores are the same except for rounding."""
         if len(self.values) != len(other.values):
             return False
         if self.benchmark.is_outcome:
@@ -142,16 +138,13 @@ class ItemScores:
 def item_scores(results: RunResults, *, normaliser: Normaliser, left_out: list[str]) -> list[ItemScores]:
     """Return a run's scores on each benchmark that it was evaluated on.
 
-    A run may have two results of one benchmark that agree except for rounding. For example, both of a teacher's
-    results, with and without a beam search, hold the perplexity of the distribution *given the tree*. Then the scores
-    of the first result are returned.
+    Two results of one benchmark must agree except for rounding. For example, a teacher's results with and without a
+    beam search both hold the perplexity *given the tree*.
 
     Args:
         results: The results of a run.
-        normaliser: Whether perplexities are per token, word or byte. Perplexities per token are comparable only with
-            the same tokenizer.
-        left_out: A message is appended for each outdated result and each result without rows or items. The message
-            names the command to run again.
+        normaliser: Whether perplexities are per token, word or byte.
+        left_out: Gets a message for each outdated result and each result without rows or items.
 
     Raises:
         InputError: If a row is damaged, rows do not add up to the counts or sums of their result, or two results of one
@@ -184,7 +177,7 @@ def _scores(result: _Compared, normaliser: Normaliser) -> Iterable[ItemScores]:
 
 
 def outcomes(result: PairResult | SuiteResult) -> ItemScores:
-    """Return 1 for each pair or item that is right and 0 for the others, as ``ItemScores``.
+    """Return the outcome of each pair or item: 1 if the model is right, else 0.
 
     Raises:
         InputError: If a row is missing or damaged, or the rows do not add up to the counts of the result.
@@ -231,7 +224,7 @@ def outcomes(result: PairResult | SuiteResult) -> ItemScores:
 
 
 def _sentence_nats(result: PerplexityResult, normaliser: Normaliser) -> Iterator[ItemScores]:
-    """Yield the scores of each distribution except the floor, which belongs to the grammar and not to a model."""
+    """Yield the scores of each distribution except the floor, which is the perplexity of the corpus's grammar."""
     figures = {name: figure for name, figure in result.figures.items() if name != FLOOR}
     nats: dict[str, list[float]] = {name: [] for name in figures}
     for log_probs in read_sentence_rows(result.rows, remedy=result.remedy):
@@ -274,7 +267,7 @@ def _sentence_nats(result: PerplexityResult, normaliser: Normaliser) -> Iterator
 
 
 def _check_sum(result: LoadedResult[Any], name: str, found: float, expected: float, *, tolerance: float = 0) -> None:
-    """Check that a count or sum over the rows equals the one in the result. They differ if, say, rows are missing."""
+    """Check that a count or sum over the rows equals the one in the result."""
     if not math.isclose(found, expected, rel_tol=tolerance):
         raise InputError(
             f"{result.rows}: {name} {found:,.10g}, but {result.path.name} has {expected:,.10g}; {result.remedy}"

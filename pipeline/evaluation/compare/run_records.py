@@ -1,8 +1,7 @@
 """Read run directories for the report and for ``compare``: ``run.json``, learning curves and results.
 
-Run directories may come from strangers, so every value is checked before it is used. A damaged file is an error that
-names the file. A missing result, or a missing file other than ``run.json``, is no error. ``RunRecord.missing`` lists
-what is missing, and the report shows the list.
+Run directories may come from strangers, so every value is checked before it is used. A damaged file is an error. Only
+``run.json`` is required; ``RunRecord.missing`` lists everything else that is missing.
 """
 
 import sys
@@ -27,7 +26,7 @@ class RunRecord(RunInfo):
     """A run: the content of its ``run.json``, its metrics and its results."""
 
     name: str
-    """Name of the run's directory. If two runs have the same one, the names of all runs include folders above it."""
+    """Name of the run's directory. If two runs share this name, the names of all runs include parent folders."""
     train: Sequence[Row]
     """Rows of ``metrics.jsonl`` for the training split, in order."""
     dev: Sequence[Row]
@@ -35,27 +34,27 @@ class RunRecord(RunInfo):
     results: RunResults
     """The results of the best checkpoint."""
     perplexities: Mapping[str, Mapping[str, PerplexityFigure]]
-    """Perplexities by title of the split, then by distribution. In all runs of one call of ``read_runs``, a title
-    stands for the same text."""
+    """Perplexities by title of the split, then by distribution. ``read_runs`` gives different texts different
+    titles."""
     splits: Mapping[str, PerplexityResult]
     """The result for each split, by title. Of several results, this is the one with the most distributions."""
     starts: Sequence[Row]
     """The ``start`` events of ``history.jsonl``, which name the machine of each start."""
     missing: Sequence[str]
-    """A message for each thing that is missing but not necessary: a result, rows that were lost, the rest of a last
-    line that was cut off. If a command can make the missing thing, the message names the command."""
+    """A message for each thing that is missing but not required, such as a result. If a command can make the missing
+    thing, the message names the command."""
 
     @property
     def has_dump(self) -> bool:
-        """Whether the run learned from a dump, with each soft target at its own position or (as a control) shuffled."""
+        """Whether the run learned from a dump. A run with shuffled targets (a control) counts too."""
         return self.dump is not None and self.configuration.get("targets") != "none"
 
     @property
     def is_distilled(self) -> bool:
         """Whether the run learned from the dump of an RNNG, alone or with other dumps. Shuffled targets do not count.
 
-        The condition of the dump shows which model wrote it. ``tree`` or ``beam`` means an RNNG, ``none`` a language
-        model. If the run does not record the condition, it does not count as distilled.
+        A dump was written by an RNNG if its condition is ``tree`` or ``beam``. A run that records no condition does not
+        count.
         """
         return self._has_own_targets and bool(self._conditions_of_dumps & {"tree", "beam"})
 
@@ -66,23 +65,23 @@ class RunRecord(RunInfo):
 
     @property
     def _has_own_targets(self) -> bool:
-        """Whether the run learned from a dump, with each soft target at its own position."""
+        """Whether the run learned from a dump without shuffling its targets."""
         return self.has_dump and self.configuration.get("targets") != "shuffled"
 
     @property
     def _conditions_of_dumps(self) -> set[str]:
-        """The conditions of the dumps; empty if there is no dump or no schema is recorded."""
+        """How each dump was made: ``tree``, ``beam``, ``none`` or ``exact``. Empty if not recorded."""
         schemas = [dump.get("schema") for dump in dump_summaries(self.dump)]
         return {str(schema.get("condition")) for schema in schemas if isinstance(schema, dict)}
 
     @property
     def tokenizer(self) -> str:
-        """sha256 of the tokenizer. Perplexities per token are comparable only between runs with the same tokenizer."""
+        """sha256 of the tokenizer."""
         return str(self.fingerprints.get("tokenizer"))
 
     @property
     def commands(self) -> list[str]:
-        """The commands that made the run and its results, each command once."""
+        """The commands that made the run and its results, each once."""
         shown: list[LoadedResult[Any]] = [
             *self.splits.values(), *self.results.pairs, *self.results.suites, *self.results.mixtures,
         ]  # fmt: skip
@@ -95,7 +94,7 @@ class RunRecord(RunInfo):
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
-    """Return the runs in the order of ``paths``. Each run gets a different name.
+    """Return the runs in the order of ``paths``, each with a name of its own.
 
     Raises:
         RunError: If a path is not a run directory, or is given twice.
@@ -114,7 +113,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
 
 
 def split_titles(keys: Sequence[SplitKey]) -> dict[SplitKey, str]:
-    """Return a title for each split: its name. If two texts share the name, the first digits of the sha256 follow."""
+    """Return a title for each split: its name, followed by digits of the sha256 if two texts share the name."""
     distinct = list(dict.fromkeys(keys))
     names = [key.name for key in distinct]
     return {key: f"{key.name} ({key.text_sha256[:8]})" if names.count(key.name) > 1 else key.name for key in distinct}
@@ -125,12 +124,12 @@ def value(row: Row, name: str) -> float | None:
     found = row.get(name)
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
-    # Not math.isfinite, which fails for a whole number beyond any float. For NaN the comparison is false.
+    # math.isfinite fails for a whole number beyond any float. A comparison with NaN is false.
     return found if abs(found) <= sys.float_info.max else None
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Return a name for each path: its last N parts. N is the smallest number for which all names differ."""
+    """Return the last N parts of each path, with the smallest N for which they all differ."""
     candidates = (["/".join(path.parts[-depth:]) for path in paths] for depth in count(1))
     return next(names for names in candidates if len(set(names)) == len(names))
 
@@ -175,9 +174,8 @@ def _by_split(
 ) -> tuple[dict[str, PerplexityResult], dict[str, dict[str, PerplexityFigure]]]:
     """Return for each split the result with the most distributions, and the perplexities of all its results.
 
-    A teacher's result with ``--marginal`` has all distributions. A result without ``--marginal`` repeats the
-    perplexities given the trees. If a run has both results, the perplexities of the result with ``--marginal`` are
-    kept.
+    Two results may hold the same distribution. For example, a teacher's results with and without ``--marginal`` both
+    hold the perplexity given the tree. Then the perplexity of the result with more distributions counts.
     """
     splits: dict[str, PerplexityResult] = {}
     figures: dict[str, dict[str, PerplexityFigure]] = {}

@@ -1,17 +1,18 @@
 """Group runs that differ only in their seed, and describe how the groups differ.
 
-Two runs are in one **seed group** if they are of one kind and agree in everything that could change what is learned:
-the fingerprints of dataset, tokenizer, dump and initial weights, and every option except those in ``_LEARNS_NOTHING``,
-such as ``log_every``. An option that this module does not know must agree as well: it is safer to separate runs than to
-mix them. Without a dump, the options of distillation (alpha, temperature and so on) have no effect and may differ.
+Two runs are in one **seed group** if they are of one kind (student or teacher) and agree in everything that could
+change what is learned: the fingerprints of dataset, tokenizer, dump and initial weights, and every option except those
+in ``_LEARNS_NOTHING``. Without a dump, the options of distillation (alpha, temperature and so on) may differ.
 
-Two dumps are the same if their manifests, which have the sha256 of every file of a dump, are the same. There is one
-exception: different dumps can count as replicates, and then their runs stay in one group. The conditions are that each
-seed has its own dump, that a different model wrote each dump, that the dumps are otherwise alike, and that the names of
-the runs differ only in the seed. An example is born-again distillation from one baseline per seed. The files alone do
-not show whether two teachers are replicates or models that the user wants to compare. The names of the runs show which
-of the two is meant, because people name runs by what differs. ``SeedGroup.note`` reports the decision. If one seed has
-two such dumps, each dump makes its own group.
+There is one exception: runs that learned from different dumps are in one group if the dumps are replicates. An example
+is born-again distillation with one baseline per seed. Dumps count as replicates if
+
+- there is one dump and one run per seed,
+- the dumps differ only in the model that wrote them, and
+- the names of the runs differ only in the seed.
+
+The files do not show whether two teachers are replicates or models to compare, so the names of the runs decide.
+``SeedGroup.note`` reports the decision.
 """
 
 import json
@@ -42,8 +43,8 @@ _LEARNS_NOTHING: Final = {
     "checkpoint_every": "what is kept, not what is learned",
     "word_checkpoints": "what is kept, not what is learned",
 }
-"""Options that never separate two runs, and why. ``dtype`` and ``eval_every`` do separate runs: ``eval_every`` decides
-from how many checkpoints the best one is chosen."""
+"""Options that never separate two runs, and why. ``dtype`` does separate runs. So does ``eval_every``, because it
+decides from how many checkpoints the best one is chosen."""
 _OF_A_DUMP: Final = ("alpha", "temperature", "divergence", "targets", "tail")
 _SEED_SUFFIX: Final = re.compile(r"[-_.]?seed[-_.]?(\d+)$|[-_.]s(\d+)$", re.IGNORECASE)
 
@@ -67,7 +68,7 @@ class SeedGroup:
 
     @property
     def note(self) -> str | None:
-        """Return which dumps count as replicates and how to separate them; None if there is at most one dump."""
+        """A message that names the dumps if the runs learned from several, and says how to separate these runs."""
         dumps = {seed: run for seed, run in self.runs.items() if run.has_dump}
         if len({run.fingerprints.get("manifest") for run in dumps.values()}) < 2:
             return None
@@ -116,7 +117,7 @@ def _key(run: RunRecord) -> _Key:
 
 
 def _with_replicated_dumps(groups: list[tuple[_Key, list[RunRecord]]]) -> list[tuple[_Key, list[RunRecord]]]:
-    """Merge groups of one run each if the runs differ only in seed, dump and teacher, and in name only by the seed."""
+    """Merge the groups whose dumps are replicates (see the top of this file)."""
     alike: dict[str, list[int]] = {}
     for i, (key, runs) in enumerate(groups):
         if "dump" in key and len(runs) == 1:

@@ -1,29 +1,27 @@
 """Test the differences between seed groups on the same items, and correct for the number of tests.
 
-The runs of a seed group are alike in everything but the seed. A difference depends on the items and on the trainings.
-There is a test over items and a test over trainings. A difference is significant only if it passes both tests. If a
-group has a single seed, there is only the test over items:
+The runs of a seed group differ only in their seed. The difference of two groups is tested twice:
 
-    over items       The score is averaged over the seeds of each group. d_i is the difference of the two averages on
-                     unit i (a paradigm, suite, item or sentence; see below). The mean of d_i gets a bootstrap interval
-                     and a permutation test that flips signs. Interval and test answer whether other items would
-                     show such a difference.
-    over trainings   The difference of the two means over seeds gets a t interval. The interval answers whether other
-                     seeds would show such a difference.
+    over items   The score is averaged over the seeds of each group. d_i is the difference of the two averages on
+                 unit i. The mean of d_i gets a bootstrap interval and a permutation test that flips signs. Both
+                 answer whether other items would show a difference.
+    over seeds   The difference of the two means over seeds gets a t interval. It answers whether other seeds would
+                 show a difference.
 
-For an overall accuracy, and for a term or a field (BLiMP's groups of paradigms), a unit is a whole paradigm or suite,
-and all units have the same weight. The items of a paradigm come from one template, so by chance even two trainings of
-one seed group differ on whole paradigms. A test that treated items as independent would call such differences real. The
-bootstrap draws whole paradigms and no items within them, because the mean of a paradigm already carries the variation
-of its items (Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8). The signs of U paradigms
-can be flipped in only 2^U ways. So with fewer than six paradigms the p-value is always above 0.05. For a single
-paradigm or suite, a unit is an item, and the test is only about items of the same template. For a perplexity, a unit is
-a sentence, even if several sentences belong to one document.
+A difference is significant if it passes both tests. If a group has a single seed, there is no test over seeds, and the
+test over items decides alone. The units are:
 
-The intervals over items and the p-values are about these trainings and not about other seeds. If a group has a single
-seed, there is no interval over trainings. Holm's correction adjusts the p-values of a family of tests together. The
-overall differences of a benchmark, for all pairs of seed groups, are a family. Each table by paradigm, term, field or
-suite is a family of its own, with all its rows and all pairs of seed groups.
+    overall accuracy; accuracy on a term or field of BLiMP     paradigms or suites, all with the same weight
+    accuracy on one paradigm or suite                          items
+    perplexity                                                 sentences
+
+The items of a paradigm come from one template. Therefore even two trainings with the same settings differ on whole
+paradigms, and a test that treated the items as independent would call such differences real. The bootstrap draws whole
+paradigms and no items within them (Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8).
+The signs of U units can be flipped in only 2^U ways, so with fewer than six units the p-value is always above 0.05.
+
+Holm's correction adjusts the p-values of a family of tests together. The overall differences of a benchmark, for all
+pairs of seed groups, are a family. Each table by paradigm, term, field or suite is a family of its own.
 """
 
 from collections.abc import Mapping
@@ -51,10 +49,10 @@ ALPHA: Final = 0.05
 """Largest adjusted p-value of a significant difference. The interval over seeds has the level ``1 - ALPHA``."""
 OVERALL: Final = "overall"
 _SEED: Final = 1
-"""Seed of resampling, so that the same results give the same intervals and p-values."""
+"""Seed of the bootstrap and of the permutation test."""
 _FLIPS_PER_TEST: Final = 200
 """In a family of m tests, each test draws at least this number times m random flips. The correction multiplies a
-p-value by up to m. So the lowest possible adjusted p-value is about 0.005."""
+p-value by up to m, so the lowest possible adjusted p-value is about 0.005."""
 _LEAST_FLIPS: Final = 10_000
 
 Better = Literal["first", "second", "neither"]
@@ -62,13 +60,13 @@ Better = Literal["first", "second", "neither"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """The difference of a mean score between two seed groups, the first minus the second."""
+    """The difference of the mean scores of two seed groups, the first minus the second."""
 
     first: float
     """Mean over the seeds of the first group."""
     second: float
     interval: Interval | None
-    """Interval of the difference over items, by the paired bootstrap of the units; None if there is a single unit."""
+    """Interval of the difference, by the paired bootstrap of the units; None if there is a single unit."""
     num_units: int
     """Number of paradigms, suites, sentences or items: U."""
     p_value: float
@@ -85,7 +83,7 @@ class Difference:
 
     @property
     def least_p_value(self) -> float:
-        """``2^(1 - U)``: before the correction, no p-value of a test over U units is lower."""
+        """``2^(1 - U)``: the lowest possible p-value before the correction."""
         return 2.0 ** (1 - self.num_units)
 
     def to_json(self) -> dict[str, Any]:
@@ -102,16 +100,16 @@ class PairComparison:
     second: str
     overall: Difference
     parts: Mapping[str, Mapping[str, Difference]]
-    """The differences by name of the table, then by name of its row. In the tables ``paradigm`` and ``suite``, a unit
-    is an item. In the tables ``term`` and ``field``, a unit is a paradigm. For a perplexity there are no tables."""
+    """The differences by table (``paradigm``, ``term``, ``field`` or ``suite``), then by name of the row. Empty for a
+    perplexity."""
 
 
 def better_of(difference: Difference, *, more_is_better: bool) -> Better:
     """Return which seed group is better, or "neither" if the tests do not show a difference.
 
     A group is better if the adjusted p-value over items is at most 0.05 and the 95 % interval over seeds excludes 0. If
-    either group has a single seed, there is no interval over seeds, and the p-value alone decides. Then the answer is
-    about these trainings and not about their settings, and the caller has to say so.
+    either group has a single seed, the p-value alone decides. Then the answer is about these trainings and not about
+    their settings, and the caller has to say so.
     """
     over_seeds = difference.over_seeds.interval
     if difference.adjusted_p_value > ALPHA or (over_seeds is not None and over_seeds.low <= 0 <= over_seeds.high):
@@ -196,7 +194,7 @@ def difference_of_outcomes(
         second: The outcomes of the other seed group on the same items.
     """
     rights = [np.stack(list(outcomes.values())).sum(axis=0) for outcomes in (first, second)]
-    # Whole numbers have no rounding errors, which could make equal differences unequal. So the test is exact.
+    # Whole numbers have no rounding errors, so equal differences stay equal, and the test is exact.
     whole: NDArray[np.int64] = rights[0] * len(second) - rights[1] * len(first)
     differences = np.asarray(whole / (len(first) * len(second)), np.float64)
     return _difference(first, second, differences, sign_flip_p_value(whole, seed=_SEED))

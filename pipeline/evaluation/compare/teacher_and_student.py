@@ -1,11 +1,9 @@
 """Measure what a teacher knows that a student does not: by their mixture, and by paradigms of minimal pairs.
 
 ``evaluate_mixture`` takes the log-probabilities that both models give to a split, fits their mixture
-(``evaluation.mixture``), and records it with the student's results. For minimal pairs nothing is scored:
-``paradigms_of_both`` compares the results that both models already have. In the command ``compare``, a teacher is never
-compared with a student, because their probabilities belong to different distributions. In this module the two models
-are compared, but only by their accuracies on minimal pairs: how often each model finds the grammatical sentence more
-probable under its own distribution.
+(``evaluation.mixture``), and records it with the student's results. ``paradigms_of_both`` compares the results on
+minimal pairs that both models already have. It compares only accuracies, because the probabilities of the two models
+belong to different distributions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,10 +31,9 @@ class ParadigmsOfBoth:
     all paradigms."""
 
     def better_by(self, which: Better) -> dict[str, Difference]:
-        """Return the paradigms on which the teacher (``first``) or the student (``second``) is better.
+        """Return the paradigms on which the teacher (``first``), the student (``second``) or ``neither`` is better.
 
-        With ``neither``, return the paradigms without a significant difference. The largest difference comes first.
-        The tests are about these two trained models, and not about other seeds.
+        The largest difference comes first. The tests are about these two trained models and not about other seeds.
         """
         found = {name: each for name, each in self.paradigms.items() if better_of(each, more_is_better=True) == which}
         return dict(sorted(found.items(), key=lambda item: -abs(item[1].difference)))
@@ -77,7 +74,7 @@ class TeacherAndStudent:
     """The file of the result."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object. The figures of the first distribution are also at its top level."""
+        """Return everything as a JSON object. The figures of ``figures.first`` are also at its top level."""
         first, *_ = figures = self.figures.to_json()["by_distribution"]
         return {
             "teacher": self.figures.teacher,
@@ -103,8 +100,7 @@ def evaluate_mixture(
     Args:
         teacher: The teacher, or any other model that predicts the same tokens as the student.
         student: The student, on the same sentences.
-        max_sentences: The value of ``--max-sentences`` with which the sentences were chosen; None for the whole split.
-            The result records this value.
+        max_sentences: The value of ``--max-sentences``, which the result records; None for the whole split.
 
     Raises:
         InputError: If there are fewer than four sentences, or a result of minimal pairs is damaged.
