@@ -114,7 +114,7 @@ def distribution_of(condition: str, fingerprints: Iterable[str]) -> str:
 
 
 def _makers(history: list[dict[str, Any]]) -> dict[str, str]:
-    """Return who began, last resumed and completed the dump, and the command."""
+    """Return when and where the dump was begun, last resumed and completed, and the command."""
     begun = [event for event in history if event.get("event") == "begin"]
     completed = [event for event in history if event.get("event") == "complete"]
     if not begun:

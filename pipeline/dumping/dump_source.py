@@ -1,8 +1,8 @@
 """Dump, plan and verify with any source of distributions: a run, the grammar of a sample corpus, or a language model.
 
-A condition says what the distributions depend on besides the previous words: for example, ``tree`` is the tree so far.
-`storage.dump.schema` explains all conditions. The sources are defined in ``teacher.teacher_commands``,
-``student.student_commands``, ``grammar_source`` and ``causal_lm_source``.
+A condition says what the distributions depend on besides the previous words. With condition ``tree`` they also depend
+on the tree so far. `storage.dump.schema` explains all conditions. The sources are defined in
+``teacher.teacher_commands``, ``student.student_commands``, ``grammar_source`` and ``causal_lm_source``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -100,8 +100,8 @@ def plan_run(
     """Predict size, memory and hours of a dump, as `pipeline.dumping.dump_plan` describes. Nothing is written.
 
     Raises:
-        ConfigError: If the command itself runs in several processes; also as for ``dump_run``.
-        FingerprintMismatchError, InputError: As for ``dump_run``.
+        ConfigError: If the command itself runs in several processes, or as in ``dump_run``.
+        FingerprintMismatchError, InputError: As in ``dump_run``.
     """
     _check_condition(sources, config.condition)
     with joined(config.device, threads=config.threads) as (world, device):
@@ -165,7 +165,7 @@ def _job(dataset: Dataset, sources: Sequence[DumpSource], config: DumpConfig, de
 
 
 def _trained_on(dataset: Dataset, sources: Sequence[DumpSource], config: DumpConfig) -> list[Json]:
-    """Return the texts that the sources were trained on and, with condition ``tree``, the trees' parser."""
+    """Return the training texts of the sources and, with condition ``tree``, those of the trees' parser."""
     texts = [
         text
         for source in sources

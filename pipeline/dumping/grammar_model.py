@@ -70,9 +70,7 @@ class Prefixes:
 class GrammarModel:
     """The next-token distributions of a grammar with a tokenizer. States are float64 log-probabilities on the CPU.
 
-    Args:
-        tokenizer: The tokenizer.
-        where: The name of the tokenizer in error messages.
+    ``where`` is the name of the tokenizer in error messages.
 
     Raises:
         InputError: If the pieces of a word depend on the words around it.

@@ -41,7 +41,7 @@ def plan_training(
     """Return counts, rates, memory, bytes and hours of a training as JSON values.
 
     Args:
-        task_for: Returns the task of one process of a world. The tasks may share a model.
+        task_for: A function that returns the task of one process. The tasks may share a model.
         config: The options of the training.
         run: The run directory that would be written.
         device: Where the model is.
