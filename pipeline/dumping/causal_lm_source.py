@@ -1,13 +1,11 @@
 """Dump a causal language model of the library transformers, from a Hugging Face folder, as if it were a teacher.
 
-``--teacher`` names the folder in place of a run directory. The model must read the dataset's token ids, so the dataset
-must be built with the model's tokenizer, which ``adopt-tokenizer`` converts. The model reads the dataset's ``<bos>``
-and the tokens of a sentence, and predicts the tokens and ``<eos>``. The output layer of many models has more rows than
-their tokenizer has entries, because the number of rows was rounded up, for example to a multiple of 64. The surplus
-rows are left out: the dumped distribution is that of the model, renormalised over the entries of the tokenizer.
+``--teacher`` names the folder in place of a run directory. The dataset must be built with the model's tokenizer, which
+``adopt-tokenizer`` converts. The model reads ``<bos>`` and the tokens of a sentence, and predicts the tokens and
+``<eos>``. If its output layer has more rows than the tokenizer has entries, the distribution is renormalised over the
+entries of the tokenizer.
 
-No code of the folder is executed, and a folder whose model needs code of its own is refused. Weights are read only from
-safetensors files. All weights are converted to float32.
+No code of the folder is executed. Weights are read only from safetensors files and converted to float32.
 
 Shape letters: M sentences, L positions of the longest sentence, P positions of all sentences, D state size, R any
 number of rows, V entries of the tokenizer.
@@ -35,7 +33,7 @@ from storage.json_files import names_code
 from storage.ragged import Ragged
 
 _CODE = ("config.json", "tokenizer_config.json")
-"""Files in which the key ``auto_map`` can name code that is in the folder."""
+"""Files in which the key ``auto_map`` can name Python code of the folder."""
 _TEXT_TO_IDS = ("normalizer", "pre_tokenizer", "model", "decoder")
 """The parts of a tokenizer.json that decide the ids of a text."""
 
@@ -144,13 +142,12 @@ class CausalLmSource:
 class CausalLm:
     """A causal language model of transformers as a ``NextTokenModel``.
 
-    The state of a position is what the method ``logits`` takes. Usually it is the input of the output layer. If the
-    model does not compute its logits by this layer alone, for example if it caps them, the state is the row of logits
-    itself. This takes more memory, but works for every model.
+    The state of a position is the input of the output layer. If the model changes the output of this layer, for example
+    caps the logits, the state is the row of logits. This takes more memory.
 
     Args:
         model: The model, on its device and in evaluation mode.
-        vocab_size: V: the number of entries of the tokenizer. The model's output layer may have more rows.
+        vocab_size: V: the number of entries of the tokenizer.
         bos_id: Id of ``<bos>``.
         path: The folder, for errors.
 
@@ -178,7 +175,7 @@ class CausalLm:
         self._head = head if is_plain else None
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> tuple[Tensor, Tensor]:  # noqa: ARG002  no trees
-        """Return rows of token ids, and a mask with 0 where a row is padding and 1 elsewhere; int64 ``[M, L]`` each."""
+        """Return rows of token ids and a mask, int64 ``[M, L]`` each. The mask is 0 at padding and 1 elsewhere."""
         lengths = tokens.lengths + 1
         is_valid = np.arange(int(lengths.max(initial=1))) < lengths[:, None]
         rows = np.full(is_valid.shape, self._bos_id, np.int64)
@@ -186,7 +183,7 @@ class CausalLm:
         return torch.from_numpy(rows), torch.from_numpy(is_valid.astype(np.int64))
 
     def states(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
-        """Return ``[P, D]``: the states of each sentence's positions, sentence by sentence."""
+        """Return the states ``[P, D]`` of all positions, sentence by sentence."""
         rows, mask = (each.to(self._model.device) for each in inputs)
         if self._head is None:
             found: Tensor = self._run(self._model, rows, mask).logits
@@ -208,12 +205,12 @@ def _transformers() -> Any:  # noqa: ANN401  a module
     import transformers  # noqa: PLC0415  an extra installs it
 
     library: Any = transformers
-    library.utils.logging.set_verbosity_error()  # its warnings and bars would surround our one-line errors
+    library.utils.logging.set_verbosity_error()
     library.utils.logging.disable_progress_bar()
     return library
 
 
 def _text_to_ids(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the parts of a tokenizer that decide the ids of a text, as the library tokenizers writes them."""
+    """Return the parts ``_TEXT_TO_IDS`` of a tokenizer, as the library tokenizers writes them."""
     content = json.loads(tokenizers.Tokenizer.from_str(tokenizer.data.decode()).to_str())
     return {part: content.get(part) for part in _TEXT_TO_IDS}

@@ -1,9 +1,8 @@
 """Check that the runs for a cross-fitted dump belong together, and put them in the order of their folds.
 
 ``build-dataset --folds`` divides the training sentences into folds, and ``train-teacher --leave-out K`` trains on all
-folds except K. A dump of ``train`` from one run for each fold is cross-fitted: the distributions of a sentence come
-from the run that left out the fold of the sentence, so they never come from a teacher that was trained on this
-sentence.
+folds except fold K. A cross-fitted dump is made by one run per fold. The distributions of a sentence come from the run
+that was not trained on the sentence.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,13 +32,12 @@ Source = TypeVar("Source", bound=_OfRun)
 def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -> list[Source]:
     """Return the sources of a dump in the order of the folds that their runs left out.
 
-    A single source is returned as it is. If there are several sources, their runs must have the same dataset and equal
-    model options, and each fold needs exactly one run. Training options, such as the seed, may differ.
+    A single source is returned as it is. Several runs may differ in their training options, such as the seed.
 
     Raises:
         ConfigError: If only one run is given, and it left out a fold of the split. With several runs: if the split has
             no folds, if not every fold was left out by exactly one run, or if the models differ in their options.
-        FingerprintMismatchError: If one of several runs was trained on another dataset. The message names both.
+        FingerprintMismatchError: If one of several runs was trained on another dataset.
         InputError: If the dataset has no such split.
     """
     num_folds = dataset.split(split).num_folds
@@ -85,7 +83,7 @@ def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -
 
 
 def _fold(run: RunInfo | None) -> int:
-    """Return the fold that a run left out; 0 if it left out none. Students, older runs and grammars leave out none."""
+    """Return the fold that a run left out; 0 if it left out none."""
     if run is None:
         return 0
     found = run.configuration.get("leave_out", 0)

@@ -1,6 +1,6 @@
 """Write the two files that make a dump usable without its dataset: the tokenizer, and a card for people.
 
-The bytes of both files depend only on the dump, so a dump that was interrupted gets the same files as one that was not.
+The bytes of both files depend only on the dump.
 """
 
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def tokenizer_of_dump(folder: Folder) -> Tokenizer:
     """Return the tokenizer of a dump, from the dump itself.
 
     Raises:
-        StoreError: If the dump has no tokenizer, because an older version wrote the dump, or if the file is missing.
+        StoreError: If the dump has no tokenizer, because an older version wrote it, or the file cannot be read.
         FingerprintMismatchError: If the file is not the tokenizer of the dump.
     """
     manifest = Manifest.read(folder)
@@ -93,5 +93,5 @@ def _facts(schema: DumpSchema, summary: DumpSummary) -> Iterator[tuple[str, obje
 
 
 def _plain(value: object) -> str:
-    """Return a value on one line, without characters that are markup in Markdown, HTML or a table."""
+    """Return a value on one line, without the characters of Markdown, HTML and table markup."""
     return " ".join("".join(" " if letter in "`|<>" else letter for letter in str(value)).split())

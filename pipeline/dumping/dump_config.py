@@ -8,22 +8,20 @@ from pipeline.runtime.options import refuse, too_small
 from pipeline.runtime.plan_config import PlanConfig
 
 Condition: TypeAlias = Literal["tree", "beam", "none", "exact"]
-"""What the distributions depend on. ``tree``: the words and the tree so far. The others: the words alone."""
+"""What a distribution depends on. ``tree``: the words and the tree so far. The others: the words so far."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DumpConfig:
-    """What ``dump-teacher`` writes, and how it is computed.
-
-    ``DumpSchema`` has some of these fields too, with the same meaning.
-    """
+    """What ``dump-teacher`` writes, and how it is computed."""
 
     split: str = "train"
     """Dump this split of the dataset."""
     condition: Condition = "tree"
     """What the distributions of a teacher depend on. tree: the words and the tree so far. beam: the words alone; a beam
-    search sums over trees, so no later word can leak in. A student knows no trees, so its condition is always none: the
-    words alone. The condition of a sample corpus is always exact: the words alone, by an exact sum over all trees."""
+    search sums over trees, so no later word can leak in. For a student or another language model, the condition is
+    always none: the words alone. For a sample corpus it is always exact: the words alone, by an exact sum over all
+    trees."""
     k: int = 64
     """Keep this number of tokens per position, most probable first. With draws, fewer are kept if a token is drawn
     twice."""
@@ -61,7 +59,7 @@ class DumpConfig:
         refuse("dump", problems)
 
     def schema_fields(self) -> dict[str, Any]:
-        """Return the fields that ``DumpSchema`` also has, as a dump records them. For topk, ``num_top`` is k."""
+        """Return the fields that ``DumpSchema`` also has, as a dump records them."""
         values = {name: value for name, value in asdict(self).items() if name not in _COMPUTATION}
         values["temperatures"] = (1.0, *(t for t in self.temperatures if t != 1))
         if self.selection == "topk":
@@ -86,7 +84,7 @@ class DumpConfig:
 
 
 _COMPUTATION = ("batch_tokens", "device", "threads")
-"""Options of the computation. The schema records them under ``computation``, with versions and more."""
+"""Options that the schema records under ``computation``, not as fields of their own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,8 +92,7 @@ class DumpCommandConfig(PlanConfig):
     """The options of ``dump-teacher`` that do not change the bytes of a dump."""
 
     take_over: bool = False
-    """For a dump in an object store: write even if another process holds the lease, that is, the
-    permission to write."""
+    """For a dump in an object store: write even if another process holds the lease (the permission to write)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

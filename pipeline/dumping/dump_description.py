@@ -1,8 +1,7 @@
 """Describe a dump for people: its origin, content, state, size and statistics.
 
-Dumps that are still being written can be described, too. This module reads the manifest and, if there is one, the
-history next to the dump: a file with a line for each event, such as the start and the end of writing. It does not read
-shards, except to verify them.
+A dump that is still being written can be described, too. This module reads the manifest and the history, a file next to
+the dump with a line for each start and end of writing. It reads shards only to verify them.
 """
 
 import re
@@ -24,14 +23,14 @@ from storage.locations import Location, Place, as_folder
 _DISTRIBUTIONS = {
     "tree": "given the tree", "beam": "marginal by beam search", "none": "unconditional", "exact": "of the grammar",
 }  # fmt: skip
-"""For each condition of a dump, the name of its distributions. Its perplexity has the same name."""
+"""The name of a dump's distributions, by condition."""
 
 
 def describe_dump(location: Location) -> dict[str, Any]:
     """Return what the files of a dump say about it, as JSON values.
 
-    The result is that of ``inspect_dump`` and two more keys: ``stored_bytes`` is the size of all files now, and
-    ``history`` is a list of the events that the writers logged, oldest first.
+    The result is that of ``inspect_dump`` with two more keys: ``stored_bytes``, the size of all files, and
+    ``history``, the list of logged events, oldest first.
 
     Raises:
         StoreError: If there is no dump.
@@ -46,7 +45,7 @@ def verify_dump_files(place: Place) -> dict[str, Any]:
     """Check every byte of a dump against its manifest, with a progress line; return its statistics.
 
     Raises:
-        CorruptStoreError: If a file is damaged. The message names it and says what to do.
+        CorruptStoreError: If a file is damaged.
     """
     statistics = Manifest.read(as_folder(place)).statistics
     with Progress("verify", total=statistics.size_bytes if statistics else None, unit="B") as progress:
@@ -67,7 +66,7 @@ def trained_on_of_dump(folder: Folder) -> list[TrainingText]:
 
 
 def history_events(history: bytes) -> list[dict[str, Any]]:
-    """Return the JSON objects of a history. Other lines are skipped, such as incomplete ones of killed writers."""
+    """Return the events of a history. Lines that are not JSON objects are skipped: a killed writer may leave one."""
     events = []
     for line in history.splitlines():
         with suppress(InputError):
@@ -108,14 +107,14 @@ def distribution_of(condition: str, fingerprints: Iterable[str]) -> str:
 
     Args:
         condition: The condition of the dump.
-        fingerprints: The names of its fingerprints. They show whether the dump is cross-fitted: made by several
-            teachers, each for the part of the data that it was not trained on.
+        fingerprints: The names of its fingerprints. They show whether the dump is cross-fitted, that is, made by
+            several teachers, each for the sentences that it was not trained on.
     """
     return _DISTRIBUTIONS[condition] + cross_fitted(fingerprints)
 
 
 def _makers(history: list[dict[str, Any]]) -> dict[str, str]:
-    """Return when, where and by how many processes the dump was begun, last resumed and completed; and the command."""
+    """Return when and where the dump was begun, last resumed and completed, and the command."""
     begun = [event for event in history if event.get("event") == "begin"]
     completed = [event for event in history if event.get("event") == "complete"]
     if not begun:
@@ -129,7 +128,7 @@ def _makers(history: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _plain(value: object) -> str:
-    """Return text without control characters. A stranger's file could otherwise steer the terminal."""
+    """Return text without control characters, which could steer the terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(value))
 
 
@@ -156,7 +155,7 @@ def _selection(schema: dict[str, Any]) -> str:
 
 
 def _computation(computation: dict[str, Any]) -> dict[str, str]:
-    """Return one line of settings and one of versions. A version is a value that starts with digits and a dot."""
+    """Return one line of settings and one line of versions. A value that begins like ``2.`` is a version."""
     versions = {name: value for name, value in computation.items() if re.match(r"\d+\.", str(value))}
     settings = {name: value for name, value in computation.items() if name not in versions}
     groups = {"settings": settings, "versions": versions}

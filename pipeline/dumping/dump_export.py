@@ -3,22 +3,19 @@
     OUT/data/SPLIT-00000-of-00002.parquet, …       one row per sentence, in the order of the split
     OUT/tokenizer.json, OUT/README.md              the tokenizer, and a card that names the columns
 
-The columns have one of three formats, and ``datasets.load_dataset("OUT")`` loads each of them. k is the number of
-tokens that the dump keeps per position, and a sentence of n tokens has n + 1 positions.
+``datasets.load_dataset("OUT")`` loads the files. The columns have one of three formats. k is the number of tokens that
+the dump keeps per position, and a sentence of n tokens has n + 1 positions.
 
 - ``datasets``: ``input_ids`` (``<bos>`` and the tokens), and the arrays of the dump under their names in
   docs/format.md, with n + 1 entries each. An entry of ``tail`` or ``logz`` has one value per temperature.
-  ``logp`` becomes float32.
 - ``distillkit`` (github.com/arcee-ai/DistillKit, ``compression/compressor.py``): ``input_ids`` (``<bos>`` and the
   tokens), ``token_ids``, and ``top_values`` (the log-probabilities at T = 1). Entry i is the distribution after
-  ``input_ids[i]``. ``<eos>`` is not in ``input_ids``, since no distribution follows it. So DistillKit's KL covers
-  ``<eos>``, and its cross-entropy does not.
-- ``axolotl`` (github.com/axolotl-ai-cloud/axolotl, ``integrations/kd``): ``input_ids`` with ``<eos>``,
-  ``attention_mask``, ``labels``, and ``target_token_ids``, ``target_logprobs`` and ``target_mask``, n + 2 entries each.
-  The log-probabilities are renormalised over the k tokens, as axolotl's own loader does. The last entry, after
-  ``<eos>``, is masked.
+  ``input_ids[i]``. ``input_ids`` has no ``<eos>``, so DistillKit's cross-entropy does not cover ``<eos>``; its KL does.
+- ``axolotl`` (github.com/axolotl-ai-cloud/axolotl, ``integrations/kd``): ``input_ids`` with ``<bos>`` and ``<eos>``,
+  ``attention_mask``, ``labels``, ``target_token_ids``, ``target_logprobs`` and ``target_mask``, n + 2 entries each.
+  The log-probabilities are renormalised over the k tokens. The last entry, after ``<eos>``, is masked.
 
-The last two formats have no place for the mass of the other tokens, or for temperatures other than 1.
+``distillkit`` and ``axolotl`` lose the mass of the other tokens and the temperatures other than 1.
 """
 
 import itertools
@@ -48,11 +45,10 @@ POSITIONS_PER_FILE = 1 << 20
 POSITIONS_PER_BLOCK = 1 << 14
 """Positions that are in memory at a time. They make one row group of a file."""
 IGNORED, NO_LOGP = -100, -1e9
-"""The label and the log-probability that axolotl gives to positions that do not count."""
+"""The label and the log-probability of positions that do not count in axolotl."""
 
 Columns = dict[str, tuple[NDArray[np.int64], NDArray[Any]]]
-"""For each column, by name: the number of entries of each sentence, and the entries of all sentences, ``[n]`` or
-``[n, k]``."""
+"""For each column: the number of entries of each sentence, and the entries of all sentences, ``[n]`` or ``[n, k]``."""
 
 
 def export_dump(dump: Location, out: Path, *, form: ExportFormat, tokenizer: Path | None = None) -> dict[str, Any]:
@@ -61,12 +57,12 @@ def export_dump(dump: Location, out: Path, *, form: ExportFormat, tokenizer: Pat
     Args:
         dump: A complete dump.
         out: The folder to make. If the export fails, it leaves no folder.
-        form: Which columns to write: one of the three formats that the docstring of the module describes.
-        tokenizer: The tokenizer.json of the dump's dataset, for a dump that an older version wrote without one.
+        form: The format of the columns.
+        tokenizer: The tokenizer.json of the dump's dataset; only for a dump that an older version wrote without one.
 
     Raises:
-        StoreError: If ``out`` exists, or the dump is incomplete, has no tokenizer, or has draws, which only
-            ``datasets`` can hold.
+        StoreError: If ``out`` exists, or the dump is incomplete, has no tokenizer, or has draws and the format is not
+            ``datasets``.
         CorruptStoreError: If a checksum is wrong.
         FingerprintMismatchError: If the tokenizer is not that of the dump.
     """
@@ -112,9 +108,9 @@ def export_dump(dump: Location, out: Path, *, form: ExportFormat, tokenizer: Pat
 
 
 def _blocks(reader: DumpReader, file: int, num_files: int) -> Iterator[range]:
-    """Yield the sentences of a file in blocks.
+    """Yield the sentences of a file, in ranges of about ``POSITIONS_PER_BLOCK`` positions.
 
-    The positions of the split are divided evenly among the files. A block belongs to the file in whose part it starts.
+    The positions of the split are divided evenly among the files.
     """
     edges = sentence_blocks(reader.offsets, POSITIONS_PER_BLOCK).tolist()
     per_file = -(-reader.schema.num_positions // num_files)
@@ -124,13 +120,13 @@ def _blocks(reader: DumpReader, file: int, num_files: int) -> Iterator[range]:
 
 
 def _read(sentences: range, reader: DumpReader) -> tuple[Positions, NDArray[np.int64], NDArray[np.int64]]:
-    """Return the positions of some sentences, each sentence's number of positions, and the index of its first one."""
+    """Return the positions of some sentences, and the number of positions and the first position of each sentence."""
     offsets = reader.offsets[sentences.start : sentences.stop + 1]
     return reader.read_range(int(offsets[0]), int(offsets[-1])), np.diff(offsets), offsets[:-1] - offsets[0]
 
 
 def _inputs(gold: NDArray[Any], starts: NDArray[np.int64], bos_id: int) -> NDArray[np.int32]:
-    """Return ``<bos>`` and the tokens of each sentence: the gold tokens, moved to the right by one position."""
+    """Return ``<bos>`` and the tokens of each sentence."""
     inputs = np.empty(len(gold), np.int32)
     inputs[1:] = gold[:-1]
     inputs[starts] = bos_id
@@ -189,7 +185,7 @@ _COLUMNS: dict[ExportFormat, Callable[[range, DumpReader, Tokenizer], Columns]] 
 
 
 def _lists(pa: Any, lengths: NDArray[np.int64], values: NDArray[Any]) -> Any:  # noqa: ANN401  pyarrow's
-    """Return an array of pyarrow with one list per sentence. Its items are numbers, or lists of k numbers."""
+    """Return a pyarrow array with one list per sentence. The items of a list are numbers or lists of k numbers."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     inner = pa.array(values.reshape(-1))
     if values.ndim == 2:

@@ -3,16 +3,14 @@
 A row has ``input_ids``, ``token_ids`` and ``top_values`` (github.com/arcee-ai/DistillKit,
 ``compression/compressor.py``). The compressed columns of DistillKit are not read. ``input_ids`` of row m must be
 ``<bos>``, the tokens of sentence m of a split and, optionally, ``<eos>``. ``token_ids[i]`` are k distinct tokens that
-may follow ``input_ids[i]``, and ``top_values[i]`` are their natural log-probabilities at this place.
+may follow ``input_ids[i]``, and ``top_values[i]`` are their natural log-probabilities.
 
-The files hold no more than this. So the dump has only temperature 1, and two of its arrays are computed or estimated:
+The dump has only temperature 1, and its condition is ``none``. Two arrays are not in the files:
 
 - ``tail`` is the log of 1 minus the sum of the k probabilities.
-- ``gold_logp`` of a gold token that is not among the k tokens is estimated: the mass of all other tokens, r, is divided
-  evenly among them, which gives log(r / (V - k)). An r below 1e-8 counts as 1e-8 here. So the perplexity of the dump is
-  an estimate. Training does not read ``gold_logp``.
-
-The condition of the dump is ``none``: its distributions depend on the previous words alone.
+- ``gold_logp`` is estimated for a gold token that is not among the k tokens: log(r / (V - k)), where r is the mass of
+  all other tokens, but at least 1e-8. So the perplexity of the dump is an estimate. Training does not read
+  ``gold_logp``.
 """
 
 from collections.abc import Iterator
@@ -37,13 +35,11 @@ from storage.fingerprints import canonical_json, sha256_bytes, sha256_file
 from storage.locations import Location, Place, as_folder
 
 COLUMNS = {"input_ids": 1, "token_ids": 2, "top_values": 2}
-"""How deep lists are nested in each column: 1 for a list of numbers per row, 2 for a list of lists per row."""
+"""How deep the lists of each column are nested."""
 ROWS = 256
 """Rows of a file that are in memory at a time."""
 MOST_MASS = 1.001
-"""Largest sum of a position's k probabilities. If it is larger, the values are not log-probabilities. A sum
-slightly above 1 can come from rounding to bfloat16. Rounding moves a log-probability of -7 by 0.03, but such a token
-has little mass. It moves a log-probability near 0 by less than 1e-3."""
+"""Largest allowed sum of a position's k probabilities. Rounding to bfloat16 can lift a sum slightly above 1."""
 LEAST_TAIL = 1e-8
 
 
@@ -57,8 +53,7 @@ def import_dump(source: Path, data: Place, out: Location, config: ImportDumpConf
         config: The options.
 
     Raises:
-        InputError: If a file cannot be read, or a row does not belong to its sentence or has impossible values. The
-            message names the file and the row.
+        InputError: If a file cannot be read, or a row does not belong to its sentence or has impossible values.
         StoreError: If ``out`` holds something else, is being written by another process, or cannot be written.
     """
     import pyarrow as pa  # noqa: PLC0415  an extra installs it

@@ -1,25 +1,20 @@
 """Dump the next-token distributions of a model for a whole split, shard by shard, into a store.
 
-A shard is a range of positions that is written as a whole. Batches are cut inside a shard, in the order of the corpus.
-The cut depends only on the dataset, the shard and the batch budget (``batch_tokens``, positions per batch). A sentence
-that crosses a shard boundary is computed completely for both shards. So the bytes of a shard do not depend on rank,
-world size, the order of the shards or interruptions. Each process claims the next free shard, so a slow process does
-not delay the others.
+A shard is a range of positions that is written as a whole. Each shard is cut into batches by itself, in the order of
+the corpus, and a sentence that crosses a shard boundary is computed for both shards. So the bytes of a shard do not
+depend on rank, world size, the order of the shards or interruptions. Each process claims the next free shard.
 
-A cross-fitted dump has one model for each fold. A fold is a part of the split's sentences. The model of a fold was not
-trained on the fold, and it computes only the sentences of the fold. The sentences of a shard are computed fold by fold,
-in the order of the corpus within a fold, and each batch belongs to one fold.
+A fold is a part of the split's sentences. A cross-fitted dump has one model per fold. The model of a fold was not
+trained on the fold, and computes only its sentences. The sentences of a shard are computed fold by fold.
 
-While the model computes a batch, one thread prepares the next batches, and another encodes and writes the previous
-shard. The model and these threads together hold in memory:
+While the model computes, one thread prepares the next batches, and another encodes and writes the previous shard.
+Memory holds:
 
-- the rows of two shards, one row for each position (26 MB per shard at k = 64 and 65,536 positions, with int32 ids),
-- for one of these shards, the ids again in the integer type of the dump, and one encoded array (8 MB each),
+- the rows of two shards, one row per position (26 MB per shard at k = 64 and 65,536 positions),
+- for one of these shards, the ids in the integer type of the dump, and one encoded array (8 MB each),
 - two batches, and a few arrays as large as the logits of ``LOGIT_ROWS`` rows.
 
-A cross-fitted dump needs one more copy of the rows of a shard. None of this grows with the corpus.
-
-``pipeline.dumping.reduction`` decides what is kept of each distribution.
+A cross-fitted dump needs one more copy of the rows of a shard.
 """
 
 import contextlib
@@ -59,7 +54,7 @@ NO_TREES = {
     "none": "none: the words before alone",
     "exact": "none: exact sum over the grammar's trees",
 }
-"""What a dump records as ``tree_source``, by condition. With condition ``tree`` it is the dataset's ``tree_source``."""
+"""The ``tree_source`` of a dump, by condition. With condition ``tree`` it is the dataset's ``tree_source``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +66,13 @@ class DumpJob:
     dataset: Dataset
     """The training dataset of the models, or another dataset with the same tokenizer and labels."""
     config: DumpConfig
-    """What to write."""
     teachers: Sequence[str]
     """Fingerprints of the models."""
     device: torch.device
-    """Where to compute. The dump records which GPU or kind of CPU this is, because another may round differently."""
     search: Mapping[str, int | str] = field(default_factory=dict)
-    """Further settings that the dump records: sizes of the beam search if the condition is ``beam``, or a library's
-    version."""
+    """More settings for the dump to record: the sizes of a beam search, or the version of a library."""
     trained_on: Sequence[Json] = ()
-    """The texts that the models were trained on, as ``word_budget`` records them. They go into the dump's history."""
+    """The texts that the models were trained on, for the dump's history; from ``pipeline.corpus.text.word_budget``."""
 
     @functools.cached_property
     def split(self) -> Split:
@@ -113,7 +105,7 @@ class DumpJob:
 
 
 def fingerprints(dataset: Dataset, split: str, teachers: Sequence[str]) -> dict[str, str]:
-    """Return by name the sha256 of what a dump is made from: dataset, split, tokenizer, and teacher (of each fold).
+    """Return the sha256 of what a dump is made from, by name: dataset, split, tokenizer and each teacher.
 
     Raises:
         InputError: If the dataset has no such split.
@@ -129,7 +121,7 @@ def fingerprints(dataset: Dataset, split: str, teachers: Sequence[str]) -> dict[
 def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
     """Write a dump into the store ``out``, or finish a dump that was interrupted there.
 
-    ``OUT.history.jsonl`` next to the store records who wrote the dump and when. All processes share the work.
+    All processes share the work. ``OUT.history.jsonl`` next to the store records when and where the dump was written.
 
     Returns:
         The statistics of the finished dump on the main rank, None on the other ranks.
@@ -143,7 +135,7 @@ def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
             main_writer.log({**_event("begin", world), "trained_on": list(job.trained_on)})
             todo[main_writer.pending()] = 1
         world.broadcast(todo)
-        # The counter of claimed shards gets a random name, so that it does not continue the counter of an earlier dump.
+        # A random name, so that the counter of claimed shards does not continue that of an earlier dump.
         claims = world.share(secrets.token_bytes(8)).hex()
         writer = main_writer or stack.enter_context(opened(main=False))
         pending = todo.nonzero()[:, 0].tolist()
@@ -179,7 +171,7 @@ def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
 
 
 def _event(what: str, world: World) -> dict[str, str | int]:
-    """Return a line for the dump's history. It describes only this call, so the store itself does not contain it."""
+    """Return a line for the dump's history."""
     return {"event": what, "host": socket.gethostname(), "world_size": world.size, "command": command_line()}
 
 
@@ -192,17 +184,17 @@ class ShardBatch:
     model: int
     """Index of the model that computes the batch."""
     rows: np.ndarray
-    """int64 ``[P]``, rising: the positions that the batch computes, counted from the start of the shard."""
+    """int64 ``[P]``, rising: the positions to store, counted from the start of the shard."""
     inputs: Any
-    """What the model's ``prepare`` returned for the batch's sentences, each of them whole."""
+    """What the model's ``prepare`` returned for the whole sentences of the batch."""
     inside: slice
-    """Which positions of these sentences are those in ``rows``. The others belong to other shards."""
+    """Which positions of these sentences are in the shard."""
     gold: np.ndarray
     """int64 ``[P]``: the gold tokens of the positions in ``rows``."""
 
 
 def shard_batches(job: DumpJob, shard: int) -> Iterator[ShardBatch]:
-    """Yield the batches of a shard in order. The batches depend only on the dataset, the shard and the batch budget."""
+    """Yield the batches of a shard in order. They depend only on the dataset, the shard and ``batch_tokens``."""
     for sentences in batch_sentences(job, shard):
         yield prepare_batch(job, shard, sentences)
 
@@ -223,7 +215,7 @@ def batch_sentences(job: DumpJob, shard: int) -> list[np.ndarray]:
 
 
 def prepare_batch(job: DumpJob, shard: int, sentences: np.ndarray) -> ShardBatch:
-    """Return the batch of some sentences of a shard. If each fold has a model, all sentences must be of one fold."""
+    """Return the batch of some sentences of a shard. In a cross-fitted dump they must be of one fold."""
     rows, split = job.schema.layout.rows_of(shard), job.split
     tokens = split.tokens.take(sentences)
     positions = concatenated_ranges(split.tokens.offsets[sentences] + sentences, tokens.lengths + 1)
@@ -240,10 +232,7 @@ def prepare_batch(job: DumpJob, shard: int, sentences: np.ndarray) -> ShardBatch
 
 
 class ShardRows:
-    """Collect the rows of a shard, in the order of their computation, on the CPU while the device continues to compute.
-
-    A GPU copies into page-locked memory in the background. ``finished`` waits for the copies.
-    """
+    """Collect the rows of a shard on the CPU. A GPU copies them in the background; ``finished`` waits for this."""
 
     def __init__(self, schema: DumpSchema, shard: int, device: torch.device, *, of_mixtures: bool) -> None:
         self._schema = schema
@@ -265,9 +254,13 @@ class ShardRows:
         self._copied = torch.Event(device) if on_gpu else None
 
     def put(self, rows: np.ndarray, gold: np.ndarray, reduced: Reduced, num_effective: torch.Tensor | None) -> None:
-        """Store computed rows. ``rows`` are their indices within the shard.
+        """Store computed rows.
 
-        ``num_effective`` has the effective number of hypotheses of each row; None if no beam search was made.
+        Args:
+            rows: int64 ``[n]``, indices within the shard.
+            gold: int64 ``[n]``, gold tokens.
+            reduced: The n distributions.
+            num_effective: ``[n]``, the effective number of hypotheses of each row; None without a beam search.
         """
         at = slice(self._num_put, self._num_put + len(gold))
         self._num_put = at.stop
@@ -282,10 +275,7 @@ class ShardRows:
             self._copied.record()
 
     def finished(self) -> tuple[Positions, np.ndarray | None]:
-        """Return the rows in the order of the shard and, after a beam search, the effective numbers of hypotheses.
-
-        The effective numbers are float32 ``[n]``.
-        """
+        """Return the rows in the order of the shard and, after a beam search, float32 effective numbers ``[n]``."""
         if self._copied is not None:
             self._copied.synchronize()
         arrays = {"tokens": self._gold} | {name: tensor.numpy() for name, tensor in self._kept.items()}
@@ -306,7 +296,7 @@ def compute_shard(
     *,
     device: torch.device,
 ) -> ShardRows:
-    """Return all rows of a shard, computed from its batches. The models should be in evaluation mode."""
+    """Return all rows of a shard, computed from its batches. The models must be in evaluation mode."""
     kept = ShardRows(schema, shard, device, of_mixtures=isinstance(models[0], MixtureModel))
     generator = draw_generator(schema.draw_seed, shard, device)
     for batch in batches:

@@ -1,11 +1,9 @@
 """Predict the size, the memory and the hours of a dump before it is begun. Nothing is written.
 
-The size follows from the schema; with ``--profile compact`` it is estimated, because it depends on how well the values
-compress. The hours are extrapolated from a few batches. The batches come from different places of the split, because
-length and depth of sentences change along it. As in a real dump, one thread prepares the next batch, and another
-encodes the rows of the previous batch. So the measured rate of a process shows how these threads slow each other down.
-The speed of the disk is measured where the dump will be. A process computes whole shards, so more processes than shards
-do not lower the hours. The last step, in which one process reads and checks every byte, is included.
+The size follows from the schema; with ``--profile compact`` it is estimated from measured rows. The hours are
+extrapolated from a few batches of different places of the split, computed with the same threads as in a dump. They
+include the last step, in which one process reads and checks every byte. A process computes whole shards, so more
+processes than shards do not lower the hours.
 """
 
 import functools
@@ -29,16 +27,15 @@ from storage.fingerprints import FileDigest
 from storage.locations import Place
 
 NUM_BATCHES = 8
-"""Maximum number of batches to time."""
+"""About how many batches to time."""
 LEAST_BATCHES = 2
-"""Minimum number of batches to time, even if this takes longer than `MEASURE_S`, the time that a plan may take to
-measure. The batches of a beam search take longer."""
+"""Minimum number of batches to time, even if this takes longer than `MEASURE_S`."""
 
 
 def plan_dump(job: DumpJob, out: Place | None, processes: Sequence[int]) -> dict[str, Any]:
     """Return size, memory, rates and hours of a dump as JSON values. Hours are given for each number of ``processes``.
 
-    Without ``out`` the speed of the disk is not measured, and the hours are those of an infinitely fast disk.
+    The speed of the disk is measured at ``out``. Without ``out``, the disk counts as infinitely fast.
     """
     schema = job.schema
     seconds, rows = _measure(job)
@@ -48,7 +45,7 @@ def plan_dump(job: DumpJob, out: Place | None, processes: Sequence[int]) -> dict
     seconds["write"] = size / num_positions / rate if rate is not None and num_positions else 0.0
     memory = peak_memory(job.device)
     memory["memory_bytes"] += _shard_memory(schema)
-    # One thread both encodes and writes. If this takes longer than the model, it decides the rate of the process.
+    # One thread both encodes and writes. It may be slower than the model.
     seconds["one_process"] = max(seconds["one_process"], seconds["encode"] + seconds["write"])
     return {
         "split": schema.split,
@@ -69,8 +66,7 @@ def plan_dump(job: DumpJob, out: Place | None, processes: Sequence[int]) -> dict
 def _measure(job: DumpJob) -> tuple[dict[str, float], Positions | None]:
     """Compute and encode a few batches; return seconds per position by stage, and the rows (None for an empty split).
 
-    ``one_process`` is the time from the end of one batch to the end of the next. During this time the main thread
-    computes, and also waits if another thread is slower.
+    ``one_process`` is the time from the end of one batch to the end of the next. It includes waiting for other threads.
     """
     spent = dict.fromkeys(("prepare", "compute", "encode", "one_process"), 0.0)
     places = _places(job)
@@ -109,7 +105,7 @@ def _measure(job: DumpJob) -> tuple[dict[str, float], Positions | None]:
             computed = time.perf_counter()
             behind.submit(functools.partial(encode, kept, schema))
             now = time.perf_counter()
-            if number:  # the first batch is slow, because it touches new memory, so it does not count
+            if number:  # the first batch is slow, because it touches new memory
                 spent["prepare"] += prepare_s
                 spent["compute"] += computed - begin
                 spent["one_process"] += now - mark
@@ -127,10 +123,9 @@ def _measure(job: DumpJob) -> tuple[dict[str, float], Positions | None]:
 
 
 def _shard_memory(schema: DumpSchema) -> int:
-    """Return the bytes of memory that a dump needs for whole shards.
+    """Return the bytes of memory for whole shards, as `pipeline.dumping.dump_loop` lists them.
 
-    This is calculated, not measured, because the plan computes only parts of shards. The memory holds the rows of two
-    shards. For one of them it also holds the ids in the integer type of the dump, and one encoded array.
+    They are calculated because the plan computes only parts of shards.
     """
     sizes = {spec.name: spec.row_bytes for spec in schema.position_arrays}
     rows = sum(sizes.values()) - sizes["ids"] + 4 * schema.k
@@ -138,16 +133,16 @@ def _shard_memory(schema: DumpSchema) -> int:
 
 
 def _places(job: DumpJob) -> list[tuple[int, np.ndarray]]:
-    """Return up to `NUM_BATCHES` batches, (shard, sentences), from all parts of the split, in random order.
+    """Return about `NUM_BATCHES` batches, (shard, sentences), from all parts of the split, in random order.
 
-    The result begins with a small part of the first batch, as a warm-up that is not timed.
+    A small part of the first batch comes before them, as a warm-up.
     """
     shards = spread(job.schema.layout.num_shards, NUM_BATCHES)
     places = []
     for shard in shards:
         batches = batch_sentences(job, shard)
         places += [(shard, batches[at]) for at in spread(len(batches), -(-NUM_BATCHES // len(shards)))]
-    order = np.random.default_rng(1).permutation(len(places))  # if time runs out, the first places are a fair sample
+    order = np.random.default_rng(1).permutation(len(places))  # a fair sample even if time runs out
     places = [places[at] for at in order]
     return [(shard, sentences[: 1 + len(sentences) // 16]) for shard, sentences in places[:1]] + places
 
@@ -184,7 +179,7 @@ def _size_bytes(schema: DumpSchema, chunk_bytes: float) -> int:
 def _hours(schema: DumpSchema, seconds: dict[str, float], processes: int) -> float | None:
     """Return the hours of the process with the most shards, plus those of the last check; None if the rate is unknown.
 
-    All processes together cannot write faster than the disk or store that they write to.
+    All processes share the speed of one disk.
     """
     most = min(schema.num_positions, -(-schema.layout.num_shards // processes) * schema.shard_positions)
     compute_s = max(most * seconds["one_process"], schema.num_positions * seconds["write"])

@@ -1,9 +1,8 @@
 """Dump, plan and verify with any source of distributions: a run, the grammar of a sample corpus, or a language model.
 
-A condition says what the distributions depend on besides the previous words, for example ``tree`` (on the tree so far).
-`storage.dump.schema` explains all conditions. Each kind of source decides which conditions its distributions can have.
-``teacher.teacher_commands`` defines the conditions of teachers, ``student.student_commands`` those of students,
-``grammar_source`` that of the grammar, and ``causal_lm_source`` that of a folder in Hugging Face's format.
+A condition says what the distributions depend on besides the previous words. With condition ``tree`` they also depend
+on the tree so far. `storage.dump.schema` explains all conditions. The sources are defined in
+``teacher.teacher_commands``, ``student.student_commands``, ``grammar_source`` and ``causal_lm_source``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ from storage.fingerprints import Json, canonical_json, sha256_bytes
 from storage.locations import Location, Place
 
 ModelAndSearch: TypeAlias = tuple[NextTokenModel, Mapping[str, int | str]]
-"""A model, and what the dump records of its computation: the sizes of a beam search, or the version of a library."""
+"""A model, and settings for the dump to record: the sizes of a beam search, or the version of a library."""
 
 
 class DumpSource(Protocol):
@@ -65,10 +64,7 @@ class DumpSource(Protocol):
         """
 
     def load(self, dataset: Dataset, condition: Condition, device: torch.device) -> ModelAndSearch:
-        """Return the model for the tokens of a dataset, in evaluation mode on the device.
-
-        Its distributions have the given condition.
-        """
+        """Return the model for the tokens of a dataset, in evaluation mode on the device."""
 
 
 def run_fingerprint(run: RunInfo, sizes: type[Any], which: Which = "best") -> str:
@@ -82,17 +78,15 @@ def run_fingerprint(run: RunInfo, sizes: type[Any], which: Which = "best") -> st
 
 
 def dump_run(data: Place, sources: Sequence[DumpSource], out: Location, config: DumpConfig) -> DumpSummary | None:
-    """Write a source's distributions at all positions of a split into the store ``out``.
+    """Write the distributions of sources at all positions of a split into the store ``out``.
 
-    `pipeline.dumping.dump_loop` describes the work. ``sources`` holds one source, or one run for each fold of the
-    split, in any order (`pipeline.dumping.cross_fitting`).
+    ``sources`` holds one source, or one run per fold of the split, in any order (`pipeline.dumping.cross_fitting`).
 
     Returns:
         The statistics of the finished dump on the main rank, None on the other ranks.
 
     Raises:
-        ConfigError: If a source cannot have this condition, or several runs are given, but not exactly one for each
-            fold.
+        ConfigError: If a source cannot have this condition, or ``sources`` are several runs, but not one per fold.
         FingerprintMismatchError, InputError: If a model cannot read the split; see ``DumpSource.check_reads``.
     """
     _check_condition(sources, config.condition)
@@ -106,9 +100,8 @@ def plan_run(
     """Predict size, memory and hours of a dump, as `pipeline.dumping.dump_plan` describes. Nothing is written.
 
     Raises:
-        ConfigError: If the command itself runs in several processes, a source cannot have this condition, or several
-            runs are given, but not exactly one for each fold.
-        FingerprintMismatchError, InputError: If a model cannot read the split; see ``DumpSource.check_reads``.
+        ConfigError: If the command itself runs in several processes, or as in ``dump_run``.
+        FingerprintMismatchError, InputError: As in ``dump_run``.
     """
     _check_condition(sources, config.condition)
     with joined(config.device, threads=config.threads) as (world, device):
@@ -119,16 +112,16 @@ def plan_run(
 def verify_run(
     dump: Place, data: Place, sources: Sequence[DumpSource], *, num_shards: int, seed: int, device: str
 ) -> dict[str, Any]:
-    """Check every byte of a dump, then recompute some shards.
+    """Check every byte of a dump, then recompute some shards with the options and threads of the dump.
 
-    The recomputation uses the options and the number of threads that the dump was made with. The result is the dump's
-    statistics and, under ``recomputed``, what `pipeline.dumping.recompute` found.
+    Returns:
+        The dump's statistics and, under ``recomputed``, the result of `pipeline.dumping.recompute`.
 
     Raises:
-        ConfigError: If several runs are given, but not exactly one for each fold.
-        FingerprintMismatchError: If the dump was made from other sources or another dataset. This is checked
-            before any shard is read.
-        CorruptStoreError: If a file is damaged or differs from what the model computes. The message names it.
+        ConfigError: If ``sources`` are several runs, but not one per fold.
+        FingerprintMismatchError: If the dump was made from other sources or another dataset. This is checked before
+            any shard is read.
+        CorruptStoreError: If a file is damaged or differs from what the model computes.
     """
     config = computed_with(dump)
     with joined(device, threads=config.threads) as (world, chosen):
@@ -147,8 +140,8 @@ def verify_run(
 def _job(dataset: Dataset, sources: Sequence[DumpSource], config: DumpConfig, device: torch.device) -> DumpJob:
     """Check the dataset and the runs, load the models, and return the job.
 
-    A run may still be training. So this function takes the fingerprint before and after it loads a model, and the
-    fingerprint must not change.
+    Raises:
+        RunError: If a checkpoint was replaced while it was read, by a run that is still training.
     """
     models, teachers = [], []
     search: Mapping[str, int | str] = {}
@@ -172,11 +165,7 @@ def _job(dataset: Dataset, sources: Sequence[DumpSource], config: DumpConfig, de
 
 
 def _trained_on(dataset: Dataset, sources: Sequence[DumpSource], config: DumpConfig) -> list[Json]:
-    """Return the texts that the sources were trained on.
-
-    If the distributions depend on the dataset's trees, the texts that the parser of these trees was trained on are
-    included.
-    """
+    """Return the training texts of the sources and, with condition ``tree``, those of the trees' parser."""
     texts = [
         text
         for source in sources
@@ -186,18 +175,14 @@ def _trained_on(dataset: Dataset, sources: Sequence[DumpSource], config: DumpCon
     texts += [
         not_known("teacher", source.path.name)
         for source in sources
-        if source.run is None and source.kind != "a sample corpus"  # a hand-written grammar was trained on nothing
+        if source.run is None and source.kind != "a sample corpus"  # the grammar is hand-written
     ]
     given_trees = [text for text in dataset.trained_on if text.of == PARSER and config.condition == "tree"]
     return to_json([*texts, *given_trees])
 
 
 def _check_condition(sources: Sequence[DumpSource], condition: Condition) -> None:
-    """Check that sources can give distributions with a condition.
-
-    Raises:
-        ConfigError: If a source cannot. The message names the possible conditions.
-    """
+    """Check that sources can give distributions with a condition."""
     for source in sources:
         if condition not in source.conditions:
             raise ConfigError(

@@ -18,8 +18,7 @@ class ExportDumpConfig:
     a tokenized dataset with target_token_ids, target_logprobs and target_mask. distillkit and axolotl have only
     temperature 1."""
     tokenizer: Path | None = None
-    """The tokenizer.json of the dataset. Needed only if an older version wrote the dump: such a dump holds no
-    tokenizer."""
+    """The tokenizer.json of the dataset. Needed only for dumps of an older version, which hold no tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

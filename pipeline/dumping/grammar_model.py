@@ -6,15 +6,12 @@ words x_1 ... x_n and the first pieces u of the next word, the probability of th
     p(v) = [ sum over words w whose pieces begin with u v of p(w | x_1 ... x_n)
              + p(u | x_1 ... x_n)  sum over words w whose first piece is v of p(w | x_1 ... x_n u) ] / Z
 
-where p(u | ...) is 0 unless the pieces u are a complete word. For example, the pieces of the word *walk* may also begin
-the word *walks*. Z is the sum of the numerator over all v. ``<eos>`` counts as a next word. The sums over trees and
-over words are both exact. So the product of the probabilities of a sentence's tokens is the probability that the inside
-algorithm gives the sentence.
-An entry of the vocabulary that no word needs has probability 0 everywhere.
+where p(u | ...) is 0 unless the pieces u are a complete word. For example, the pieces of *walk* may also begin *walks*.
+Z is the sum of the numerator over all v. ``<eos>`` counts as a next word. All sums over trees and words are exact: the
+product over a sentence's tokens is the probability that the inside algorithm gives the sentence.
 
-The equation requires that the pieces of a text are the pieces of its words, one word after the other. This is so if the
-tokenizer cuts a text before every word. This module checks the requirement for all pairs of letters at which two words
-of the grammar can meet, and for every sentence that is read.
+The equation requires that the pieces of a text are the pieces of its words, one word after the other. A tokenizer that
+cuts a text before every word fulfils this. The module checks it for the grammar's words and for every sentence.
 
 Shape letters: P positions, Q positions that are not the first of their sentence, D entries of ``GrammarModel.ids``, R
 any number of rows, V vocabulary.
@@ -46,27 +43,26 @@ Floats: TypeAlias = NDArray[np.float64]
 class Prefixes:
     """What comes before each position of a batch: words of the sentence, and pieces of the latest word.
 
-    A row is a row of the array that ``NextWords.probs`` returns: a distribution over words. ``GrammarModel`` has a trie
-    of the pieces of all words. A node of this trie is a sequence of pieces that begins a word.
+    A row is a distribution over words: a row of the array that ``NextWords.probs`` returns. A node is a sequence of
+    pieces that begins a word: a node of the trie in ``GrammarModel``.
     """
 
     sentences: list[list[str]]
     branches: list[Branch]
-    """The prefixes whose last word is a word of the grammar, but only the beginning of the word in the text. For
-    example, the prefix ends in *walk*, and the text has *walks*."""
+    """The prefixes that end in a shorter word than the text: in *walk* where the text has *walks*."""
     num_positions: int
     starts: Ints
-    """Index of the position before each sentence's first piece."""
+    """The position of each sentence's first piece."""
     start_rows: Ints
     """The row with the distribution of each sentence's first word."""
     positions: Ints
     """``[Q]``: all positions that are not in ``starts``."""
     nodes: Ints
-    """``[Q]``: the pieces from the beginning of the latest word to the position, as a node of the trie."""
+    """``[Q]``: the node of the latest word's pieces before the position."""
     rows: Ints
-    """``[Q]``: the row with the distribution of this latest word, given the words before it."""
+    """``[Q]``: the row with the distribution of the latest word, given the words before it."""
     complete: Ints
-    """``[Q]``: the word that consists of these pieces; -1 if there is none."""
+    """``[Q]``: the word that consists of the pieces of ``nodes``; -1 if there is none."""
     next_rows: Ints
     """``[Q]``: the row with the distribution of the word that follows ``complete``; 0 if ``complete`` is -1."""
 
@@ -74,9 +70,7 @@ class Prefixes:
 class GrammarModel:
     """The next-token distributions of a grammar with a tokenizer. States are float64 log-probabilities on the CPU.
 
-    Args:
-        tokenizer: The tokenizer.
-        where: What messages call the tokenizer.
+    ``where`` is the name of the tokenizer in error messages.
 
     Raises:
         InputError: If the pieces of a word depend on the words around it.
@@ -93,7 +87,7 @@ class GrammarModel:
         self._check_neighbours()
         used = sorted({piece for pieces in (*self._first, *self._later) for piece in pieces} | {tokenizer.eos_id})
         self.ids: Tensor = torch.tensor(used)
-        """int64 ``[D]``: the vocabulary entries that any word needs, and ``<eos>``. All others have probability 0."""
+        """int64 ``[D]``: the pieces of all words, and ``<eos>``. All other tokens have probability 0."""
         self._column = {token: column for column, token in enumerate(used)}
         self._set_trie()
         self._first_pieces = _FirstPieces([self._column[pieces[0]] for pieces in self._first], len(used))
@@ -105,10 +99,10 @@ class GrammarModel:
 
         Args:
             tokens: Token ids of M sentences.
-            name: A function from the index of a sentence to what messages call it.
+            name: A function that returns the name of sentence m in error messages.
 
         Raises:
-            InputError: If a sentence fails the check. The error names the first such sentence.
+            InputError: If a sentence fails the check.
         """
         sentences, texts = self._words_of(tokens)
         log_probs = self._next_words.inside.log_probs(sentences)
@@ -204,9 +198,8 @@ class GrammarModel:
     def _check_neighbours(self) -> None:
         """Check that words have the same pieces after any word that they can follow in a string of the grammar.
 
-        Whether a tokenizer cuts between two words depends on the characters there. So one pair of words is encoded for
-        each combination of the last letter of a word and the first letter of the next word: once at the beginning of a
-        text, and once inside a text.
+        For each last letter of a word and first letter of the next word, one pair of words is encoded: once at the
+        beginning of a text, and once inside a text.
         """
         words, anchor = self._next_words.words, next(filter(str.isalpha, self._next_words.words))
         first, second = np.nonzero(self._next_words.neighbours)
@@ -226,7 +219,7 @@ class GrammarModel:
         )
 
     def _set_trie(self) -> None:
-        """Make the trie of the pieces of all words. A node is a sequence of pieces that begins a word.
+        """Make the trie of the pieces of all words.
 
         A word has other nodes at the beginning of a text than inside a text, because its pieces may differ there.
         """
@@ -269,10 +262,7 @@ class _FirstPieces:
         self._num_columns = num_columns
 
     def sums(self, probs: Floats) -> Floats:
-        """Return ``[R, D]``: for each piece, the sum of ``probs`` over the words that begin with this piece.
-
-        ``probs`` is ``[R, number of words]``.
-        """
+        """Return ``[R, D]``: the sums of ``probs``, ``[R, number of words]``."""
         found = np.zeros((len(probs), self._num_columns))
         found[:, self._columns] = np.add.reduceat(probs[:, self._order], self._bounds, axis=1)
         return found

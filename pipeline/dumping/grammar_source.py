@@ -36,7 +36,7 @@ class GrammarSource:
         return english_grammar().rules_sha256()
 
     def check_reads(self, dataset: Dataset, split: str) -> None:
-        """Check that the grammar can produce every sentence of a split, as ``check_sentences`` describes."""
+        """Check that the grammar can produce every sentence of a split; see ``check_sentences``."""
         check_sentences(dataset, split)
 
     def load(self, dataset: Dataset, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002
@@ -55,7 +55,7 @@ def check_sentences(dataset: Dataset, split: str) -> None:
 
     Raises:
         InputError: If the grammar cannot produce a sentence, or the stored tokens of a sentence are not those that the
-            tokenizer gives for its words. The message names the split and the sentence.
+            tokenizer gives for its words.
     """
     tokens = dataset.split(split).tokens
     grammar_model(dataset).check(tokens, lambda m: f"{dataset.location}: sentence {m} of split {split}")

@@ -10,16 +10,15 @@ from pipeline.dumping.next_token import NextTokenModel
 from storage.ragged import Ragged, concatenated_ranges
 
 MOST_PADDING = 0.25
-"""Largest share of padding in a group of sentences that are computed together for a dump. With the default sizes, on a
-treebank's sentences (mean 22 tokens, longest 109), groups are 1.6 times as fast as padding whole batches, and take
-240 MB less."""
+"""Largest share of padding in a group. With the default sizes, on a treebank's sentences (mean 22 tokens, longest 109),
+groups are 1.6 times as fast as padding whole batches, and take 240 MB less."""
 
 
 class GroupedByLength:
     """A ``NextTokenModel`` that computes the sentences of a batch in groups of similar length.
 
-    A dump's batches follow the order of the corpus, and a student pads all rows to the longest row. Groups save most of
-    this padding. The groups depend only on the batch, so a dump's bytes do not change from run to run.
+    The batches of a dump follow the order of the corpus, so their sentences differ in length. The groups depend only on
+    the batch, so the bytes of a dump do not change from run to run.
     """
 
     def __init__(self, model: NextTokenModel) -> None:
@@ -55,7 +54,7 @@ class GroupedByLength:
 
 
 def _groups(order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Cut the sentences ``order``, longest first, into groups. At most ``MOST_PADDING`` of a group is padding."""
+    """Cut the sentences ``order``, longest first, into groups with a share of padding of at most ``MOST_PADDING``."""
     groups, first, num_positions = [], 0, 0
     for at, sentence in enumerate(order):
         num_positions += int(lengths[sentence])

@@ -14,16 +14,15 @@ from pipeline.training.batching import consecutive_batches
 from storage.ragged import Ragged
 
 LOGIT_ROWS = 256
-"""Number of rows R of logits ``[R, V]`` to make at a time when only a summary of each row is kept. At V = 12,000 the
-logits take 12 MB. So the passes after the matrix product find many of them in the cache. With 1,024 rows, the whole
-computation took 1.4 times as long on a CPU."""
+"""Number of rows R of logits ``[R, V]`` to make at a time. At V = 12,000 they take 12 MB, and many of them stay in the
+cache. With 1,024 rows, the computation took 1.4 times as long on a CPU."""
 
 
 class NextTokenModel(Protocol):
     """A model that gives a distribution over the vocabulary for each position.
 
-    The work has three parts. ``prepare`` can run in another thread while the model computes. ``states`` is the main
-    computation. ``logits`` is separate so that the caller decides how many rows of logits exist at once.
+    ``states`` is the main computation. ``logits`` is separate so that the caller decides how many rows of logits exist
+    at once.
     """
 
     @property
@@ -31,16 +30,15 @@ class NextTokenModel(Protocol):
         """V, the size of the vocabulary."""
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> Any:  # noqa: ANN401  the model's own
-        """Return the input of ``states``. This is integer work on the CPU and may run in any thread.
+        """Return the input of ``states``. This is integer work on the CPU, in any thread.
 
         Args:
             tokens: Token ids of M sentences, without ``<bos>`` and ``<eos>``.
-            actions: Oracle actions of the same sentences. Models that are not conditioned on a tree ignore them, and
-                accept None.
+            actions: Oracle actions of the same sentences. Only models that are conditioned on a tree need them.
         """
 
     def states(self, inputs: Any) -> Tensor:  # noqa: ANN401  the model's own
-        """Return ``[P, D]``: what ``logits`` needs for each position, such as a hidden vector, sentence by sentence."""
+        """Return ``[P, D]``: what ``logits`` needs for each position, such as a hidden vector."""
 
     def logits(self, states: Tensor) -> Tensor:
         """Return ``[R, V]`` unnormalised log-probabilities for ``[R, D]`` states."""
@@ -48,10 +46,10 @@ class NextTokenModel(Protocol):
 
 @runtime_checkable
 class MixtureModel(NextTokenModel, Protocol):
-    """A model whose distributions are mixtures over a beam search's hypotheses. It reports their effective number."""
+    """A model whose distributions are mixtures over the hypotheses of a beam search."""
 
     def num_effective(self, states: Tensor) -> Tensor:
-        """Return ``[R]``, at least 1, for ``[R, D]`` states: exp of the entropy (in nats) of the mixture's weights."""
+        """Return ``[R]`` for ``[R, D]`` states: exp of the entropy, in nats, of the mixture's weights."""
 
 
 def append_eos(tokens: Ragged, eos_id: int) -> Ragged:
@@ -66,7 +64,7 @@ def log_probs_of(model: NextTokenModel, states: Tensor, gold: np.ndarray) -> np.
     log_probs = np.empty(len(gold), np.float32)
     for start in range(0, len(states), LOGIT_ROWS):
         at = slice(start, start + LOGIT_ROWS)
-        # log_softmax passes once over each row. A log-sum-exp passes four times over all rows and takes twice as long.
+        # A log-sum-exp instead of log_softmax takes twice as long.
         block = model.logits(states[at]).float().log_softmax(1)
         target = torch.from_numpy(gold[at]).to(block.device)
         log_probs[at] = block.gather(1, target[:, None])[:, 0].cpu().numpy()
@@ -79,8 +77,8 @@ def gold_log_probs(
 ) -> Ragged:
     """Return the natural log-probability of each gold token: float32, n + 1 values for a sentence of n tokens.
 
-    Sentences are batched in the given order, ``batch_tokens`` positions at a time. For a model that pads, sort the
-    sentences by length first. The model should be in evaluation mode.
+    Sentences are batched in the given order, ``batch_tokens`` positions at a time. If the model pads, sort them by
+    length first. The model must be in evaluation mode.
     """
     gold = append_eos(tokens, eos_id)
     log_probs = np.empty(len(gold.values), np.float32)

@@ -1,14 +1,10 @@
 """Recompute shards of a dump with the model that made it, and compare bytes or values.
 
-The digests in a dump (the sha256 of each file) show that the files are as they were written. Recomputing shows that the
-writer wrote what the model computes. The ``computation`` of a dump records what can change its bytes, such as threads,
-batch size, kind of device and versions. If the recomputation has the same ``computation``, every file must be
-identical, byte for byte. Otherwise the last bits can differ. This can change the order of nearly equal tokens, the
-draws and the rounding to float16. Then `recompute` compares values, and the log-probabilities of the gold tokens must
-agree within a bound.
+The ``computation`` of a dump records what can change its bytes, such as threads, batch size, device and versions. If
+the recomputation has the same ``computation``, every file must be identical, byte for byte. Otherwise `recompute`
+compares values, and the log-probabilities of the gold tokens must agree within a bound.
 
-Shards are chosen at random. If all shards are wrong, any choice shows it. If one shard of S is wrong, a choice of N
-shards contains it with probability N / S.
+Shards are chosen at random. If one shard of S is wrong, a choice of N shards contains it with probability N / S.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,34 +31,34 @@ from storage.locations import Location, as_folder
 
 MAX_GOLD_DIFFERENCE = 0.01
 """Largest allowed difference of a gold token's log-probability, in nats. With a trained teacher of 128 dimensions,
-another order of summation moves the log-probability of a gold token by at most 1e-6. Weights cut to TF32's 10 bits move
-it by 7e-4, and weights cut to bfloat16's 7 bits by 6e-3. Draws and float16 do not affect gold_logp, so the bound need
-not allow for them."""
+another order of summation makes a difference of at most 1e-6, TF32 weights 7e-4, and bfloat16 weights 6e-3."""
 _REMEDY = "The dump was altered after it was computed, or its writer failed. Delete it and dump again"
 
 
 def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> dict[str, Any]:
-    """Recompute shards of a complete dump, and compare. The caller has already verified the dump's digests.
+    """Recompute shards of a complete dump, and compare.
+
+    The caller must have verified the dump's files before (`storage.dump.reader.verify_dump`).
 
     Args:
         job: The models and dataset of the dump, with the configuration and the threads that `computed_with` returns.
         dump: The location of the dump.
-        num_shards: Number of shards to recompute. If the dump has fewer, all are recomputed.
+        num_shards: Maximum number of shards to recompute.
         seed: Seed of the choice of shards.
 
     Returns:
         ``shards``: the recomputed shards. ``num_positions``: positions in these shards. ``is_identical``: whether all
         their files are identical, byte for byte. ``computation_differences``: the entries of ``computation`` that
-        differ, each with the value of the dump (``dump``) and of the recomputation (``here``). ``max_differences``: the
-        largest absolute differences in nats of ``gold_logp``, ``tail``, ``logz``, and of ``logp`` for ids that are in
-        both the dumped and the recomputed row. ``share_of_ids_that_agree``: the share of the dump's ids that the
-        recomputed row of the same position also has; None if there are no positions.
+        differ, each with its values in the dump (``dump``) and in the recomputation (``here``). ``max_differences``:
+        the largest absolute differences, in nats, of ``gold_logp``, ``tail``, ``logz`` and, for ids in both rows,
+        ``logp``. ``share_of_ids_that_agree``: the share of the dump's ids that the recomputed row also has; None
+        without positions.
 
     Raises:
         FingerprintMismatchError: If the dump was made from another dataset or other teachers.
         StoreError: If other attributes of the dump do not match the dataset and the model.
         CorruptStoreError: If bytes differ although ``computation_differences`` is empty, or if log-probabilities of
-            gold tokens differ by more than `MAX_GOLD_DIFFERENCE`. The message names shard and array.
+            gold tokens differ by more than `MAX_GOLD_DIFFERENCE`.
     """
     manifest = Manifest.read(as_folder(dump))
     schema = manifest.schema
@@ -107,7 +103,7 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
 
 
 def computed_with(dump: Location) -> DumpConfig:
-    """Return the options that a complete dump was made with, as far as its bytes depend on them; ``device`` is auto.
+    """Return the options of a complete dump that its bytes depend on. ``device`` is auto.
 
     Raises:
         StoreError: If the dump is missing or incomplete, or does not record its threads and batch budget.
@@ -137,7 +133,7 @@ def check_origin(dump: Location, dataset: Dataset, teachers: Sequence[str]) -> N
         teachers: The fingerprint of the teacher that was given, or one for each fold.
 
     Raises:
-        FingerprintMismatchError: If a fingerprint or the number of teachers differs. The message gives both values.
+        FingerprintMismatchError: If a fingerprint or the number of teachers differs.
         InputError: If the dataset does not have the split of the dump.
     """
     schema = Manifest.read(as_folder(dump)).schema
@@ -159,7 +155,7 @@ def check_origin(dump: Location, dataset: Dataset, teachers: Sequence[str]) -> N
 
 
 def _differences(dump: Location, schema: DumpSchema, here: DumpSchema) -> dict[str, dict[str, Any]]:
-    """Return how ``computation`` in a dump's schema differs from ``computation`` in the schema of the recomputation.
+    """Return how ``computation`` in a dump's schema differs from ``computation`` in the schema ``here``.
 
     Raises:
         StoreError: If the schemas differ in anything else.
@@ -182,18 +178,14 @@ def _altered(
     *,
     where: str,
 ) -> str | None:
-    """Return how a shard differs from the recomputed shard; None if it does not differ.
-
-    Files are compared first, then the sums and the histogram of the shard in the manifest. Only the first difference is
-    named.
-    """
+    """Return the first difference of a shard from the recomputed rows; None if there is no difference."""
     for spec, data, _ in encoded(rows, schema, entry.shard, where=where):
         digest = FileDigest.of_bytes(data)
         if digest != entry.files[spec.name]:
             found = entry.files[spec.name].sha256
             return f"array {spec.name}: sha256 is {found[:12]}, but {digest.sha256[:12]} when recomputed"
     if "num_effective" not in entry.figures.sums:
-        num_effective = None  # an older version wrote the entry, without this sum
+        num_effective = None  # an older version wrote the entry
     if figures_of_shard(rows, schema, offsets, entry.shard, num_effective) != entry.figures:
         return "its sums or its histogram in the manifest do not match its rows"
     return None
@@ -226,13 +218,13 @@ class _Compared:
         self.num_agreeing += len(at_mine)
 
     def _used(self, rows: Positions) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-        """Return a number for each pair of a position and an id that it uses, and the log-probability of the id."""
+        """Return ``position * V + id`` of all used entries, and their log-probabilities."""
         is_used = rows.ids < self._vocab_size
         numbers = np.arange(len(rows), dtype=np.int64)[:, None] * self._vocab_size + rows.ids
         return numbers[is_used], rows.logp[is_used]
 
 
 def _largest(values: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Return the largest absolute difference. NaN and infinities count as ±10,000, so that they show as differences."""
+    """Return the largest absolute difference. An infinity counts as ±10,000, NaN as 10,000."""
     a, b = (np.nan_to_num(x.astype(np.float64), nan=1e4, posinf=1e4, neginf=-1e4) for x in (values, expected))
     return float(np.abs(a - b).max(initial=0))

@@ -8,9 +8,8 @@ For a position with probabilities p over the vocabulary, m top tokens, n draws a
     gold_logp  = log p(gold token)
     counts     = how often each drawn id was drawn: n draws, with replacement, from p at T = 1 without the top tokens
 
-The top tokens are the m most probable tokens. They come first, and the distinct drawn ids follow. Both parts are sorted
-most probable first, with ties by id. There are k = m + n columns. If draws repeat an id, the last columns are unused.
-Draws are made in float64, from a generator that is seeded once per shard.
+There are k = m + n columns: the m top tokens, then the distinct drawn ids, each part sorted most probable first, with
+ties by id. If draws repeat an id, the last columns are unused. Draws are made in float64.
 
 Shape letters: R rows of logits, V vocabulary, k columns, m top tokens, n draws, nT temperatures.
 """
@@ -23,12 +22,11 @@ import torch
 from torch import Tensor
 
 UNUSED = -1
-"""Id of an unused column. A dump stores ids as unsigned integers. There, -1 becomes the highest value, which is also
-the fill value of the array."""
+"""Id of an unused column. In a dump, whose ids are unsigned, it becomes the highest value of the type."""
 
 DRAW_ROWS = 256
-"""Number of rows to draw for at a time. These rows take 25 MB of float64 at V = 12,000, and malloc serves this from its
-heap. Drawing for 1,024 rows at once takes three times as long per row (150 instead of 50 us), mostly in page faults."""
+"""Number of rows to draw for at a time. Drawing for 1,024 rows at once takes three times as long per row at V = 12,000
+(150 instead of 50 us), mostly in page faults."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +34,7 @@ class Reduced:
     """The reduced form of R distributions, on the device that computed them."""
 
     ids: Tensor
-    """int64 ``[R, k]``; ``UNUSED`` in columns that repeated draws left over."""
+    """int64 ``[R, k]``; ``UNUSED`` in unused columns."""
     logp: Tensor
     """``[R, k]``, in the model's precision; NaN in unused columns."""
     gold_logp: Tensor
@@ -58,7 +56,7 @@ def reduce_logits(
     temperatures: Sequence[float],
     generator: torch.Generator,
 ) -> Reduced:
-    """Reduce logits ``[R, V]`` to what a dump keeps of them, by the equations of this module.
+    """Reduce logits to what a dump keeps of them, by the equations of this module.
 
     Args:
         logits: ``[R, V]`` float32 or float64, unnormalised.
@@ -66,7 +64,7 @@ def reduce_logits(
         k: Number of columns, in 1 .. V.
         num_top: m, in 0 .. k; if it is k, nothing is drawn.
         temperatures: The temperatures of the dump; the first is 1.
-        generator: Source of the draws, row after row; on the logits' device. It is not used if nothing is drawn.
+        generator: Source of the draws, row after row; on the logits' device.
     """
     log_probs = logits.log_softmax(1)
     ids, largest, largest_outside = _top_ids(log_probs, num_top)
@@ -96,10 +94,7 @@ def draw_generator(draw_seed: int, shard: int, device: torch.device) -> torch.Ge
 
 
 def _log_sum(log_probs: Tensor, temperature: float, largest: Tensor) -> Tensor:
-    """Return the log of the sum of ``p^(1/T)`` over each row.
-
-    ``largest``, ``[R, 1]``, is the largest value of each row. It must be finite.
-    """
+    """Return the log of the sum of ``p^(1/T)`` over each row. ``largest``, ``[R, 1]``, must be finite."""
     scaled = (log_probs - largest).div_(temperature) if temperature != 1 else log_probs - largest
     return scaled.exp_().sum(1).log_() + largest[:, 0] / temperature
 
@@ -109,28 +104,25 @@ def _tail(outside: Tensor, temperature: float, logz: Tensor, num_top: int, large
         return torch.zeros_like(logz)  # exact, because all mass is outside
     if num_top == outside.shape[1]:
         return torch.full_like(logz, -torch.inf)
-    # If the largest value is -inf, subtracting it would give NaN. So it is replaced by the smallest finite number.
+    # -inf - -inf would give NaN.
     return _log_sum(outside, temperature, largest.clamp(min=torch.finfo(outside.dtype).min)) - logz
 
 
 def _draw(outside: Tensor, num_draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw with replacement from softmax(``outside``); return distinct ids and how often each was drawn.
 
-    Args:
-        outside: ``[R, V]`` log-probabilities up to a constant per row; -inf for ids that must not be drawn.
-        num_draws: n, the number of draws per row.
-        generator: Gives n numbers per row.
+    ``outside``, ``[R, V]``, holds log-probabilities up to a constant per row; -inf for ids that must not be drawn.
 
     Returns:
-        The ids, int64 ``[R, n]``, most probable first with ties by id, then ``UNUSED``. The counts, int64 ``[R, n]``, 0
-        in unused columns. A row without mass has no draws.
+        Ids, int64 ``[R, n]``: most probable first with ties by id, then ``UNUSED``. Counts, int64 ``[R, n]``: 0 in
+        unused columns. A row without mass has no draws.
     """
 
     def uniform(block: Tensor) -> Tensor:
         return torch.rand(len(block), num_draws, dtype=torch.float64, device=block.device, generator=generator)
 
     draws = torch.cat([draw_by_inversion(block, uniform(block)) for block in outside.split(DRAW_ROWS)])
-    # Sorting makes equal draws neighbours. Each group of equal draws becomes one column.
+    # Sorting makes equal draws neighbours. Equal draws become one column.
     draws = draws.sort(dim=1).values
     is_first = torch.ones_like(draws, dtype=torch.bool)
     is_first[:, 1:] = draws[:, 1:] != draws[:, :-1]
@@ -145,13 +137,12 @@ def _draw(outside: Tensor, num_draws: int, generator: torch.Generator) -> tuple[
 
 
 def draw_by_inversion(log_weights: Tensor, uniform: Tensor) -> Tensor:
-    """Return int64 ``[R, n]``: n draws per row by inversion of the cumulative sums; V in a row without mass.
+    """Return int64 ``[R, n]``: n draws per row by inversion of the cumulative sums. In a row without mass, they are V.
 
     The sums are float64. torch.multinomial keeps float32 sums, which near 1 are multiples of 6e-8. Of 12,000 tokens
     (normal logits, deviation 2.5), 194 could then never be drawn, and some tokens with a probability above 1e-7 were
-    drawn up to 20 % too often or too rarely. If one token had probability 1 and 11,999 others had 2e-8, none of the
-    others was drawn, although 4,800 draws of them were expected. torch.multinomial in float64 gives the same draws on a
-    CPU but is slower. On a GPU, the uniform numbers of torch.multinomial have only float32's digits.
+    drawn up to 20 % too often or too rarely. In float64, torch.multinomial is slower on a CPU, and on a GPU its uniform
+    numbers have only float32's digits.
 
     Args:
         log_weights: ``[R, V]``: log-probabilities up to a constant per row; -inf for what must not be drawn.
@@ -168,8 +159,7 @@ def draw_by_inversion(log_weights: Tensor, uniform: Tensor) -> Tensor:
 def _top_ids(log_probs: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the ids of the k largest values of each row, the largest value, and the largest value outside the k.
 
-    ``topk`` orders ties arbitrarily. Sorting its choice by value, then by id, is enough for nearly all rows. If the
-    k-th and the next value are equal, the whole row is sorted.
+    ``topk`` orders ties arbitrarily. A row whose k-th value equals the next value is sorted as a whole.
 
     Returns:
         int64 ``[R, k]``, largest first with ties by id; ``[R, 1]``; ``[R, 1]``, -inf if k is V.

@@ -1,16 +1,12 @@
-"""Choose the sentences of each batch. The choice depends only on the sentence lengths, the epoch and the options.
+"""Choose the sentences of each batch.
 
-These options are the seed, the batch budgets and the shuffle window. World size does not matter: a rank takes
-``batch[rank::size]`` of every batch. Sentences of similar length share a batch, because a student pads the rows of a
-batch to equal length, and the longest sentence of a batch decides how many computations a teacher must do one after
-another. Batches are then visited in random order. For a student, a row of input takes the place of a sentence in this
-module: a row is one sentence, or several sentences of one document.
+The choice depends only on the sentence lengths, the epoch, the seed, the batch budgets and the shuffle window. A rank
+takes ``batch[rank::size]`` of every batch. Sentences of similar length share a batch, and the batches are visited in
+random order. For a student, a sentence in this module is a row of input: one sentence, or several of one document.
 
-With a shuffle window, the next batches come from a limited part of the split. The split is cut into blocks of
-neighbouring sentences, and the blocks are put in random order. A window is a number of blocks that follow one another
-in this order, and the batches described above are made inside one window at a time. Windows are for dumps that are
-larger than memory or than the cache of remote files. Without a window, training would need every file of the dump all
-the time.
+A shuffle window is for dumps that are larger than memory or than the cache of remote files. The split is cut into
+blocks of neighbouring sentences, and the blocks are shuffled. A window is a number of consecutive blocks in the new
+order, and batches are made inside one window at a time. So training reads only a part of the dump at a time.
 """
 
 from collections.abc import Iterator
@@ -23,13 +19,12 @@ from storage.dump.layout import sentence_blocks
 from storage.ragged import Ragged, concatenated_ranges
 
 POOL_BATCHES = 50
-"""Sentences are sorted by length within random pools of about this number of batches. So there is little padding, and
-the batches of each epoch are different."""
+"""Sentences are sorted by length within random pools of about this number of batches."""
 SAMPLE_SIZE = 1000
-"""Number of sentences (or rows) of the training split that each evaluation on dev also evaluates. They are enough to
-know the loss to about 0.01 nats per position, and few compared with an epoch."""
+"""Number of sentences of the training split that each evaluation on dev also evaluates. They determine the loss to
+about 0.01 nats per position."""
 BLOCK_POSITIONS = 4096
-"""Positions per block of the split; fewer if the shuffle window is smaller. Windows consist of whole blocks."""
+"""Positions per block of the split; fewer if the shuffle window is smaller."""
 
 
 def plan_epoch(lengths: np.ndarray, config: TrainConfig, epoch: int) -> list[np.ndarray]:
@@ -40,7 +35,7 @@ def plan_epoch(lengths: np.ndarray, config: TrainConfig, epoch: int) -> list[np.
     Args:
         lengths: int64 ``[M]``, positions of each sentence (its tokens and ``<eos>``).
         config: The seed, the budgets of a batch and the shuffle window.
-        epoch: Counted from 0. Each epoch has its own permutation.
+        epoch: Counted from 0.
 
     Returns:
         One int64 array of sentence indices per batch, longest sentence first.
@@ -65,7 +60,7 @@ def plan_epoch(lengths: np.ndarray, config: TrainConfig, epoch: int) -> list[np.
 def _shuffled_batches(
     order: np.ndarray, lengths: np.ndarray, generator: np.random.Generator, config: TrainConfig
 ) -> list[np.ndarray]:
-    """Return batches of the sentences in ``order``, which is random. The batches are in random order too."""
+    """Return the batches of the sentences ``order``, shuffled."""
     mean = float(lengths[order].mean())
     per_batch = max(1, int(config.batch_tokens / mean))
     if config.batch_sentences:
@@ -81,16 +76,14 @@ def _shuffled_batches(
 def longest_first(lengths: np.ndarray, rows: Ragged) -> np.ndarray:
     """Return the order of M sentences, longest first. Sentences of equal length that begin alike are neighbours.
 
-    Args:
-        lengths: int64 ``[M]``.
-        rows: M rows of tokens.
+    ``lengths`` is int64 ``[M]``, and ``rows`` are the tokens of the sentences.
     """
     order = np.array(sorted(range(len(rows)), key=lambda i: rows[i].tobytes()), np.int64)
     return order[np.argsort(-lengths[order], kind="stable")]
 
 
 def consecutive_batches(lengths: np.ndarray, batch_tokens: int, batch_sentences: int = 0) -> list[tuple[int, int]]:
-    """Cut sentences, in their order, into batches; return the bounds ``(first, stop)`` of each.
+    """Cut sentences, in their order, into batches; return the bounds ``(first, stop)`` of each batch.
 
     A batch has at most ``batch_tokens`` positions and ``batch_sentences`` sentences (0: any number). A sentence with
     more than ``batch_tokens`` positions is a batch of its own.
@@ -112,7 +105,7 @@ class BatchPlan:
     """The batches of a split, and the slices of one rank."""
 
     def __init__(self, lengths: np.ndarray, config: TrainConfig, world: World) -> None:
-        """Plan with the budgets and the seed of ``config``. ``lengths``, int64 ``[M]``, are positions per sentence."""
+        """Plan with the options of ``config``. ``lengths`` are positions per sentence, int64 ``[M]``."""
         self._lengths = lengths
         self._config = config
         self._world = world
@@ -126,7 +119,7 @@ class BatchPlan:
         """Return ``[B]``: for each batch of an epoch, the sum of ``values`` over its sentences, over all ranks.
 
         Args:
-            values: ``[M]``, one integer or float per sentence. Sums of integers are int64, sums of floats float64.
+            values: ``[M]``, one integer or float per sentence. The sums are int64 or float64.
             epoch: Counted from 0.
         """
         dtype = np.int64 if np.issubdtype(values.dtype, np.integer) else np.float64
@@ -135,17 +128,15 @@ class BatchPlan:
     def slices(self, epoch: int, first: int = 0) -> Iterator[tuple[np.ndarray, int]]:
         """Yield this rank's sentences of each batch (there may be none) and the number of positions in the whole batch.
 
-        A rank gets every ``size``-th sentence of a batch that is sorted by length, so all ranks get about equal work.
-
         Args:
             epoch: Counted from 0.
-            first: Index of the first batch to yield. Earlier batches are skipped.
+            first: Index of the first batch to yield.
         """
         for batch in self.batches(epoch)[first:]:
             yield batch[self._world.rank :: self._world.size], int(self._lengths[batch].sum())
 
     def sample_slices(self) -> Iterator[tuple[np.ndarray, int]]:
-        """Yield what ``slices`` yields, for a fixed sample: at most ``SAMPLE_SIZE`` sentences, evenly spaced."""
+        """Yield what ``slices`` yields, for a fixed sample of at most ``SAMPLE_SIZE`` evenly spaced sentences."""
         sample = np.linspace(0, len(self._lengths) - 1, min(SAMPLE_SIZE, len(self._lengths))).astype(np.int64)
         sample = sample[np.argsort(-self._lengths[sample], kind="stable")]
         lengths = self._lengths[sample]
@@ -157,7 +148,7 @@ class BatchPlan:
         return int(min(SAMPLE_SIZE, len(self._lengths)) * self._lengths.mean())
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """Return the sentences of each batch of an epoch, over all ranks. The result of the latest epoch is cached."""
+        """Return the sentences of each batch of an epoch, over all ranks."""
         if self._newest is None or self._newest[0] != epoch:
             self._newest = epoch, plan_epoch(self._lengths, self._config, epoch)
         return self._newest[1]

@@ -1,13 +1,11 @@
 """Compute losses over the vocabulary in chunks of rows, so that the ``[P, V]`` logits never exist all at once.
 
 A row is the logits of one position. The forward pass makes the logits of one chunk, computes the loss and its gradient
-from them, and drops them. It keeps only the gradients of the states and of the output weights, which are as large as
-the states and the weights themselves. The cost: second derivatives are not available. Fused cross-entropies also take
-the gradient inside the forward pass (Hsu et al. 2024, Liger Kernel). Here the loss of a chunk can be any loss that
-computes its own gradient.
+from them, and drops them (Hsu et al. 2024, Liger Kernel). It keeps only the gradients of the states and of the output
+weights. The loss can be any loss that computes its own gradient. Second derivatives are not available.
 
-Under autocast, matrix products are computed in autocast's type, and logits are then stored as float32. Losses and the
-gradient of the output weights are float32, too.
+Under autocast, matrix products are computed in autocast's type. Logits, losses and the gradient of the output weights
+are float32.
 
 Shape letters: P positions, D state size, V vocabulary, R rows of a chunk.
 """
@@ -19,20 +17,19 @@ import torch
 from torch import Tensor
 
 CHUNK_ROWS = 256
-"""Rows at a time on a CPU: 256 x 12,000 float32 logits are 12 MB. Fewer rows make the matrix products slow, and more
-rows do not fit into the cache. Of 128, 256, 512 and 1,024 rows, 256 rows are the fastest at D = 256, and as fast as 512
-rows at D = 650."""
+"""Rows at a time on a CPU. Of 128, 256, 512 and 1,024 rows, 256 are the fastest at D = 256 and V = 12,000, and as fast
+as 512 at D = 650."""
 CHUNK_ROWS_GPU = 4096
-"""Rows at a time on other devices. At V = 12,000 their logits take 200 MB. A batch needs only a few kernel launches."""
+"""Rows at a time on other devices. At V = 12,000 their logits take 200 MB."""
 
 
 class RowLoss(Protocol):
-    """A loss that computes its own gradient. It may return more sums besides the loss, as metrics to report."""
+    """A loss that computes its own gradient. It may also return metrics."""
 
     def __call__(self, logits: Tensor, rows: slice, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """Return the sums ``[num_parts]`` over some rows, in nats, and the gradient ``[R, V]`` of the first sum.
+        """Return sums ``[num_parts]`` over some rows, in nats: the loss, then metrics; and the gradient of the loss.
 
-        Autograd is off. The gradient is with respect to the logits, and may use their memory. It is None unless
+        The gradient, ``[R, V]``, is with respect to the logits, and may be in their memory. It is None unless
         ``with_gradient`` is true.
 
         Args:
@@ -53,7 +50,7 @@ def vocabulary_loss(
 ) -> Tensor:
     """Return ``[num_parts]`` sums of ``row_loss`` over all rows of ``states @ weight.T + bias``.
 
-    Only the first sum, the objective, is differentiable. The other sums are metrics to report.
+    Only the first sum, the loss, is differentiable.
 
     Args:
         states: ``[P, D]``; P may be 0.
@@ -77,7 +74,7 @@ class CrossEntropyRows:
         self._gold = gold
 
     def __call__(self, logits: Tensor, rows: slice, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """Return the sum of the cross-entropy over some rows and its gradient, as ``RowLoss`` describes."""
+        """Return the sum over some rows, and its gradient; see ``RowLoss``."""
         cross_entropy, gradient = cross_entropy_terms(logits, self._gold[rows, None], with_gradient=with_gradient)
         return cross_entropy.sum().reshape(1), gradient
 
@@ -85,10 +82,7 @@ class CrossEntropyRows:
 def cross_entropy_terms(logits: Tensor, gold: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
     """Return the cross-entropy of each row, ``[R]`` in nats, and its gradient, ``[R, V]`` or None.
 
-    Args:
-        logits: ``[R, V]``.
-        gold: int64 ``[R, 1]``.
-        with_gradient: Whether to compute the gradient.
+    ``logits`` are ``[R, V]``, and ``gold`` is int64 ``[R, 1]``.
     """
     gold_logit = logits.gather(1, gold)[:, 0]
     probs, largest, excess = softmax_and_log_sum(logits)
@@ -101,28 +95,22 @@ def cross_entropy_terms(logits: Tensor, gold: Tensor, *, with_gradient: bool) ->
 def softmax_and_log_sum(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return, per row, the softmax ``[R, V]``, the largest logit ``[R]``, and the log-sum-exp minus that logit ``[R]``.
 
-    The largest probability is exp(largest logit - log-sum-exp), so minus its logarithm is the third value. The
-    largest logit and the largest probability take a quick pass each. To compute the log-sum-exp itself would need
-    another pass of exponentials, which takes more than ten times as long on a CPU. The log-sum-exp is returned as two
-    numbers, so that a caller can first subtract a logit from the largest logit. Then float32 keeps the digits of a
-    small loss, even if all logits are large.
+    The third value is minus the log of the largest probability, because a second pass of exponentials is slow on a CPU.
+    In float32, ``largest - logit + third`` keeps the digits of a small loss, even if all logits are large.
     """
     probs = logits.softmax(1)
     return probs, logits.amax(1), -probs.amax(1).log()
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """Return the type of matrix products under autocast on a device; None if autocast is off or not supported.
-
-    Functions with their own backward pass need this, because they must choose the type of their products themselves.
-    """
+    """Return the type of matrix products under autocast on a device; None if autocast is off or not supported."""
     if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
 
 
 def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return a context manager in which every operation keeps the types of its inputs."""
+    """Return a context manager in which autocast is off."""
     if not torch.amp.is_autocast_available(device.type):  # such as ``meta``
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
@@ -140,8 +128,7 @@ class _VocabularyLoss(torch.autograd.Function):
         chunk_rows: int,
         with_gradient: bool,
     ) -> Tensor:
-        # Under autocast the states already have a narrow type. Their gradient must have that type too, but logits and
-        # sums are float32.
+        # Under autocast the states already have a narrow type. Logits and sums are float32.
         exact = torch.promote_types(states.dtype, torch.float32)
         autocast = autocast_dtype(states.device)
         dtype = autocast or exact
@@ -182,7 +169,7 @@ class _VocabularyLoss(torch.autograd.Function):
 
 
 def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, *, out: Tensor) -> Tensor:
-    """Return ``states @ weight.T + bias`` in ``out``, which all chunks share: fresh memory would double the time."""
+    """Return ``states @ weight.T + bias`` in ``out``. Fresh memory for each chunk would double the time."""
     if states.dtype != out.dtype:
         out.copy_(states @ weight.T)
         return out if bias is None else out.add_(bias)

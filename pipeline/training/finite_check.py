@@ -1,10 +1,8 @@
 """Stop training at the first NaN or infinity in a loss, gradient or weight, without making a step wait for the device.
 
 One integer on the device records the first step whose loss or gradient is NaN or infinite. The training loop reads this
-integer only before it writes a row of metrics, evaluates dev or writes a checkpoint. The message still names the exact
-step. The weights themselves are checked only before an evaluation and before a checkpoint. So rows and checkpoints
-never contain a NaN or infinity. The update of a bad step is not skipped, because training ends anyway and the updated
-weights are not written.
+integer only before it writes a row of metrics, evaluates dev or writes a checkpoint. The weights are checked only
+before an evaluation and before a checkpoint. So rows and checkpoints never contain a NaN or infinity.
 """
 
 import torch
@@ -25,8 +23,7 @@ REMEDY = "Earlier checkpoints are kept. Try a lower --lr or more --warmup-steps"
 class DivergenceWatch:
     """Record the first loss or gradient norm that is not finite.
 
-    The record is ``step * 2**32 + index``, with the index of the batch in its epoch. A gradient belongs to all batches
-    of a step, so its record has the largest possible index.
+    The record is ``step * 2**32 + index``, with the index of the batch in its epoch; ``2**32 - 1`` for a gradient.
     """
 
     def __init__(self, task: Task, plan: StepPlan) -> None:
@@ -44,10 +41,10 @@ class DivergenceWatch:
         self._see(norm, step * _INDICES + _GRADIENT)
 
     def check(self, world: World) -> None:
-        """Stop if at least one rank recorded a value that is not finite. Waits for the device. Every rank must call it.
+        """Stop if a rank recorded a value that is not finite. Waits for the device. Every rank must call it.
 
         Raises:
-            RunError: If a value is not finite. The message names the first such step, its epoch and its batches.
+            RunError: If a value is not finite. The message names the step, the epoch, the batches and sentences.
         """
         first = int(world.gather(self._first).min())
         if first != _NONE:
@@ -58,7 +55,7 @@ class DivergenceWatch:
         """Stop if a weight is not finite. Waits for the device.
 
         Raises:
-            RunError: If a weight is not finite. The message names the first such parameter.
+            RunError: If a weight is not finite.
         """
         bad = [name for name, weight in self._task.model.named_parameters() if not torch.isfinite(weight).all()]
         if bad:
@@ -66,7 +63,7 @@ class DivergenceWatch:
             raise RunError(f"the weights {bad[0]}{more} are not finite numbers after step {step}. {REMEDY}")
 
     def _see(self, value: Tensor, code: int) -> None:
-        # `torch.where` of two Python numbers would copy them to the device and wait for the copy.
+        # `torch.where` of two Python numbers would wait for the device.
         seen = torch.full_like(self._first, code).masked_fill_(torch.isfinite(value), _NONE)
         torch.minimum(self._first, seen, out=self._first)
 

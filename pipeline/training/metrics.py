@@ -1,17 +1,17 @@
 """Compute the metrics of a training, and write them row by row to ``metrics.jsonl`` and TensorBoard.
 
-A row of metrics belongs to one of three splits (``train``, ``dev``, ``train_sample``), or is a row ``gap``, which
-records that rows were lost. A row of ``train`` summarises the batches since the last row of ``train``. Their losses are
-computed with dropout, and the weights change from step to step. At each evaluation there is a row of ``dev`` and one of
-``train_sample``, a fixed sample of the training split, both without dropout. If the losses of these two rows are equal,
-the model underfits. If the loss on dev rises while the loss on ``train_sample`` falls, the model overfits.
+Each row has one of four values of ``split``:
 
-A row of ``train`` has, among others, losses, the learning rate and these metrics of speed:
+- ``train``: means over the batches since the last row of ``train``, with dropout.
+- ``dev`` and ``train_sample``, a fixed sample of the training split: results of an evaluation, without dropout.
+- ``gap``: rows were lost.
 
-- ``model_flops_per_s``: the floating-point operations per second that the model needs, summed over all ranks. A row has
-  this metric only if the task counts operations.
-- ``mfu``: model FLOPs utilisation (Chowdhery et al. 2022, appendix B). It is ``model_flops_per_s`` divided by the peak
-  rate of all devices together, if that rate is known.
+A row of ``train`` also has metrics of speed, among them:
+
+- ``model_flops_per_s``: the floating-point operations per second that the model needs, summed over all ranks; only if
+  the task counts them.
+- ``mfu``: model FLOPs utilisation (Chowdhery et al. 2022, appendix B): ``model_flops_per_s`` divided by the peak rate
+  of all devices together, if that rate is known.
 - ``data_wait_share``: the share of the time that the main rank waited for batches.
 """
 
@@ -35,7 +35,7 @@ from storage.files import cannot_write
 log = logging.getLogger(__name__)
 
 TRAIN_SAMPLE = "train_sample"
-"""The name of the split in rows about the fixed training sample."""
+"""The value of ``split`` in rows about the fixed training sample."""
 
 
 class Metrics:
@@ -43,12 +43,11 @@ class Metrics:
 
     Args:
         run: The run directory.
-        after_step: The step that training continues from. Rows of later steps come from an interrupted process. They
-            are removed, as is an incomplete last line. TensorBoard hides its copies of these rows.
+        after_step: The step that training continues from. Rows of later steps, from an interrupted process, are
+            removed, as is an incomplete last line.
         elapsed_s: Seconds of training up to that step.
-        expected_rows: The number of rows of train that training wrote up to that step. If there are fewer, because
-            somebody removed some, a warning says so, and a row ``gap`` records it. The lost metrics cannot be computed
-            again.
+        expected_rows: The number of rows of ``train`` that training wrote up to that step. If there are fewer, a
+            warning is logged, and a row ``gap`` is written.
         tracker: If given, it also gets every row.
 
     Raises:
@@ -84,14 +83,14 @@ class Metrics:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds of training so far. They include the time of interrupted processes up to their checkpoints."""
+        """Seconds of training so far, including interrupted processes up to their checkpoints."""
         return time.monotonic() - self._start
 
     def row(self, split: str, *, step: int, figures: Mapping[str, float | int]) -> None:
         """Append one row. Other processes can read it when this method returns.
 
         Raises:
-            StoreError: If the disk is full.
+            StoreError: If the row cannot be written.
         """
         row = {"split": split, "step": step, "elapsed_s": round(self.elapsed_s, 3), **figures}
         try:
@@ -105,14 +104,14 @@ class Metrics:
             self._tracker.row(split, step, figures)
 
     def sync(self) -> None:
-        """Write all rows to disk. Call it before each checkpoint, so that no checkpoint survives without its rows."""
+        """Write all rows to disk. Must be called before each checkpoint: no checkpoint may survive without its rows."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close both files and the tracker.
 
         Raises:
-            StoreError: If the disk is full.
+            StoreError: If a file cannot be written.
         """
         try:
             self._board.close()
@@ -125,9 +124,9 @@ class Metrics:
 
 
 def _cut_back(run: Path, step: int) -> int:
-    """Keep the rows up to ``step`` and remove the others. Return how many rows of train were written up to ``step``.
+    """Remove the rows after ``step``; return how many rows of ``train`` were written up to ``step``.
 
-    Rows are in the order of their steps. Rows that a row ``gap`` reports as missing count as written.
+    Rows that a row ``gap`` reports as missing count as written.
     """
     path, kept, num_rows = run / METRICS, 0, 0
     if not path.exists():
@@ -149,7 +148,7 @@ class Tally:
     """Add up losses, positions, FLOPs and times since the last row. Losses stay on the device until ``close``."""
 
     def __init__(self, parts: Sequence[str], device: torch.device, *, peak_flops: float | None = None) -> None:
-        """Begin the first row. ``peak_flops`` is the peak rate of all devices together; None if unknown."""
+        """Begin the first row. ``peak_flops``: peak FLOPs per second of all devices together; None if unknown."""
         self._parts = parts
         self._peak_flops = peak_flops
         self._sums = torch.zeros(len(parts), dtype=torch.float64, device=device)
@@ -161,7 +160,7 @@ class Tally:
         self._skipped_from = self._start
 
     def add(self, sums: Tensor, positions: int, *, flops: float = 0.0) -> None:
-        """Add a batch: the sums of this rank, but the positions and model FLOPs of all ranks (0 FLOPs if unknown)."""
+        """Add a batch: the sums of this rank, but the positions and model FLOPs (0: unknown) of all ranks."""
         self._sums += sums[: len(self._parts)]
         self._positions += positions
         self._timed_positions += positions
@@ -175,9 +174,7 @@ class Tally:
     def close(self, world: World, *, wait_s: float) -> dict[str, float]:
         """Return the metrics of a row and begin the next row. Waits for the device. Every rank must call it.
 
-        Args:
-            world: The ranks over which sums are added.
-            wait_s: Total seconds that this process has waited for batches since training began.
+        ``wait_s``: seconds that this process has waited for batches since it began to train.
         """
         means = (world.sum(self._sums) / self._positions).tolist()
         now = time.perf_counter()
@@ -199,7 +196,7 @@ class Tally:
         return figures
 
     def saved(self, world: World) -> tuple[Tensor, int]:
-        """Return the sums of each rank, float64 ``[size, num_parts]``, and the positions. Every rank must call it."""
+        """Return the sums of each rank, float64 ``[size, num_parts]``, and positions. Every rank must call it."""
         return world.gather(self._sums).cpu(), self._positions
 
     def restore(self, sums: Tensor, positions: int, world: World) -> None:
@@ -214,8 +211,7 @@ class Tally:
 def perplexity(figures: Mapping[str, float]) -> dict[str, float]:
     """Return the perplexity per position from a row's ``cross_entropy``; empty if that is missing, or above log(1e300).
 
-    A teacher's rows have no ``cross_entropy``: its losses are joint with the tree or given the tree, and their
-    exponential is not the perplexity of a language model.
+    A teacher's row has no ``cross_entropy``, because its losses are joint with the tree or given the tree.
     """
     cross_entropy = figures.get("cross_entropy", math.inf)
     return {"perplexity": math.exp(cross_entropy)} if cross_entropy < math.log(1e300) else {}

@@ -12,27 +12,26 @@ from storage.errors import FingerprintMismatchError, StoreError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFiles:
-    """The place of a model that is evaluated, and the fingerprints of its files. Results record these fingerprints."""
+    """The place of a model that is evaluated, and the fingerprints of its files, which results record."""
 
     path: Path
     """A run directory or an exported folder. `results_folder` says where its results go."""
     loaded: str | None
     """The sha256 of the weight file that was loaded. None if no weights were loaded."""
     tokenizer_sha256: str
-    """The sha256 of the tokenizer in this project's form. The tokenizer of an exported folder is first converted to
-    this form."""
+    """The sha256 of the tokenizer; in an exported folder, of the tokenizer as ``adopt-tokenizer`` converts it."""
     which: Which = "best"
-    """The name of the checkpoint, or ``exported``. The file names of results contain this name, unless it is ``best``
-    or ``exported``."""
+    """The name of the checkpoint, or ``exported``. The file names of results contain it, unless it is ``best`` or
+    ``exported``."""
 
     @property
     def weights_sha256(self) -> str:
-        """The sha256 of the weight file that was loaded. The file may have been replaced since then."""
+        """The sha256 of the weight file that was loaded."""
         assert self.loaded is not None, "a model is loaded before it is evaluated"
         return self.loaded
 
     def check_writable(self) -> None:
-        """Check before scoring that results can be written, so that a missing permission does not cost hours of work.
+        """Check before scoring that results can be written.
 
         Raises:
             StoreError: If the folder of results is a link, or cannot be created or written to.
@@ -69,7 +68,7 @@ def check_tokenizer(model: ModelFiles, dataset: Dataset) -> None:
     """Check that a dataset has the tokenizer of the model.
 
     Raises:
-        FingerprintMismatchError: If the dataset has another tokenizer. The message gives both fingerprints.
+        FingerprintMismatchError: If the dataset has another tokenizer.
     """
     found, expected = dataset.tokenizer.sha256, model.tokenizer_sha256
     if found != expected:

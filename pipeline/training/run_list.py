@@ -1,8 +1,7 @@
 """List the training runs below a folder: the state of each, its best dev loss, and what differs between them.
 
-This module reads only small files: ``run.json``, ``history.jsonl`` and ``metrics.jsonl``. A damaged run becomes a row
-with an error. To see whether a process is training a run now, this module tries to lock the run, and releases the
-lock at once.
+This module reads only ``run.json``, ``history.jsonl`` and ``metrics.jsonl``. A damaged run becomes a row with an error.
+To see whether a process is training a run now, this module tries to lock the run, and releases the lock at once.
 """
 
 import json
@@ -26,8 +25,8 @@ RunState: TypeAlias = Literal["finished", "stopped", "failed", "training", "inte
 """finished: training completed. stopped: a signal ended it. failed: an error ended it. training: it still runs.
 interrupted: it ended without an entry in the history, as after kill -9."""
 Differences: TypeAlias = dict[str, dict[str, dict[str, Any]]]
-"""The keys are the kinds of runs. For each kind, the keys of the inner dictionary are the paths of the runs. The values
-are the options and shortened fingerprints of the run, but only those that are not equal in all runs of the kind."""
+"""``differences[kind][path][name]`` is an option or a shortened fingerprint of a run. Names with equal values in all
+runs of the kind are left out."""
 
 FINGERPRINT_LENGTH = 12
 _HEADER = ("run", "kind", "state", "step", "best dev loss", "perplexity", "at step", "last start")
@@ -35,7 +34,7 @@ _HEADER = ("run", "kind", "state", "step", "best dev loss", "perplexity", "at st
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRow:
-    """A run in the list. A damaged run has only its path and the error."""
+    """A run in the list. A damaged run has only ``path`` and ``error``."""
 
     path: str
     """Relative to the folder that was searched."""
@@ -44,9 +43,9 @@ class RunRow:
     reason: str | None = None
     """Why the run is in this state, if the history says so."""
     step: int | None = None
-    """Number of steps taken, from the history or from the last row of ``metrics.jsonl``."""
+    """Number of steps taken."""
     best_dev_loss: float | None = None
-    """Lowest dev cross-entropy in nats per position. For a teacher it is the joint cross-entropy of words and tree."""
+    """Lowest dev cross-entropy in nats per position; for a teacher, joint with the tree."""
     best_dev_perplexity: float | None = None
     best_step: int | None = None
     last_start: str | None = None
@@ -79,7 +78,7 @@ def runs_as_json(rows: Sequence[RunRow], differences: Differences) -> dict[str, 
 
 
 def runs_as_text(rows: Sequence[RunRow], differences: Differences) -> str:
-    """Return a list of runs as text: a table of states, then errors, then a table of differences for each kind."""
+    """Return a list of runs as text: a table of states, errors, and a table of differences for each kind of run."""
     if not rows:
         return "no runs here"
     cells = [
@@ -112,7 +111,7 @@ def runs_as_text(rows: Sequence[RunRow], differences: Differences) -> str:
 
 
 def _run_directories(folder: Path) -> Iterator[Path]:
-    """Yield the run directories at or below a folder, without searching inside runs and stores."""
+    """Yield the run directories at or below a folder. Folders inside runs and Zarr stores are not searched."""
 
     def left_out(error: OSError) -> None:
         log.warning("%s: cannot be read (%s), so runs in it are left out", error.filename, error.strerror)
@@ -125,7 +124,7 @@ def _run_directories(folder: Path) -> Iterator[Path]:
 
 
 def _described(path: Path, name: str) -> tuple[RunRow, dict[str, Any]]:
-    """Return the row of a run, and its options and fingerprints by name."""
+    """Return the row of a run, and its options and shortened fingerprints by name."""
     run = open_run(path)
     held = is_held(path)
     events = read_history(path)
@@ -170,7 +169,7 @@ def _figures(run: Path) -> tuple[int, tuple[float, int] | None]:
 
 
 def _differences(rows: Sequence[RunRow], made_by: Mapping[str, Mapping[str, Any]]) -> Differences:
-    """Return options and fingerprints that are not equal in all runs of a kind. None stands for a missing one."""
+    """Return options and fingerprints that are not equal in all runs of a kind. A missing value becomes None."""
     found: Differences = {}
     for kind in dict.fromkeys(str(row.kind) for row in rows):
         made = {row.path: made_by[row.path] for row in rows if row.kind == kind}

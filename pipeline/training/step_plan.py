@@ -1,8 +1,7 @@
 """Define what the training loop needs from a model, and decide which batches make which step.
 
-A step takes ``accumulate_batches`` consecutive batches of one epoch. The last step of an epoch takes the remaining
-batches, which may be fewer. The steps follow by arithmetic from the number of batches of each epoch, so training can
-begin at any step.
+A step takes ``accumulate_batches`` consecutive batches of one epoch; the last step of an epoch may take fewer. Training
+can begin at any step.
 """
 
 import bisect
@@ -26,10 +25,7 @@ class Batch(Protocol):
 
 
 class Task(Protocol):
-    """A model, its loss and its batches: what a model provides to the training loop.
-
-    All counts are over all ranks, and the same on every rank.
-    """
+    """A model, its loss and its batches. All counts are over all ranks."""
 
     @property
     def model(self) -> nn.Module:
@@ -37,10 +33,7 @@ class Task(Protocol):
 
     @property
     def objective(self) -> nn.Module:
-        """A module that contains the model and returns sums, such as the loss, over a batch's positions.
-
-        The first sums are those named in ``parts``. More sums may follow.
-        """
+        """A module that contains the model and maps a batch to sums over its positions: ``parts``, then any others."""
 
     @property
     def parts(self) -> Sequence[str]:
@@ -48,11 +41,11 @@ class Task(Protocol):
 
     @property
     def dev_parts(self) -> Sequence[str]:
-        """Names of the sums that are also computed on dev. They come first in ``parts``."""
+        """The first of ``parts``: those that are also computed on dev."""
 
     @property
     def num_evaluated(self) -> int:
-        """The number of positions that an evaluation reads: those of dev, and of a sample of train."""
+        """The number of positions that an evaluation reads, of dev and of the sample of train."""
 
     def batch_positions(self, epoch: int) -> np.ndarray:
         """Return int64 ``[B]``: positions of each batch of an epoch."""
@@ -61,11 +54,7 @@ class Task(Protocol):
         """Return int64 ``[B]``: white-space-separated words of each batch."""
 
     def batch_flops(self, epoch: int) -> np.ndarray | None:
-        """Return float64 ``[B]``: model FLOPs of each batch; None if the task does not count them.
-
-        Model FLOPs are the operations that the forward and the backward pass of the model need. The program may do more
-        operations, for example on padding.
-        """
+        """Return float64 ``[B]``: model FLOPs of each batch, without those on padding; None if not counted."""
 
     @property
     def peak_flops(self) -> float | None:
@@ -75,21 +64,16 @@ class Task(Protocol):
         """Return int64 ``[M]``: the sentences of one batch, as indices into the training split."""
 
     def weights_metadata(self, epoch: int, num_batches: int) -> Mapping[str, str]:
-        """Return what a weights file records next to the weights.
-
-        Args:
-            epoch: The epoch of the last step that was taken, from 0.
-            num_batches: How many batches of that epoch have been trained on.
-        """
+        """Return what a weights file records next to the weights, after ``num_batches`` batches of an epoch."""
 
     def train_batches(self, epoch: int, first: int) -> Iterable[Batch]:
-        """Yield this rank's slices of the epoch's batches from ``first`` on, making each one when it is needed."""
+        """Yield this rank's slices of the epoch's batches from ``first`` on, each made when it is needed."""
 
     def dev_batches(self) -> Iterable[Batch]:
-        """Yield this rank's slices of the dev split; always the same slices."""
+        """Yield this rank's slices of the dev split."""
 
     def sample_batches(self) -> Iterable[Batch]:
-        """Yield this rank's slices of a fixed sample of the training split, without soft targets; always the same."""
+        """Yield this rank's slices of a fixed sample of the training split, without soft targets."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,9 +102,8 @@ class StepBatch:
 class StepPlan:
     """The steps of a training run.
 
-    With ``max_steps``, an epoch is planned when it is first needed, so the first step does not wait for later epochs.
-    Without ``max_steps``, the number of steps, which the learning rate needs, is known only after all epochs are
-    planned.
+    With ``max_steps``, an epoch is planned when it is first needed. Without ``max_steps``, all epochs are planned
+    before the first step, because the learning rate needs the number of steps.
 
     Args:
         task: The model and its batches.
@@ -175,7 +158,7 @@ class StepPlan:
         return epoch, range(first, min(first + num, self._num_batches[epoch]))
 
     def words_after(self, step: int) -> int:
-        """Return the number of words in the first ``step`` steps, over all ranks. Each pass over a sentence counts."""
+        """Return the number of words in the first ``step`` steps. Each pass over a sentence counts."""
         if step == 0:
             return 0
         epoch, indices = self.place(step)
@@ -201,7 +184,7 @@ class StepPlan:
         return found
 
     def batches(self, *, after_step: int) -> Iterator[StepBatch]:
-        """Yield this rank's slices of the batches of all steps after ``after_step``, making each when it is needed."""
+        """Yield this rank's slices of the batches of all steps after ``after_step``, each made when it is needed."""
         done = after_step
         while done < self.num_steps:
             epoch, indices = self.place(done + 1)

@@ -1,8 +1,7 @@
 """Send the rows of ``metrics.jsonl`` also to Weights & Biases or Trackio, if ``--log-to`` asks for it.
 
-``metrics.jsonl`` and TensorBoard are written in any case, so nothing depends on these services. For Weights & Biases
-the step is logged as one of the metrics. The service also has a step of its own, but that step can only rise, and a
-resumed training repeats the steps after its last checkpoint.
+``metrics.jsonl`` and TensorBoard are written in any case. For Weights & Biases, the step is logged as a metric: the
+service's own step can only rise, and a resumed training repeats the steps after its last checkpoint.
 """
 
 import hashlib
@@ -29,7 +28,7 @@ class Tracker:
     Args:
         log_to: The service: ``wandb`` or ``trackio``.
         project: The project in the service.
-        run: The run. In the service, its name is that of its directory, and its group is what ``group_of`` returns.
+        run: The run. In the service it has the name of its directory.
 
     Raises:
         ConfigError: If the service does not accept the run, for example because nobody is logged in.
@@ -45,7 +44,7 @@ class Tracker:
             self._module.init(**about, resume="allow", embed=False)
 
     def row(self, split: str, step: int, figures: Mapping[str, float | int]) -> None:
-        """Log one row. The names are those of TensorBoard, such as ``dev/cross_entropy``."""
+        """Log one row, under names such as ``dev/cross_entropy``."""
         named = {f"{split}/{name}": value for name, value in figures.items()}
         if self._module.__name__ == "wandb":
             self._try(lambda: self._module.log({"step": step, **named}))
@@ -57,7 +56,7 @@ class Tracker:
         self._try(self._module.finish)
 
     def _try(self, call: Callable[[], object]) -> None:
-        """Call the service. If it cannot be reached, log a warning and never call it again: training goes on."""
+        """Call the service. If it cannot be reached, log a warning and never call it again."""
         if self._is_lost:
             return
         try:
@@ -69,14 +68,14 @@ class Tracker:
 
 
 def tracker_of(config: TrainConfig, run: Path) -> Tracker | None:
-    """Return the tracker that the options ask for, or None."""
+    """Return the tracker that the options ask for."""
     return None if config.log_to == "tensorboard" else Tracker(config.log_to, config.log_project, open_run(run))
 
 
 def group_of(run: RunInfo) -> str:
-    """Return a name that runs share if and only if they differ in nothing but the seed, ``--out`` and ``FREE`` options.
+    """Return the group of a run. Two runs have the same group if only their seed, ``--out`` and free options differ.
 
-    ``FREE`` lists the options that may change when a run is resumed, such as the device.
+    Free options may change when a run is resumed, such as the device.
     """
     deciding = {name: value for name, value in run.configuration.items() if name not in _NOT_OF_A_GROUP}
     text = json.dumps([run.kind, deciding, run.model, run.fingerprints], sort_keys=True)
@@ -84,10 +83,7 @@ def group_of(run: RunInfo) -> str:
 
 
 def _start_wandb(wandb: ModuleType, run: Path, about: Mapping[str, object]) -> None:
-    """Start or continue the copy of a run in Weights & Biases.
-
-    The identifier of the copy follows from the path and the host of the run, because the run does not store one.
-    """
+    """Start or continue the copy of a run in Weights & Biases. Its identifier follows from the run's host and path."""
     identity = hashlib.sha256(f"{os.uname().nodename}:{run.resolve()}".encode()).hexdigest()[:16]
     try:
         wandb.init(

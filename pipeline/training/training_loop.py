@@ -1,15 +1,12 @@
 """Train a teacher or a student: run the steps, evaluate on dev, write metrics and checkpoints.
 
-The loop does not depend on the kind of model: a `Task` provides the model and its batches. The model sums its loss over
-the positions of a batch. The loop divides by the number of positions in the step, over all its batches and all ranks.
-So, without dropout and except for rounding, a step is the same at any world size, and N accumulated batches equal one
-batch of N times the size.
+A `Task` provides the model and its batches. The model sums its loss over the positions of a batch. The loop divides by
+the number of positions in the step, over all its batches and all ranks. So, without dropout and except for rounding, a
+step is the same at any world size, and N accumulated batches equal one batch of N times the size.
 
-With a given world size, a step depends only on weights, optimiser, seed and step number. Its batches follow from (seed,
-epoch, index), and every random generator is seeded from (seed, step, rank). So a training that is resumed from a
-checkpoint takes bit for bit the steps of an uninterrupted training, if world size and threads are the same. On a GPU
-this also needs the option ``--deterministic``. ``pipeline.runtime.checkpoint`` stores the state of a training.
-``finite_check`` stops at the first NaN or infinity.
+A training that is resumed from a checkpoint takes bit for bit the steps of an uninterrupted training, if world size and
+threads are the same. On a GPU this also needs the option ``--deterministic``. The random generators are seeded from
+(seed, step, rank).
 """
 
 import contextlib
@@ -38,16 +35,15 @@ from storage.errors import RunError
 log = logging.getLogger(__name__)
 
 _SHOWN_AFTER_S = 5.0
-"""Seconds. Planning that takes longer shows its progress."""
+"""Seconds after which planning shows its progress."""
 
 
 def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
     """Train to the end, from the run's checkpoint if it has one; return the best dev loss in nats per position.
 
-    ``RUN/checkpoints/last`` holds the newest weights, and ``best`` holds the weights with the lowest dev loss. The loop
-    writes ``last`` at each evaluation and every ``checkpoint_every`` steps, and ``best`` when an evaluation finds a new
-    best. Word checkpoints, such as ``words_1M``, are written together with ``last``, after the first step that has seen
-    that number of words.
+    The checkpoint ``last`` is written at each evaluation and every ``checkpoint_every`` steps, and ``best`` when an
+    evaluation finds the lowest dev loss so far. Word checkpoints, such as ``words_1M``, are written together with
+    ``last``, after the first step that has seen that number of words.
 
     On SIGTERM on any rank, the current step ends and ``last`` is written. The run's history records how training ended.
 
@@ -57,8 +53,8 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
         StoreError: If a checkpoint cannot be written; the previous one stays.
         StoppedBySignal: On all ranks, after SIGTERM on one of them.
     """
-    # These contexts enclose everything else, so that a second SIGTERM cannot end the process between the last
-    # checkpoint and the history record.
+    # Everything is inside these contexts, so that a second SIGTERM cannot end the process between the last checkpoint
+    # and the history record.
     with stop_request() as stop, recorded_end(run, world) as ending:
         training = Training(task, config, run, world, stop)
         training.resume()
@@ -77,10 +73,7 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
 
 
 def evaluate(task: Task, batches: Iterable[Batch], world: World) -> dict[str, float]:
-    """Return nats per position for each of the task's ``dev_parts``: the loss first, then the other sums.
-
-    The sums are over all ranks, computed in float32 without dropout.
-    """
+    """Return nats per position for each of the task's ``dev_parts``, over all ranks, without dropout or autocast."""
     parts = task.dev_parts
     total = torch.zeros(len(parts), dtype=torch.float64, device=_device(task.model))
     positions = 0
@@ -95,10 +88,7 @@ def evaluate(task: Task, batches: Iterable[Batch], world: World) -> dict[str, fl
 
 
 class Training:
-    """One training run in this process: its current state, and how it takes a step.
-
-    ``train`` takes all steps. ``pipeline.training.training_plan`` measures some.
-    """
+    """One training run in this process: its current state, and how it takes a step."""
 
     def __init__(self, task: Task, config: TrainConfig, run: Path, world: World, stop: StopRequest) -> None:
         self._task, self._config, self._run, self._world = task, config, run, world
@@ -113,14 +103,11 @@ class Training:
         self.elapsed_s = 0.0
         self._parallel: DistributedDataParallel | None = None
         self._arranges_buckets = False
-        """Whether the next backward pass is the first one of ``DistributedDataParallel`` in this process."""
+        """Whether ``DistributedDataParallel`` has not run a backward pass in this process yet."""
         self._metrics: Metrics | None = None
 
     def resume(self) -> None:
         """Continue from the run's checkpoint if it has one, and prepare for training in several processes.
-
-        If a process was killed after it wrote the state and before it wrote the weight files, also write these files.
-        ``--plan`` never calls this method.
 
         Raises:
             RunError: If the run's state is damaged or belongs to another model.
@@ -128,13 +115,13 @@ class Training:
         state = load_state(self._run, self._task.model, self._optimizer, self._world)
         if state is not None:
             self._restore(state)
-        # This comes after loading, because DistributedDataParallel copies the main rank's weights to all ranks.
+        # After loading, because DistributedDataParallel copies the main rank's weights to all ranks.
         if self._world.size > 1:
             self._parallel = DistributedDataParallel(self._task.objective)
             self._arranges_buckets = True
 
     def _planned(self, stop: StopRequest) -> StepPlan:
-        """Return the plan of the steps. With many epochs this takes long, so it shows progress and stops at SIGTERM."""
+        """Return the plan of the steps. With many epochs this takes long, so SIGTERM can stop it."""
         with contextlib.ExitStack() as stack:
             progress: Progress | None = None
             start = time.monotonic()
@@ -187,7 +174,7 @@ class Training:
                     continue
                 gradient_norm = self.update(place)
                 progress.update(1)
-                # The ranks agree, over the CPU, whether one of them got SIGTERM, so that all stop after the same step.
+                # All ranks must stop after the same step.
                 stopping = world.any(stop.requested)
                 self._after_step(place, gradient_norm, progress, wait_s=stream.wait_s, stopping=stopping)
                 if self.end is not None:
@@ -202,8 +189,8 @@ class Training:
         """Compute the gradient of a batch and add it to the gradient of the step."""
         if self._arranges_buckets:
             # After its first backward pass, DistributedDataParallel puts the gradients into buckets in another order.
-            # With three or more ranks, this changes the rounding of their sum. So the first pass after each start is
-            # not used. Otherwise the first step after a resume would differ from this step without an interruption.
+            # With three or more ranks, this changes the rounding of their sum. So the first pass after each start or
+            # resume is not used.
             self._differentiate(place)
             self._optimizer.zero_grad()
             self._arranges_buckets = False
@@ -219,8 +206,7 @@ class Training:
         """Add the gradient of a batch to the gradients of the weights; return the sums of ``Task.objective``."""
         with torch.autocast(_device(self._task.model).type, torch.bfloat16, enabled=self._config.dtype == "bfloat16"):
             sums: Tensor = (self._parallel or self._task.objective)(place.batch)
-        # The loss is a mean over the positions of all ranks, but DistributedDataParallel averages gradients over ranks.
-        # So the loss is multiplied by the number of ranks.
+        # DistributedDataParallel averages gradients over ranks. The factor world.size turns this mean into a sum.
         with self._world.reducing_gradients():
             (sums[0] * (self._world.size / place.num_positions_step)).backward()
         return sums.detach()
@@ -300,7 +286,7 @@ class Training:
         self._world.on_main(lambda: self._write(row_sums, row_positions))
 
     def state(self, elapsed_s: float, row_sums: Tensor, row_positions: int) -> TrainingState:
-        """Return what a checkpoint holds: this state, the seconds of training, and sums for the next row of metrics."""
+        """Return what a checkpoint holds. ``row_sums`` and ``row_positions`` belong to the next row of metrics."""
         return TrainingState(
             step=self.step,
             positions=self.positions,
@@ -332,7 +318,7 @@ class Training:
         self.best_loss, self.best_step, self.num_worse = state.best_loss, state.best_step, state.num_worse
         self.elapsed_s = state.elapsed_s
         self._tally.restore(state.row_sums, state.row_positions, self._world)
-        # A process may have been killed after it wrote the state and before it wrote the weights.
+        # A process may have been killed after it wrote the state and before it wrote the weight files.
         also = self._word_checkpoints.get(state.step, ())
         metadata = self._weights_metadata()
         self._world.on_main(lambda: repair_weights(self._run, state, self._task.model, also=also, metadata=metadata))
@@ -368,8 +354,7 @@ def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
         (plain if is_plain else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     # Some gradients are pure rounding noise (the bias of attention's keys). With an eps far below 1e-9, Adam would
-    # move these parameters at full speed. With 1e-9, 1e-8 or 1e-7, the losses of a training in one process and of
-    # one in two processes agree to 2e-6 nats over 90 steps, and the losses with these three values agree to 1e-3.
+    # move these parameters at full speed. With 1e-9, 1e-8 and 1e-7, losses agree to 1e-3 nats.
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-8)
 
 
@@ -378,5 +363,5 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """Return the generator seed of (seed, step, rank). If a resumed training repeats a step, the seed is the same."""
+    """Return the generator seed of (seed, step, rank)."""
     return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63

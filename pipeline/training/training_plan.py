@@ -1,9 +1,8 @@
 """Predict the hours, the memory and the bytes of a training before it is begun. Nothing is written.
 
-A plan takes some real steps, evaluates some batches of dev and makes the content of one checkpoint. The hours of a
-training are those of all its steps, evaluations and checkpoints. With ``--patience`` a training may end earlier. For N
-processes, the plan times steps in which one process computes its share of each batch. The time in which processes add
-up their gradients is not included.
+A plan takes some steps, evaluates some batches of dev and makes the content of one checkpoint. With ``--patience`` a
+training may end earlier than predicted. For N processes, the plan times the steps of one process with its share of each
+batch. The time in which processes add up their gradients is not included.
 """
 
 import itertools
@@ -33,7 +32,7 @@ LEAST_STEPS = 2
 """Minimum number of steps to time, even if they take longer than the time for measuring."""
 NUM_DEV_BATCHES = 8
 _ROW_BYTES = 1_200
-"""Bytes of a row of metrics.jsonl and of the same figures for TensorBoard, measured."""
+"""Bytes of a row of metrics in metrics.jsonl and TensorBoard together, measured."""
 
 
 def plan_training(
@@ -42,12 +41,11 @@ def plan_training(
     """Return counts, rates, memory, bytes and hours of a training as JSON values.
 
     Args:
-        task_for: A function that returns the task of one process: a model, and the part of each batch that this
-            process computes. The tasks may share a model.
+        task_for: A function that returns the task of one process. The tasks may share a model.
         config: The options of the training.
         run: The run directory that would be written.
         device: Where the model is.
-        processes: Numbers of processes. For each of them, the plan gives the hours.
+        processes: Numbers of processes to predict the hours for.
     """
     budget_s = MEASURE_S / (1 + len(processes))
     with Progress("plan", total=len(processes) + 1, unit="measurements") as progress:
@@ -97,7 +95,7 @@ class _Size:
     kept: int
     """Bytes of the finished run directory."""
     written: int
-    """Bytes written during the whole training, including checkpoints that a later one replaces."""
+    """Bytes written during the whole training, including replaced checkpoints."""
 
     @classmethod
     def of(cls, plan: StepPlan, config: TrainConfig, *, state: int, weights: int) -> "_Size":
@@ -119,7 +117,7 @@ class _Size:
 
 
 def _step_seconds(training: Training, device: torch.device, budget_s: float) -> float:
-    """Take some steps; return the mean seconds per step. The slow first step, which touches new memory, is left out."""
+    """Take some steps; return the mean seconds per step without the first step, which touches new memory."""
     seconds: list[float] = []
     begin = mark = time.perf_counter()
     with ReadAhead(training.plan.batches(after_step=0)) as stream:
@@ -138,7 +136,7 @@ def _step_seconds(training: Training, device: torch.device, budget_s: float) -> 
 
 
 def _take_largest_step(training: Training, task: Task) -> None:
-    """Take a step with the largest batch (in positions) of the first epoch, because it needs the most memory."""
+    """Take a step with the largest batch of the first epoch, because it needs the most memory."""
     batch = next(iter(task.train_batches(0, int(task.batch_positions(0).argmax()))))
     place = StepBatch(
         step=1, epoch=0, index=0, batch=batch, opens_step=True, closes_step=True,
