@@ -1,17 +1,14 @@
 """Read the rows of a dump of profile ``exact`` from its mapped files, without copying them through Zarr.
 
-In this profile the arrays are stored as they were computed, without compression. A row is what an array holds for one
-position. A shard is a range of positions, with one file per array. Each file is cut into chunks of equal size. For each
-array, the files of all shards are mapped one after another into one address range, so that numpy sees one array over
-all shards. The distance between shards is fixed, and so are the distances between the chunks of a shard and between the
-rows of a chunk. So arithmetic turns a position into an address. A sentence is usually one slice per array, and any set
-of positions is one gather per array. Without the common address range, a gather over S shards would be S gathers, with
-a sort before and a scatter after them. This would take three times as long for 512 sentences (docs/decisions/0006).
+A row is what an array holds for one position. A shard is a range of positions, with one uncompressed file per array,
+which is cut into chunks of equal size. For each array, the files of all shards are mapped one after another into one
+address range. The distances between shards, between chunks and between rows are fixed, so arithmetic turns a position
+into an address. A sentence is usually one slice per array, and any set of positions is one gather per array. Without
+the common address range, a gather would take three times as long for 512 sentences (docs/decisions/0006).
 
 A shard is mapped when it is first needed. Then this module checks the sizes of the shard's files, their indexes of
 chunks, and that the files belong to the dump. When a row of a chunk is first read, the checksums and values of the
-chunk are checked in all arrays. Files stay mapped as long as any numpy array is a view of their address range. A
-damaged copy of a remote file is fetched again once.
+chunk are checked in all arrays. A damaged copy of a remote file is fetched again once.
 """
 
 import ctypes
@@ -149,7 +146,7 @@ class MappedRows:
             raise impossible_value(found, where, self._schema, shard, chunk)
 
     def _ready_pieces(self, start: int, stop: int) -> list[_Piece]:
-        """Map and check all chunks of a range, and cut it into pieces that can each be copied in one operation.
+        """Map and check all chunks of a range, and cut the range into pieces that can each be copied in one operation.
 
         A piece is a slice of the result and the index of its rows in ``_MappedArray.rows``. Consecutive whole
         chunks of a shard make one piece.

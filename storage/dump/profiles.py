@@ -1,8 +1,6 @@
 """Encode and read the rows of a dump: as computed (profile ``exact``), or rounded and compressed (``compact``).
 
-`encoded` makes the files of a shard, `as_read` rounds rows as writing and reading them would, and `open_rows` reads the
-rows of all shards. Modules that need numcodecs are imported only for compact dumps, since importing numcodecs takes a
-third of a second.
+Modules that need numcodecs are imported only for compact dumps, since importing numcodecs takes a third of a second.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,10 +72,10 @@ def stored_chunks(
     """Yield for each chunk of a shard its number, and its rows by name of the array, as stored but without padding.
 
     Args:
-        files: Array → the whole file.
+        files: The whole file of each array, by name of the array.
         schema: The schema of the dump.
         entry: The entry of the shard in the manifest.
-        names: Array → the text that names its file, array and shard in messages.
+        names: File, array and shard as text for messages, by name of the array.
 
     Raises:
         CorruptStoreError: If an index or a checksum is wrong.
@@ -119,7 +117,7 @@ def as_read(positions: Positions, schema: DumpSchema, *, where: str) -> Position
 
 
 def as_positions(arrays: Mapping[str, NDArray[Any]], schema: DumpSchema) -> Positions:
-    """Return the positions in the arrays of a chunk. The arrays come from `stored_chunks`."""
+    """Return the positions that the arrays of a chunk hold. `stored_chunks` yields such arrays."""
     if schema.profile == "exact":
         return Positions(**arrays)
     from storage.dump.compact import decode_positions  # noqa: PLC0415  see the module docstring
