@@ -109,7 +109,7 @@ class LocalFolder:
     """A directory of a local or shared file system; implements `Folder`.
 
     The lock is an flock on PATH.history.jsonl next to the store. The system releases the lock when the process ends,
-    even if the process is killed. Partial files have names that end in ``.partial``.
+    even if the process is killed.
     """
 
     def __init__(self, path: Path) -> None:

@@ -5,8 +5,7 @@ the token before it minus its own. A token's fall is the first token's log-proba
 of the gaps up to the token. The dump stores a code, one byte, for each token. Code d stands for a gap of d/16 + (d/64)³
 nats; code 255 means that this token and all after it have probability 0. The encoder chooses each code so that the gaps
 of all codes so far add up as nearly as possible to the fall, so rounding errors do not add up. A decoded fall is wrong
-by at most about 1/32 nat after a small code, and 0.4 nat after a large one. Most codes are 0 or 1, so they compress
-well.
+by at most about 1/32 nat after a small code, and 0.4 nat after a large one.
 
 The first log-probability and ``logz`` (log Σ_w p(w)^(1/T), one for each temperature T) are not stored. They follow from
 the codes and the tail (the log of the mass of all other tokens), because a distribution sums to 1 at every temperature.
@@ -89,7 +88,7 @@ def decode_rows(
     """Return the log-probabilities that codes and tails encode.
 
     Args:
-        gaps: ``[n, k]`` uint8. All k codes of a row are needed, since each probability depends on all of them.
+        gaps: ``[n, k]`` uint8.
         tail: ``[n, nT]`` float32: natural log of the mass outside the ids at each temperature.
         temperatures: The temperatures of the schema; the first is 1.
 
@@ -120,11 +119,7 @@ def decode_positions(arrays: Mapping[str, NDArray[Any]], temperatures: Sequence[
 class CompactRows:
     """All positions of a dump of profile ``compact``; implements `storage.dump.profiles.Rows`.
 
-    Args:
-        folder: The folder of the dump.
-        schema: The schema of the dump.
-        shards: The entry of each shard in the manifest.
-        check_store: Called if a file is damaged. It raises an error if another dump has replaced this one.
+    The arguments are described in `storage.dump.profiles.open_rows`.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ from storage.json_files import Count
 ENTROPY_UNITS = 1 << 22
 """Units per nat. Rounding each term to a whole number of units moves an entropy by less than 1e-4 nats if k ≤ 800."""
 ENTROPY_BINS = 1 << 6
-"""Bins per nat. It is a power of two, so that a bit shift turns a number of units into a bin."""
+"""Bins per nat."""
 QUANTILES = (5, 25, 50, 75, 95)
 """Quantiles of the entropy, in percent."""
 _BLOCK = 2_048
@@ -92,7 +92,7 @@ class DumpSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardFigures:
-    """Sums and a histogram of one shard. `summarise` turns the figures of all shards into statistics of the dump."""
+    """Sums and a histogram of one shard."""
 
     sums: dict[str, Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]]
     """The sum over the rows, by name, such as ``gold_nats``. ``num_effective`` is there only if it is known."""
@@ -147,8 +147,7 @@ def _kept_mass_by_k(schema: DumpSchema) -> dict[int, str]:
 def summarise(schema: DumpSchema, shards: Sequence[ShardFigures], size_bytes: int) -> DumpSummary:
     """Return the statistics of a dump from the sums and histograms of all its shards, in the order of the shards."""
     names = sum_names(schema)
-    # Shards that an older version wrote have no sum ``num_effective``. If only some shards have one, their mean is not
-    # the mean of the dump.
+    # Shards that an older version wrote have no sum ``num_effective``.
     if shards and all("num_effective" in shard.sums for shard in shards):
         names.add("num_effective")
     total = {name: math.fsum(shard.sums[name] for shard in shards) for name in names}

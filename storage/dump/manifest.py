@@ -196,8 +196,8 @@ class Manifest:
         """Check that the store was begun with this schema.
 
         Raises:
-            StoreError: If it was begun with another schema. The message gives both values of every key that differs. If
-                a fingerprint differs, the error is a `FingerprintMismatchError`.
+            StoreError: If it was begun with another schema. If a fingerprint differs, the error is a
+                `FingerprintMismatchError`.
         """
         differences = self.schema.differences(schema)
         if differences:
@@ -229,7 +229,7 @@ def _rule_of_entries(schema: DumpSchema) -> Callable[[ShardEntry], bool]:
 
 
 def entry_name(shard: int) -> str:
-    """Return the relative path of a finished shard's entry. This file exists only while the store is being written."""
+    """Return the relative path of a finished shard's entry."""
     return f"finished/{shard}.json"
 
 
@@ -292,11 +292,7 @@ def _with_digest(value: Mapping[str, Any]) -> bytes:
 
 
 def _check_digest(data: bytes, where: str) -> None:
-    """Check that a file holds the sha256 of the rest of its text, as `_with_digest` writes it.
-
-    Raises:
-        CorruptStoreError: If it does not.
-    """
+    """Check that a file holds the sha256 of the rest of its text, as `_with_digest` writes it."""
     found = _OWN_DIGEST.findall(data)
     if len(found) != 1 or sha256_bytes(_OWN_DIGEST.sub(b"", data)) != found[0].decode():
         raise _damaged(where, "its sha256 does not match")

@@ -41,11 +41,8 @@ def encoded(
 ) -> Iterator[tuple[ArraySpec, bytes | memoryview, str]]:
     """Yield for each stored array of a shard: spec, content of its file, and one sha256 over its chunks' checksums.
 
-    Args:
-        positions: The rows of the shard. They must have passed `storage.dump.positions.check_positions`.
-        schema: The schema of the dump.
-        shard: Number of the shard.
-        where: Prefix of error messages.
+    ``positions`` are the rows of the shard, and must have passed `storage.dump.positions.check_positions`. ``where`` is
+    the prefix of error messages.
 
     Raises:
         StoreError: If the profile cannot encode these rows.

@@ -56,9 +56,7 @@ class DumpReader:
     def __init__(self, location: Location, *, manifest_sha256: str | None = None) -> None:
         """Open a dump.
 
-        Args:
-            location: Location of the dump.
-            manifest_sha256: The expected sha256 of the manifest; None accepts any dump.
+        ``manifest_sha256`` is the expected sha256 of the manifest; None accepts any dump.
 
         Raises:
             StoreError: If there is no dump, its manifest has another sha256 than expected, or the dump has a format,
@@ -82,7 +80,7 @@ class DumpReader:
         self._announced: set[int] = set()
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle only the location. A spawned process then opens the same dump itself."""
+        """Pickle only the location and the sha256 of the manifest."""
         return functools.partial(DumpReader, manifest_sha256=self.manifest_sha256), (self.folder,)
 
     def __len__(self) -> int:
@@ -123,7 +121,7 @@ class DumpReader:
 
         Raises:
             IndexError: If there is no such sentence.
-            CorruptStoreError: If a checksum is wrong. The message names array, shard and chunk.
+            CorruptStoreError: If a chunk is damaged.
         """
         sentences = np.asarray(indices, dtype=np.int64).reshape(-1)
         if not sentences.size:
@@ -143,7 +141,7 @@ class DumpReader:
 
         Raises:
             IndexError: If there is no such position.
-            CorruptStoreError: If a checksum is wrong. The message names array, shard and chunk.
+            CorruptStoreError: If a chunk is damaged.
         """
         positions = np.asarray(indices, dtype=np.int64).reshape(-1)
         if not positions.size:
@@ -159,7 +157,7 @@ class DumpReader:
 
         Raises:
             IndexError: If the range is not inside ``[0, N]``.
-            CorruptStoreError: If a checksum is wrong. The message names array, shard and chunk.
+            CorruptStoreError: If a chunk is damaged.
         """
         if not 0 <= start <= stop <= self.schema.num_positions:
             raise IndexError(f"positions {start} to {stop} are not a range in [0, {self.schema.num_positions}]")
@@ -186,7 +184,7 @@ class DumpReader:
         return open_rows(self.folder, self.schema, self._shards, self._verified, self._check_store)
 
     def _check_store(self) -> None:
-        """Raise an error if another dump has replaced this one. Then a file may seem damaged although it is not."""
+        """Raise an error if another dump has replaced this one."""
         try:
             found = sha256_bytes(self.folder.read(MANIFEST))
         except OSError:  # the dump is gone: the caller's error says which file is missing
@@ -207,18 +205,13 @@ class DumpReader:
 
 
 def verify_dump(location: Location, progress: Callable[[int], object] | None = None) -> DumpSummary:
-    """Check every byte and value of a complete dump, and that the store holds no other files.
+    """Check every byte and value of a complete dump, and that the store holds no other files. Return the statistics.
 
     The bytes are compared with the digests of the manifest. The values must be possible for probability distributions
     (see `storage.dump.values`). Digests cannot show this, since the files of a faulty writer match their digests, too.
 
-    Args:
-        location: Location of the dump.
-        progress: Called with the number of bytes checked since the last call. These numbers sum to ``size_bytes`` of
-            the result.
-
-    Returns:
-        The statistics of the dump.
+    ``progress`` is called with the number of bytes checked since the last call. These numbers sum to ``size_bytes`` of
+    the result.
 
     Raises:
         StoreError: If `DumpReader` cannot open the dump, or the store holds files that are not part of the dump.

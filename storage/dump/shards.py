@@ -46,10 +46,7 @@ def index_bytes(spec: ArraySpec) -> int:
 def encode_shard(spec: ArraySpec, shard: int, rows: NDArray[Any]) -> NDArray[np.uint8]:
     """Return the bytes of a shard's file.
 
-    Args:
-        spec: The array.
-        shard: Number of the shard.
-        rows: ``[num_rows of the shard, *row_shape]`` of the array's dtype.
+    ``rows`` has the shape ``[num_rows of the shard, *row_shape]`` and the array's dtype.
     """
     num_rows, chunk_rows, stride = len(rows), spec.layout.chunk_rows, chunk_stride(spec)
     num_chunks = spec.layout.num_chunks(shard)
@@ -70,11 +67,7 @@ def encode_shard(spec: ArraySpec, shard: int, rows: NDArray[Any]) -> NDArray[np.
 def check_index(data: NDArray[np.uint8], spec: ArraySpec, shard: int, *, where: str) -> None:
     """Compare the size and the index of a shard's file with those that the layout determines.
 
-    Args:
-        data: The whole file.
-        spec: The array.
-        shard: Number of the shard.
-        where: File, array and shard, for the message.
+    ``data`` is the whole file. ``where`` names file, array and shard in the message.
 
     Raises:
         CorruptStoreError: If the size or the index differs.
@@ -118,12 +111,8 @@ def check_belongs(
     The checksums of all chunks, a few hundred bytes, identify the file. In dumps of older versions, the manifest lists
     only the sha256 of the whole file. Then the whole file is hashed, which takes 0.7 seconds per gigabyte.
 
-    Args:
-        data: The whole file.
-        checksums: The stored checksums of the file's chunks, in order.
-        digest: Digest of the file, from the manifest.
-        expected: sha256 of the checksums, from the manifest; None in dumps of older versions.
-        where: File, array and shard, for the message.
+    ``data`` is the whole file, and ``checksums`` are the stored checksums of its chunks, in order. ``expected`` is the
+    sha256 of these checksums from the manifest; None in dumps of older versions.
 
     Raises:
         CorruptStoreError: If the file is not the one that the manifest lists.

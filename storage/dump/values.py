@@ -45,10 +45,8 @@ class ImpossibleValue(NamedTuple):
 def impossible_values(arrays: Mapping[str, NDArray[Any]], schema: DumpSchema) -> Iterator[ImpossibleValue]:
     """Yield each rule that rows break, with the first such row.
 
-    Args:
-        arrays: Arrays ``[n, ...]`` by name, n at least 1. Some of the dump's arrays are enough, unless the dump has
-            draws: then all arrays are needed.
-        schema: The schema of the dump.
+    ``arrays`` holds arrays ``[n, ...]`` by name, n at least 1. Some of the dump's arrays are enough, unless the dump
+    has draws: then all arrays are needed.
     """
     is_unused = None
     if (counts := arrays.get("counts")) is not None:

@@ -85,7 +85,7 @@ class DumpWriter:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every shard is written and verified. Readers may then open the dump."""
+        """Whether every shard is written and verified."""
         return self._summary is not None
 
     def pending(self) -> list[int]:
@@ -178,7 +178,7 @@ class DumpWriter:
         self._lock.log(canonical_json({"time": now, **event}))
 
     def close(self) -> None:
-        """Release the lock. The store is not changed."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.close()
 

@@ -89,7 +89,7 @@ class FileCache:
 
     @contextmanager
     def locked(self, key: str) -> Iterator[None]:
-        """Hold the lock for a key, which is a sha256. It keeps out all other processes.
+        """Hold the lock for a key, which is a sha256.
 
         All keys that start with the same two characters share one lock file. Lock files are never removed: if one were
         removed while a process waits for it, two processes could hold the same lock.

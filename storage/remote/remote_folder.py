@@ -56,20 +56,11 @@ class RemoteFolder:
         return partial(RemoteFolder, cache=self._cache, take_over=self._take_over), (str(self._objects),)
 
     def sizes(self) -> dict[str, int]:
-        """Return the size of each file by name, as `Folder.sizes` describes. The objects are listed once.
-
-        Raises:
-            StoreError: If the objects cannot be listed.
-        """
+        """Return the size of each file by name, as `Folder.sizes` describes."""
         return {name: int(attributes["size"]) for name, attributes in self._objects.entries().items()}
 
     def read(self, name: str) -> bytes:
-        """Return a file's content, as `Folder.read` describes.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            StoreError: If it cannot be read for another reason.
-        """
+        """Return a file's content, as `Folder.read` describes."""
         return self._objects.read(name)
 
     def write(self, name: str, data: bytes | memoryview) -> None:
@@ -104,7 +95,7 @@ class RemoteFolder:
             return "the file is missing"
 
     def open(self, name: str, digest: FileDigest) -> FileIO:
-        """Open a copy of a file, as `Folder.open` describes. If the cache has no copy, make and verify one first.
+        """Open a copy of a file, as `Folder.open` describes.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -133,11 +124,7 @@ class RemoteFolder:
         return self._cache.size_bytes
 
     def history(self) -> bytes:
-        """Return the history, as `Folder.history` describes; empty if there is none.
-
-        Raises:
-            StoreError: If it cannot be read.
-        """
+        """Return the history, as `Folder.history` describes; empty if there is none."""
         return read_history(str(self))
 
     def sweep(self) -> None:
