@@ -27,7 +27,7 @@ class StoreError(RnngDistillError):
 
 
 class IncompleteStoreError(StoreError):
-    """A store is still being written, or its writer was interrupted. The same command, run again, finishes it."""
+    """A store is still being written, or its writer was interrupted. Run the same command again to finish it."""
 
 
 class CorruptStoreError(StoreError):

@@ -1,12 +1,12 @@
 """Write files so that a path never holds half a file, even after a power cut.
 
 A file is written under a temporary name, synced and renamed; then its folder is synced. The price is two fsyncs per
-file, which is low for stores with few, large files. If a process is killed while it writes, a file or folder whose name
-ends in ``.partial`` remains. In a store (such as a dump) or a run directory, the next process that locks the store or
-run removes the leftover. Elsewhere, it depends on which function was interrupted. A leftover of ``written_whole`` or
-``new_folder`` is removed by the next call of either function for the same path, if the leftover is older than a minute
-and no process locks it. (These functions lock their temporary file or folder while they write.) A leftover of
-``write_atomically`` stays.
+file, which is low for stores with few, large files.
+
+A killed writer leaves a file or folder whose name ends in ``.partial``. In a store (such as a dump) or a run directory,
+the next process that locks the store or run removes the leftover. Elsewhere, the next call of ``written_whole`` or
+``new_folder`` for the same path removes what these two functions left, once it is a minute old and its writer is dead.
+A leftover of ``write_atomically`` stays.
 """
 
 import errno
@@ -56,12 +56,11 @@ def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
 def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Iterator[list[TextIOWrapper]]:
     """Open a temporary text file for each of ``paths``; at the end of the ``with`` block, rename them in order.
 
-    The files of ``stale`` are removed once all temporary files are on disk, before the first rename. If the last of
-    ``paths`` is also in ``stale``, its old version is gone before a new file appears, and its new version appears last.
-    So whenever the last of ``paths`` exists, even after a kill, all files of ``paths`` are from the same call.
+    The files of ``stale`` are removed just before the first rename. If the last of ``paths`` is also in ``stale``, then
+    whenever this file exists, even after a kill, all files of ``paths`` are from the same call.
 
-    If the block raises an exception, the temporary files are removed and ``paths`` are unchanged. An exception that
-    the block raises, even an OSError, is not turned into a StoreError.
+    If the block raises an exception, the temporary files are removed, ``paths`` are unchanged, and the exception is
+    passed on as it is.
 
     Raises:
         StoreError: If one of the files cannot be written.
@@ -97,8 +96,8 @@ def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Itera
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a new temporary folder; at the end of the block it becomes ``path``, unless the block raises an exception.
 
-    Several processes may call this for one path at once. Each has a temporary folder of its own; the first to finish
-    renames its folder to ``path``, and the others raise a StoreError.
+    Several processes may call this for one path at once: the first to finish creates ``path``, and the others raise a
+    StoreError.
 
     Raises:
         StoreError: If ``path`` exists, at the start or at the end, or the folder cannot be created or renamed.
@@ -145,11 +144,7 @@ def _partial_path(path: Path) -> Path:
 
 
 class _OutputFile(FileIO):
-    """A temporary file that will be renamed to ``path``. If it cannot be written, the error names ``path``.
-
-    ``write`` turns an OSError into a StoreError. It is called only when a buffer of many lines is written to the file,
-    so the check costs almost nothing.
-    """
+    """A temporary file that will be renamed to ``path``. If it cannot be written, the StoreError names ``path``."""
 
     def __init__(self, partial: Path, path: Path) -> None:
         self._path = path

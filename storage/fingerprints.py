@@ -1,8 +1,8 @@
 """Compute canonical JSON and sha256 fingerprints, to tell whether two things are equal or belong together.
 
-This module hashes. Its callers decide what goes into a fingerprint. sha256 runs at 1.5 GB/s per core. The checksum
-crc32c is eight times as fast. So a large file is hashed when it is written, copied or verified. When it is read, only
-its crc32c checksums are compared.
+Callers decide what goes into a fingerprint. sha256 runs at 1.5 GB/s per core; the checksum crc32c is eight times as
+fast. So a large file is hashed when it is written, copied or verified. When it is read, only its crc32c checksums are
+compared.
 """
 
 import hashlib

@@ -1,8 +1,7 @@
 """Read and write the files of one store, such as a dump, under a lock that admits one writer at a time.
 
-A dump's reader and writer use only the protocol `Folder`. `LocalFolder` is a directory;
-`storage.remote.remote_folder.RemoteFolder` has the same methods for an object store. Files are named by relative paths
-with slashes. The program computes these names and never takes them from a store.
+A dump's reader and writer use only the protocol `Folder`. `LocalFolder` implements it for a directory, and
+`storage.remote.remote_folder.RemoteFolder` for an object store. Files are named by relative paths with slashes.
 """
 
 import errno
@@ -21,7 +20,7 @@ from storage.fingerprints import FileDigest
 class WriterLock(Protocol):
     """The right of one process to write a store and its history.
 
-    The history is a file next to the store. Each line records an event, for example that a process began to write.
+    The history is a file next to the store. Each line records an event, such as the start of a writer.
     """
 
     def log(self, line: bytes) -> None:
@@ -65,10 +64,10 @@ class Folder(Protocol):
         """Read a whole file and return the problem with it as text, or None if it has this digest."""
 
     def open(self, name: str, digest: FileDigest) -> FileIO:
-        """Return an open file on the local machine with the content of file ``name``, so that the caller can map it.
+        """Open a local file with the content of file ``name``, so that the caller can map it.
 
-        A local file is opened directly, and its content is not checked. A remote file is copied first, and the copy is
-        checked against ``digest``.
+        A remote file is copied first, and the copy is checked against ``digest``. The content of a local file is not
+        checked.
 
         Raises:
             OSError: If there is no such file (FileNotFoundError), or it cannot be read.
@@ -78,7 +77,7 @@ class Folder(Protocol):
     def renew(self, name: str, digest: FileDigest) -> bool:
         """Drop the local copy of a remote file if it is damaged. Return whether ``open`` will fetch the file again.
 
-        For a local file the result is False, because there is no copy. The copy of a file is dropped at most once.
+        The copy of a file is dropped at most once.
         """
 
     @property
@@ -110,7 +109,7 @@ class LocalFolder:
     """A directory of a local or shared file system; implements `Folder`.
 
     The lock is an flock on PATH.history.jsonl next to the store. The system releases the lock when the process ends,
-    even if the process is killed. Partial files have names that end in ``.partial``.
+    even if the process is killed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -192,9 +191,8 @@ class LocalFolder:
     def _refuse_links(self, name: str) -> None:
         """Raise an error if a folder on the way to a file is a link: writing would change a folder outside the store.
 
-        A link in place of the file itself is replaced or removed, and the file that the link leads to stays. Reading
-        follows links: in a download cache, such as Hugging Face's, every file is a link. This is safe, because all
-        content is compared with digests.
+        A link in place of the file itself is replaced or removed, and its target stays. Reading follows links: in a
+        download cache, such as Hugging Face's, every file is a link.
         """
         for folder in list(PurePosixPath(name).parents)[:-1]:
             if _is_link(self._path / folder):

@@ -1,10 +1,9 @@
 """Write and read small verified Zarr v3 groups through zarr-python. Datasets are such groups; dumps are not.
 
-A group is read all at once. Its arrays are stored uncompressed with crc32c. The sha256 of each array, and one sha256
-over all of these and the attributes, catch two errors that checksums of chunks cannot: altered attributes, and missing
-chunks, for which zarr silently returns the fill value. A group is written under a temporary name and then renamed, so
-nobody sees half a group. A group is opened only if it is Zarr v3, its arrays hold numbers, and they use no codec except
-bytes and crc32c.
+A group is read all at once. Its arrays hold numbers, stored uncompressed with crc32c checksums; any other codec or data
+type is refused. The attributes hold one sha256 per array, and one over these and all other attributes. They detect what
+the checksums cannot: altered attributes, and missing chunks, for which zarr silently returns the fill value. A group is
+written under a temporary name and then renamed.
 """
 
 import math
@@ -154,10 +153,7 @@ class _ArrayJson:
 
 
 def _check_array(path: Path) -> None:
-    """Check an array's codecs and the number and size of its chunk files, before memory for the chunks is allocated.
-
-    The expected size of a file follows from the shape of the chunks, because nothing is compressed.
-    """
+    """Check an array's codecs and the number and size of its chunk files, before memory is allocated for them."""
     metadata = _metadata(path / "zarr.json", _ArrayJson)
     names = {str(codec.get("name") if isinstance(codec, dict) else codec) for codec in metadata.codecs}
     if metadata.zarr_format != 3 or not names <= _CODECS or metadata.data_type not in _DATA_TYPES:

@@ -2,11 +2,10 @@
 
 A caller that reads JSON passes the expected type of the value: a dataclass, or a plain type such as ``dict[str, int]``.
 msgspec checks the whole value against the type. So a caller never sees a value of another type, NaN, an infinity, or an
-integer that does not fit in 64 bits. Keys for which the type has no field are ignored. Integers are never rounded.
+integer that does not fit in 64 bits. Keys for which a dataclass has no field are ignored.
 
-An error is one line: the file and line, the place in the value, what was found and expected, and a remedy. The caller
-chooses the class of the error. Files and lines have a maximum size, so that a huge file cannot fill the memory. A byte
-order mark is accepted, because editors write it.
+An error is one line: the file and line, the place in the value, what was found and expected, and a remedy. Files and
+lines have a maximum size, so that a huge file cannot fill the memory. A byte order mark is accepted.
 """
 
 import gzip
@@ -39,8 +38,8 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
 MAX_INT_BITS = 63
 _LONG_INTEGER = re.compile(rb"[\s:,\[-][0-9]{19}")
-"""Only text that matches this pattern can have an integer of more than 63 bits. If the pattern began with the digits,
-the search would take three times as long in text that consists of log-probabilities."""
+"""Matches every text that has an integer of more than 63 bits. A pattern that began with the digits would take three
+times as long on text that consists of log-probabilities."""
 
 
 def read_bytes(
@@ -75,14 +74,9 @@ def read_json(
     error: type[RnngDistillError] = InputError,
     max_bytes: int = MAX_FILE_BYTES,
 ) -> T:
-    """Return the JSON value of a file.
+    """Return the JSON value of a file. The value must have the type ``kind``.
 
-    Args:
-        path: The file.
-        kind: The type of the value.
-        remedy: The instruction at the end of an error message.
-        error: The class of the errors.
-        max_bytes: The size above which the file is refused.
+    The other arguments are those of `read_bytes`.
 
     Raises:
         RnngDistillError: ``error``, if the file cannot be read, has more than ``max_bytes``, or does not hold JSON of
@@ -97,11 +91,7 @@ def read_json_lines(
 ) -> Iterator[tuple[str, T]]:
     """Yield ``FILE:LINE`` and the JSON value of each line of a file, plain or gzipped. Blank lines are skipped.
 
-    Args:
-        path: The file.
-        kind: The type of each value.
-        remedy: The instruction at the end of an error message.
-        error: The class of the errors.
+    Each value must have the type ``kind``. The other arguments are those of `read_bytes`.
 
     Raises:
         RnngDistillError: ``error``, if the file cannot be read, or a line is too long or not JSON of the type ``kind``.
@@ -114,7 +104,7 @@ def read_json_lines(
 def read_lines(path: Path, *, remedy: str, error: type[RnngDistillError] = InputError) -> Iterator[tuple[str, bytes]]:
     """Yield ``FILE:LINE`` and each line that is not blank, with its line end.
 
-    The arguments are those of ``read_json_lines``.
+    The arguments are those of `read_bytes`.
 
     Raises:
         RnngDistillError: ``error``, if the file cannot be read, or a line has more than ``MAX_LINE_BYTES``.
@@ -133,14 +123,10 @@ def read_lines(path: Path, *, remedy: str, error: type[RnngDistillError] = Input
 
 
 def decode(data: bytes, kind: type[T], *, where: str, remedy: str, error: type[RnngDistillError] = InputError) -> T:
-    """Return the JSON value of ``data``.
+    """Return the JSON value of ``data``. The value must have the type ``kind``.
 
-    Args:
-        data: The text.
-        kind: The type of the value.
-        where: The place of the text, such as its file, for an error message.
-        remedy: The instruction at the end of an error message.
-        error: The class of the errors.
+    ``where`` names the place of ``data``, such as its file, in an error message. The other arguments are those of
+    `read_bytes`.
 
     Raises:
         RnngDistillError: ``error``, if ``data`` is not JSON of the type ``kind``.
@@ -163,7 +149,7 @@ def convert(value: object, kind: type[T], *, where: str, remedy: str, error: typ
 def read_toml(path: Path, *, remedy: str, error: type[RnngDistillError] = InputError) -> dict[str, Any]:
     """Return the table of a TOML file.
 
-    The values may be NaN, infinities or dates, since TOML has them. The caller must check the values.
+    The values may be NaN, infinities or dates. The caller must check them.
 
     Raises:
         RnngDistillError: ``error``, if the file cannot be read, has more than ``MAX_TOML_BYTES``, is not TOML or has an
@@ -181,9 +167,9 @@ def read_toml(path: Path, *, remedy: str, error: type[RnngDistillError] = InputE
 
 @dataclass(frozen=True, slots=True)
 class _NamedCode:
-    """The only key that this module reads from a configuration file of the library transformers.
+    """The only key that `names_code` reads.
 
-    Other keys are ignored. They can hold integers of 100 bits: transformers writes 10³⁰ for a tokenizer without a
+    Other keys are ignored, since they can hold integers of 100 bits: transformers writes 10³⁰ for a tokenizer without a
     maximum length.
     """
 
@@ -250,7 +236,7 @@ def _is_gzipped(path: Path, file: "BufferedReader[Any]") -> bool:
 
 
 def _bounded(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
-    """Yield the lines of a file, cut after ``MAX_LINE_BYTES`` + 1 bytes. The caller refuses lines of that size."""
+    """Yield the lines of a file, cut after ``MAX_LINE_BYTES`` + 1 bytes."""
     while line := file.readline(MAX_LINE_BYTES + 1):
         yield line
 

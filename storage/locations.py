@@ -1,8 +1,8 @@
 """Parse the location of a store: a path, or a URL that fsspec can open (s3://, gs://, abfs://, memory://).
 
-A URL is taken literally. It must not hold globs, a query, a chain of file systems, or credentials, which would appear
-in logs and histories. The libraries that open a URL find credentials in the environment: AWS_* and FSSPEC_* variables,
-~/.aws, or the machine's role. fsspec is imported only when a URL is opened.
+A URL is taken literally: it must not hold globs, a query or a chain of file systems. It must not hold credentials,
+either, since URLs appear in logs and histories. The libraries that open a URL find credentials in the environment:
+AWS_* and FSSPEC_* variables, ~/.aws, or the machine's role.
 """
 
 import re
@@ -22,7 +22,7 @@ Location: TypeAlias = Path | str | Folder
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CONTAINER_FIRST = {"abfs", "abfss", "az", "adl", "wasb", "wasbs"}
-"""Schemes whose URLs start with CONTAINER@ACCOUNT. For them, the text before the @ is not a credential."""
+"""Schemes whose URLs start with CONTAINER@ACCOUNT. The container is not a credential."""
 
 
 def is_url(location: str | Path) -> TypeGuard[str]:
@@ -36,8 +36,8 @@ def open_folder(location: str | Path, *, cache_bytes: int = DEFAULT_CACHE_BYTES,
     Args:
         location: A path, a file:// URL, or another URL.
         cache_bytes: Limit on the total size of the local copies of remote files. Ignored for a path.
-        take_over: Whether `Folder.lock` takes the lease (the lock of a remote store) from a writer that may still be
-            alive. Ignored for a path, because the lock of a path ends with the process that holds the lock.
+        take_over: Whether `Folder.lock` takes the lock of a remote store from a writer that may still be alive. Ignored
+            for a path, because the lock of a path ends with the process that holds it.
 
     Raises:
         ConfigError: If the URL is malformed or holds credentials.

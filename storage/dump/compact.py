@@ -1,29 +1,27 @@
 """Encode, decode and read the rows of a compact dump, which stores a log-probability as one byte.
 
-A row is one position: its k most probable tokens, the most probable one first. For each token the dump stores its gap:
-the log-probability of the token before it minus its own. The gap is rounded and stored as a code, one byte d. A code d
-stands for a gap of d/16 + (d/64)³ nats. Only 255 has another meaning: this token and all after it have probability 0.
-So decoded log-probabilities never rise along a row. Most codes are 0 or 1, so the codes compress well. The sum of all
-gaps up to a token is the token's fall: the first token's log-probability minus its own. The encoder chooses each code
-so that the gaps of all codes so far add up as nearly as possible to the fall. So errors do not add up. The gaps of
-neighbouring codes differ by 1/16 nat if the codes are small, and by up to 0.8 nat if they are large. A decoded fall is
-wrong by at most about half of such a difference.
+A row is one position: its k most probable tokens, the most probable one first. A token's gap is the log-probability of
+the token before it minus its own. A token's fall is the first token's log-probability minus its own, which is the sum
+of the gaps up to the token. The dump stores a code, one byte, for each token. Code d stands for a gap of d/16 + (d/64)³
+nats; code 255 means that this token and all after it have probability 0. The encoder chooses each code so that the gaps
+of all codes so far add up as nearly as possible to the fall, so rounding errors do not add up. A decoded fall is wrong
+by at most about 1/32 nat after a small code, and 0.4 nat after a large one.
 
 The first log-probability and ``logz`` (log Σ_w p(w)^(1/T), one for each temperature T) are not stored. They follow from
 the codes and the tail (the log of the mass of all other tokens), because a distribution sums to 1 at every temperature.
-The array ``gaps`` holds the codes of a row, and gap(d) is the gap of code d:
+With ``gaps`` for the codes of a row, gap(d) for the gap of code d, and p_T for the distribution at temperature T:
 
     p_T(ids[j]) = (1 - exp(tail_T)) exp(-fall[j] / T) / Σ_i exp(-fall[i] / T)        fall[j] = Σ_{i <= j} gap(gaps[i])
 
 A compact dump and a dump of profile ``exact`` with the same distributions have equal tails, gold tokens, ids and
-log-probabilities of gold tokens, bit for bit. The kept mass (the summed probability of the kept tokens) and the
-perplexity follow from these arrays, so they are equal, too. `storage.dump.compressed_shards` compresses the bytes.
+log-probabilities of gold tokens, bit for bit. So the kept mass (the summed probability of the kept tokens) and the
+perplexity are equal, too.
 
-To read a row, its whole chunk (1,024 rows by default) is decompressed and its checksum is checked, unless the chunk is
-among the few decoded chunks that are kept in memory. So reading ranges is cheap, and reading single sentences at random
-is expensive. In return a compact dump has less than half as many bytes as an exact one.
+To read a row, its whole chunk (1,024 rows by default) is checked and decompressed. So reading ranges is cheap, and
+reading single sentences at random is expensive. In return a compact dump has less than half as many bytes as an exact
+one.
 
-Legend: n positions, k ids kept, nT declared temperatures: those that the schema lists.
+Legend: n positions, k kept ids per position, nT temperatures of the schema.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,8 +45,8 @@ from storage.folder import Folder
 _Found = TypeVar("_Found")
 
 TO_ZERO = 255
-"""Code of a token with probability 0. It is also the fill value of the Zarr array, so zarr returns this code in place
-of a missing shard. The first code of a stored row is always 0, so fill values never look like a stored row."""
+"""Code of a token with probability 0, and fill value of the Zarr array. The first code of a stored row is always 0, so
+a missing shard, for which zarr returns fill values, never looks like stored rows."""
 
 _UNCHANGED = ("tokens", "ids", "gold_logp", "tail")
 """Arrays that equal those of a dump of profile ``exact``."""
@@ -66,15 +64,15 @@ def encode_rows(positions: Positions, temperatures: Sequence[float], *, where: s
 
     Args:
         positions: Rows that passed `storage.dump.positions.check_positions`.
-        temperatures: The declared temperatures; the first is 1.
+        temperatures: The temperatures of the schema; the first is 1.
         where: Prefix of error messages.
 
     Returns:
         ``tokens``, ``ids``, ``gold_logp`` and ``tail`` unchanged; ``gaps`` ``[n, k]`` uint8, whose first column is 0.
 
     Raises:
-        StoreError: If the probabilities of a row's tokens and of its tail do not sum to 1 at a declared temperature, or
-            the tail has the whole probability. Such a row could not be rebuilt.
+        StoreError: If the probabilities of a row's tokens and of its tail do not sum to 1 at one of the temperatures,
+            or the tail has the whole probability. Such a row could not be rebuilt.
     """
     gaps = np.empty(positions.logp.shape, np.uint8)
     for start in range(0, len(positions), _BLOCK):
@@ -90,9 +88,9 @@ def decode_rows(
     """Return the log-probabilities that codes and tails encode.
 
     Args:
-        gaps: ``[n, k]`` uint8. All k codes of a row are needed, since each probability depends on all of them.
+        gaps: ``[n, k]`` uint8.
         tail: ``[n, nT]`` float32: natural log of the mass outside the ids at each temperature.
-        temperatures: The declared temperatures; the first is 1.
+        temperatures: The temperatures of the schema; the first is 1.
 
     Returns:
         ``logp`` ``[n, k]`` float32, natural log at T = 1, falling along a row, -inf where the probability is 0;
@@ -121,11 +119,7 @@ def decode_positions(arrays: Mapping[str, NDArray[Any]], temperatures: Sequence[
 class CompactRows:
     """All positions of a dump of profile ``compact``; implements `storage.dump.profiles.Rows`.
 
-    Args:
-        folder: The folder of the dump.
-        schema: The schema of the dump.
-        shards: The entry of each shard in the manifest.
-        check_store: Called if a file is damaged. It raises an error if another dump has replaced this one.
+    The arguments are described in `storage.dump.profiles.open_rows`.
     """
 
     def __init__(
@@ -195,9 +189,8 @@ class CompactRows:
 
 def _gap_units() -> NDArray[np.int64]:
     """Return the gap, in units, of each code d below `TO_ZERO`: d/16 + (d/64)³ nats."""
-    # Most gaps are small. The gaps of neighbouring small codes differ by 1/16 nat. The cube lets 255 codes reach
-    # 78 nats; with equal steps they would reach only 16 nats. After a wide gap, probabilities are small, so an error
-    # there costs little.
+    # The cube lets 255 codes reach 78 nats; with equal steps of 1/16 nat they would reach only 16. After a wide gap,
+    # probabilities are small, so an error there costs little.
     codes = np.arange(TO_ZERO, dtype=np.int64)
     return codes * (_UNITS // 16) + codes**3
 

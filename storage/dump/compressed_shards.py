@@ -5,14 +5,10 @@ A shard file holds a range of an array's rows, cut into chunks. The codec is ``s
 
     chunk 0 | crc32c | chunk 1 | crc32c | … | index: (offset, length) uint64 of every chunk of a full shard | crc32c
 
-The layout is that of uncompressed shards (`storage.dump.shards`), but each chunk is a Blosc buffer (bits transposed,
-then zstd) whose length varies. So this module parses the index. The index must account for every byte of the file:
-chunks follow one another in order without gaps. A chunk is decoded only if its checksum is correct and its
-header states the size that the layout gives. It is decoded into memory of that size, so a wrong size in a file does no
-harm. The encoded bytes equal those that zarr-python writes with the same versions of Blosc and zstd (tested).
-
-Reading one row decodes its whole chunk, so reading ranges of rows is efficient and reading single rows is not. A few
-decoded chunks are kept in memory.
+Each chunk is a Blosc buffer (bits transposed, then zstd) whose length varies, so the index is parsed. Its chunks must
+follow one another in order without gaps and fill the file. A chunk is decoded only if its checksum is correct and its
+header states the size that the layout gives, so a wrong size in a file does no harm. The encoded bytes equal those that
+zarr-python writes with the same versions of Blosc and zstd (tested).
 """
 
 import struct
@@ -63,7 +59,7 @@ class ChunkCache(threading.local):
         self._chunks: OrderedDict[tuple[str, int, int], NDArray[Any]] = OrderedDict()
 
     def get(self, key: tuple[str, int, int]) -> NDArray[Any] | None:
-        """Return the chunk with a key (array name, shard number, chunk number), or None if it is not in the cache."""
+        """Return the chunk with a key: array name, shard number, chunk number."""
         chunk = self._chunks.get(key)
         if chunk is not None:
             self._chunks.move_to_end(key)
@@ -80,10 +76,7 @@ class ChunkCache(threading.local):
 def encode_compressed_shard(spec: ArraySpec, shard: int, rows: NDArray[Any]) -> bytes:
     """Return the bytes of a shard's file.
 
-    Args:
-        spec: The array.
-        shard: Number of the shard.
-        rows: ``[num_rows of the shard, *row_shape]`` of the array's dtype.
+    ``rows`` has the shape ``[num_rows of the shard, *row_shape]`` and the array's dtype.
 
     Raises:
         StoreError: If a chunk of the array is larger than `MAX_CHUNK_BYTES`, the most that readers accept.
@@ -121,13 +114,8 @@ class CompressedShardView:
     ) -> None:
         """Check the index of ``data``, the whole file.
 
-        Args:
-            data: The file's bytes, mapped or not.
-            spec: The array.
-            shard: Number of the shard.
-            where: File, array and shard, for messages.
-            cache: Holds decoded chunks.
-            schema: The schema of the dump, to check the values of decoded chunks. None: they are not checked.
+        ``where`` names file, array and shard in messages. If ``schema`` is given, the values of decoded chunks are
+        checked, too.
 
         Raises:
             CorruptStoreError: If the index is damaged, or does not account for every byte of the file.

@@ -1,19 +1,17 @@
 """Compute the statistics of a dump: kept mass, perplexity and entropy, from float64 sums and a histogram per shard.
 
 The top tokens of a position are the most probable ones, which the dump keeps. Their summed probability is the kept
-mass. A shard is a range of positions. The sums of a shard depend only on its rows, and they are added up in the order
-of the shards. So the statistics of a dump do not depend on which process wrote which shard. A teacher that is given the
-tree is almost certain of ``<eos>``, because the tree is then complete. So some statistics are also given without the
-positions of ``<eos>``.
+mass. A shard is a range of positions. The sums of the shards are added up in the order of the shards, so the statistics
+do not depend on which process wrote which shard. A teacher that is given the tree is almost certain of ``<eos>``,
+because the tree is then complete. So some statistics are also given without the positions of ``<eos>``.
 
 The entropy of a position is computed over its top tokens and one bucket for all other tokens, at T = 1:
 
     H = -Σ_j p(ids[j]) log p(ids[j]) - exp(tail) tail        in nats; a lower bound on the entropy over the vocabulary
 
 Merging outcomes never increases entropy (Cover and Thomas 2006, problem 2.5). The bound is exact if k = V. Entropies
-are rounded to whole numbers of a small unit (`ENTROPY_UNITS` of them are one nat), so that their sum is exact.
-Quantiles come from a histogram, which takes 1 to 3 kB per shard. They are exact to within a bin, 1/64 nat. Exact
-quantiles would need the entropies of all positions.
+are rounded to whole numbers of a small unit, so that their sum is exact. Quantiles come from a histogram with bins of
+1/64 nat, which takes 1 to 3 kB per shard.
 """
 
 import math
@@ -35,7 +33,7 @@ from storage.json_files import Count
 ENTROPY_UNITS = 1 << 22
 """Units per nat. Rounding each term to a whole number of units moves an entropy by less than 1e-4 nats if k ≤ 800."""
 ENTROPY_BINS = 1 << 6
-"""Bins per nat. It is a power of two, so that a bit shift turns a number of units into a bin."""
+"""Bins per nat."""
 QUANTILES = (5, 25, 50, 75, 95)
 """Quantiles of the entropy, in percent."""
 _BLOCK = 2_048
@@ -51,8 +49,8 @@ class DumpSummary:
     size_bytes: int
     """Bytes of all files except the manifest and the companions (tokenizer and card)."""
     mean_kept_mass: float | None
-    """Mean of the summed probability of a position's top tokens. 0 if the dump has only draws (tokens drawn at random
-    from the distribution) and no top tokens; None without positions."""
+    """Mean kept mass. 0 if the dump has only draws (tokens drawn at random from the distribution) and no top tokens;
+    None without positions."""
     mean_kept_mass_without_eos: float | None
     """``mean_kept_mass`` without the positions of ``<eos>``; None if there are no other positions."""
     kept_mass_by_k: dict[int, float]
@@ -67,8 +65,7 @@ class DumpSummary:
     perplexity_without_eos: float | None
     """``perplexity`` without the positions of ``<eos>``; None if there are no other positions."""
     mean_entropy_nats: float | None
-    """Mean entropy of a position's top tokens and one bucket for all other tokens. None without positions or without
-    top tokens."""
+    """Mean of the entropy H. None without positions or without top tokens."""
     entropy_nats_quantiles: dict[int, float] | None
     """For each percentage in `QUANTILES`, the quantile of the positions' entropies, to within 1/64 nat; None if
     ``mean_entropy_nats`` is None."""
@@ -95,13 +92,12 @@ class DumpSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardFigures:
-    """Sums and a histogram of one shard. `summarise` turns the figures of all shards into statistics of the dump."""
+    """Sums and a histogram of one shard."""
 
     sums: dict[str, Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]]
-    """By name, for example ``gold_nats``: the sum over the rows. ``num_effective`` is there only if it is known."""
+    """The sum over the rows, by name, such as ``gold_nats``. ``num_effective`` is there only if it is known."""
     entropy_histogram: list[Count]
-    """Number of rows whose entropy is in each bin of 1/64 nat. The first bin starts at 0 nats, and the last bin is the
-    last one that has a row. Empty without top tokens."""
+    """Number of rows in each bin of 1/64 nat, from 0 nats to the last bin that has a row. Empty without top tokens."""
 
 
 def shard_figures(
@@ -151,8 +147,7 @@ def _kept_mass_by_k(schema: DumpSchema) -> dict[int, str]:
 def summarise(schema: DumpSchema, shards: Sequence[ShardFigures], size_bytes: int) -> DumpSummary:
     """Return the statistics of a dump from the sums and histograms of all its shards, in the order of the shards."""
     names = sum_names(schema)
-    # Shards that an older version wrote have no sum ``num_effective``. If only some shards have one, their mean is not
-    # the mean of the dump.
+    # Shards that an older version wrote have no sum ``num_effective``.
     if shards and all("num_effective" in shard.sums for shard in shards):
         names.add("num_effective")
     total = {name: math.fsum(shard.sums[name] for shard in shards) for name in names}
@@ -179,8 +174,8 @@ def summarise(schema: DumpSchema, shards: Sequence[ShardFigures], size_bytes: in
 def entropy_quantiles(histogram: Sequence[int]) -> dict[int, float] | None:
     """For each of `QUANTILES`, return the quantile of a histogram's entropies in nats; None if the histogram is empty.
 
-    Like ``numpy.quantile``, this interpolates between the two entropies nearest in rank. Only the bin of each entropy
-    is known, so the entropies of a bin are assumed to be spread evenly over it. The error is less than a bin, 1/64 nat.
+    Like ``numpy.quantile``, this interpolates between the two entropies nearest in rank. The entropies of a bin are
+    assumed to be spread evenly over it, so the error is less than a bin, 1/64 nat.
     """
     counts = np.array(histogram, np.int64)
     ends = np.cumsum(counts)

@@ -1,8 +1,8 @@
 """Compute where each row of an array is stored: its shard, its chunk, its file; and the array's Zarr metadata.
 
-Only the first dimension is cut. In most arrays a row belongs to a position; in the array of offsets it belongs to a
-sentence boundary. All shards have equally many rows, except that the last may have fewer. Each shard is cut into
-chunks. The module does integer arithmetic, without I/O. File names are computed here and never read from a store.
+Only the first dimension is cut: first into shards, then each shard into chunks. All shards have equally many rows,
+except that the last may have fewer. In most arrays a row belongs to a position; in the array of offsets it belongs to a
+sentence boundary. File names are computed here and never read from a store.
 """
 
 import math
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from storage.fingerprints import Json
 
 BLOSC_LEVEL = 3
-"""Compression level on Blosc's scale, 0 to 9. zstd itself has another scale."""
+"""Compression level on Blosc's scale, 0 to 9, which is not that of zstd."""
 
 _CRC32C: Json = {"name": "crc32c"}
 _LITTLE_ENDIAN: Json = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -69,7 +69,7 @@ class ArraySpec:
     layout: Layout
     dimensions: tuple[str, ...]
     compressed: bool = False
-    """Whether Blosc compresses the array's chunks: Blosc transposes the bits of a chunk, then applies zstd."""
+    """Whether Blosc compresses the array's chunks."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -157,8 +157,8 @@ def sentences_of_range(offsets: NDArray[np.int64], positions: range) -> range:
 def sentence_blocks(offsets: NDArray[np.int64], block_positions: int) -> NDArray[np.int64]:
     """Return ``[B + 1]`` int64 edges that divide the sentences into B groups.
 
-    The positions are cut into blocks. The sentences ``edges[b]:edges[b + 1]`` are all sentences whose first position is
-    in one block. A block in which no sentence starts has no group.
+    Group b is the sentences ``edges[b]:edges[b + 1]``, which all begin in the same block of ``block_positions``
+    positions. A block in which no sentence begins has no group.
 
     Args:
         offsets: ``[M + 1]`` int64, strictly rising.

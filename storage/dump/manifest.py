@@ -1,9 +1,8 @@
 """Read and write the manifest of a dump: its schema, its state, and the sha256 of every other file.
 
-A manifest is canonical JSON, and one of its keys holds the sha256 of the rest of its text. An entry, a small file about
-one finished shard, has the same form. While the store (the folder of the dump) is being written, entries are files
-under ``finished/``, so that no two processes write the same file. When the store is complete, the entries become part
-of the manifest. Paths are computed from the schema and never read from a manifest.
+A manifest is canonical JSON with a key that holds the sha256 of the rest of its text. Each finished shard has an entry
+with the digests of its files. While the dump is being written, each entry is a file of its own under ``finished/``, so
+that no two processes write the same file. When the dump is complete, the entries become part of the manifest.
 """
 
 import re
@@ -25,8 +24,8 @@ COMPANIONS = (TOKENIZER, CARD)
 """Files for people and programs that get the dump without its dataset. Dumps of older versions do not have them."""
 
 _OWN_DIGEST = re.compile(rb',"sha256":"([0-9a-f]{64})"')
-"""Matches the key that holds the sha256 of the rest of the text. A manifest also holds digests of other files. In
-these, ``sha256`` is the first key, so no comma comes before it, and the pattern does not match."""
+"""Matches the key that holds the sha256 of the rest of the text. In the digest of another file, ``sha256`` is the first
+key, so no comma comes before it, and the pattern does not match."""
 _REMEDY = "Restore it from a copy, or delete the store and dump again"
 
 
@@ -36,10 +35,11 @@ class ShardEntry:
 
     shard: Count
     files: dict[str, FileDigest]
-    """Array → digest."""
+    """Digest of the file of each array, by name of the array."""
     figures: ShardFigures
     checksums: dict[str, Sha256] = field(default_factory=dict)
-    """Array → one sha256 over the checksums of all its chunks in this shard. Empty in entries of older versions."""
+    """One sha256 over the checksums of all chunks of an array in this shard, by name of the array. Empty in entries of
+    older versions."""
 
     def to_json(self) -> dict[str, Json]:
         """Return the entry as JSON values, without ``checksums`` if they are not known."""
@@ -47,7 +47,7 @@ class ShardEntry:
         return value if self.checksums else {name: item for name, item in value.items() if name != "checksums"}
 
     def problem_with(self, store: Folder, schema: DumpSchema) -> str | None:
-        """Return the problem with the shard's files as text that names array and shard; None without a problem."""
+        """Return the problem with the shard's files as text that names array and shard."""
         for spec in schema.stored_arrays:
             name = spec.file(self.shard)
             problem = store.problem_with(name, self.files[spec.name])
@@ -63,8 +63,7 @@ class ShardEntry:
     def read(cls, store: Folder, shard: int, manifest: "Manifest") -> "ShardEntry | None":
         """Return the entry of a shard, or None if it is missing, damaged or of another dump.
 
-        An entry may belong to another dump: a process of an abandoned run may still write shards and entries into a
-        folder in which another dump was begun.
+        A process of an abandoned run may still write entries into a folder in which another dump was begun.
         """
         try:
             data = store.read(entry_name(shard))
@@ -89,12 +88,13 @@ class Manifest:
     """``writing`` or ``complete``."""
     schema: DumpSchema
     metadata: dict[str, FileDigest]
-    """Path → digest of every ``zarr.json`` and of the offsets."""
+    """Digest of every ``zarr.json`` and of the offsets, by path."""
     shards: tuple[ShardEntry, ...] = ()
     """The entries of all shards in their order if the dump is complete, else empty."""
     statistics: DumpSummary | None = None
     companions: dict[str, FileDigest] = field(default_factory=dict)
-    """Name → digest of the ``COMPANIONS``. Empty while the dump is being written, and in dumps of older versions."""
+    """Digest of each of the ``COMPANIONS``, by name. Empty while the dump is being written, and in dumps of older
+    versions."""
 
     @property
     def is_complete(self) -> bool:
@@ -196,8 +196,8 @@ class Manifest:
         """Check that the store was begun with this schema.
 
         Raises:
-            StoreError: If it was begun with another schema. The message gives both values of every key that differs. If
-                a fingerprint differs, the error is a `FingerprintMismatchError`.
+            StoreError: If it was begun with another schema. If a fingerprint differs, the error is a
+                `FingerprintMismatchError`.
         """
         differences = self.schema.differences(schema)
         if differences:
@@ -229,7 +229,7 @@ def _rule_of_entries(schema: DumpSchema) -> Callable[[ShardEntry], bool]:
 
 
 def entry_name(shard: int) -> str:
-    """Return the relative path of a finished shard's entry. This file exists only while the store is being written."""
+    """Return the relative path of a finished shard's entry."""
     return f"finished/{shard}.json"
 
 
@@ -292,11 +292,7 @@ def _with_digest(value: Mapping[str, Any]) -> bytes:
 
 
 def _check_digest(data: bytes, where: str) -> None:
-    """Check that a file holds the sha256 of the rest of its text, as `_with_digest` writes it.
-
-    Raises:
-        CorruptStoreError: If it does not.
-    """
+    """Check that a file holds the sha256 of the rest of its text, as `_with_digest` writes it."""
     found = _OWN_DIGEST.findall(data)
     if len(found) != 1 or sha256_bytes(_OWN_DIGEST.sub(b"", data)) != found[0].decode():
         raise _damaged(where, "its sha256 does not match")

@@ -1,17 +1,14 @@
 """Read the rows of a dump of profile ``exact`` from its mapped files, without copying them through Zarr.
 
-In this profile the arrays are stored as they were computed, without compression. A row is what an array holds for one
-position. A shard is a range of positions, with one file per array. Each file is cut into chunks of equal size. For each
-array, the files of all shards are mapped one after another into one address range, so that numpy sees one array over
-all shards. The distance between shards is fixed, and so are the distances between the chunks of a shard and between the
-rows of a chunk. So arithmetic turns a position into an address. A sentence is usually one slice per array, and any set
-of positions is one gather per array. Without the common address range, a gather over S shards would be S gathers, with
-a sort before and a scatter after them. This would take three times as long for 512 sentences (docs/decisions/0006).
+A row is what an array holds for one position. A shard is a range of positions, with one uncompressed file per array,
+which is cut into chunks of equal size. For each array, the files of all shards are mapped one after another into one
+address range. The distances between shards, between chunks and between rows are fixed, so arithmetic turns a position
+into an address. A sentence is usually one slice per array, and any set of positions is one gather per array. Without
+the common address range, a gather would take three times as long for 512 sentences (docs/decisions/0006).
 
 A shard is mapped when it is first needed. Then this module checks the sizes of the shard's files, their indexes of
 chunks, and that the files belong to the dump. When a row of a chunk is first read, the checksums and values of the
-chunk are checked in all arrays. Files stay mapped as long as any numpy array is a view of their address range. A
-damaged copy of a remote file is fetched again once.
+chunk are checked in all arrays. A damaged copy of a remote file is fetched again once.
 """
 
 import ctypes
@@ -61,12 +58,7 @@ _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_
 class MappedRows:
     """All positions of a dump of profile ``exact``; implements `storage.dump.profiles.Rows`.
 
-    Args:
-        folder: The folder of the dump.
-        schema: The schema of the dump.
-        shards: The entry of each shard in the manifest.
-        verified: One byte per chunk of the dump: 1 if its checksums and values were found correct. Updated in place.
-        check_store: Called if a file is damaged. It raises an error if another dump has replaced this one.
+    The arguments are described in `storage.dump.profiles.open_rows`.
     """
 
     def __init__(
@@ -89,11 +81,7 @@ class MappedRows:
         self.open_bytes = 0
 
     def read(self, start: int, stop: int) -> Positions:
-        """Return the positions ``start`` to ``stop``, as copies.
-
-        Raises:
-            CorruptStoreError: If a checksum is wrong. The message names array, shard and chunk.
-        """
+        """Return a range of positions, as `Rows.read` describes."""
         number, low = divmod(start, self._chunk_rows)
         high = low + stop - start
         shard, chunk = divmod(number, self._chunks_per_shard)
@@ -111,7 +99,7 @@ class MappedRows:
         return Positions(*[array.read(pieces, stop - start) for array in self._arrays])
 
     def gather(self, positions: NDArray[np.int64]) -> Positions:
-        """Return copies of ``positions`` ``[n]``: at least one, in any order. The errors are those of ``read``."""
+        """Return any positions, as `Rows.gather` describes."""
         numbers = positions // self._chunk_rows
         is_ready = np.frombuffer(self._ready, np.bool_)[numbers]
         if not is_ready.all():
@@ -149,10 +137,9 @@ class MappedRows:
             raise impossible_value(found, where, self._schema, shard, chunk)
 
     def _ready_pieces(self, start: int, stop: int) -> list[_Piece]:
-        """Map and check all chunks of a range, and cut it into pieces that can each be copied in one operation.
+        """Map and check all chunks of a range, and cut the range into pieces that can each be copied in one operation.
 
-        A piece is a slice of the result and the index of its rows in ``_MappedArray.rows``. Consecutive whole
-        chunks of a shard make one piece.
+        A piece is a slice of the result and the index of its rows in ``_MappedArray.rows``.
         """
         pieces: list[_Piece] = []
         for number in range(start // self._chunk_rows, -(-stop // self._chunk_rows) if stop > start else 0):
@@ -350,7 +337,7 @@ class AddressRange:
 
 
 def pages(size_bytes: int) -> int:
-    """Return ``size_bytes`` rounded up to whole pages: the offset at which the next file can start."""
+    """Return ``size_bytes`` rounded up to whole pages."""
     return -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
@@ -368,11 +355,7 @@ def mapped_file(descriptor: int) -> NDArray[np.uint8]:
 def opened_shard(folder: Folder, name: str, digest: FileDigest, *, where: str) -> Iterator[FileIO]:
     """Open a shard's file, so that the body of the ``with`` statement can map it.
 
-    Args:
-        folder: The folder of the dump.
-        name: Name of the file in the folder.
-        digest: Digest of the file.
-        where: File, array and shard, for messages.
+    ``where`` names file, array and shard in messages.
 
     Raises:
         CorruptStoreError: If the file is missing.

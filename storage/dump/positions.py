@@ -1,10 +1,10 @@
 """Hold the distributions of positions in memory, and check them before they are written.
 
-Writers of a dump take `Positions`, and readers return them. At each position a dump keeps the top tokens, which are the
-most probable ones, or tokens drawn at random from the distribution (draws), or both.
+Writers of a dump take `Positions`, and readers return them. At each position a dump keeps the most probable tokens (top
+tokens), or tokens drawn at random from the distribution (draws), or both.
 
-Legend: n positions, k columns (the largest number of ids that a position can keep), nT declared temperatures: those
-that the schema lists.
+Legend: n positions, k columns (the largest number of ids that a position can keep), nT declared temperatures (those of
+the schema).
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class Positions:
 
 
 def joined_positions(parts: Sequence[Positions]) -> Positions:
-    """Concatenate parts: return copies of all their positions, part after part."""
+    """Return copies of all positions of the parts, part after part."""
     arrays = [part.arrays() for part in parts]
     return Positions(**{name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]})
 

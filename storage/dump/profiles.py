@@ -1,8 +1,6 @@
 """Encode and read the rows of a dump: as computed (profile ``exact``), or rounded and compressed (``compact``).
 
-`encoded` makes the files of a shard, `as_read` rounds rows as writing and reading them would, and `open_rows` reads the
-rows of all shards. Modules that need numcodecs are imported only for compact dumps, since importing numcodecs takes a
-third of a second.
+Modules that need numcodecs are imported only for compact dumps, since importing numcodecs takes a third of a second.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,11 +41,8 @@ def encoded(
 ) -> Iterator[tuple[ArraySpec, bytes | memoryview, str]]:
     """Yield for each stored array of a shard: spec, content of its file, and one sha256 over its chunks' checksums.
 
-    Args:
-        positions: The rows of the shard. They must have passed `storage.dump.positions.check_positions`.
-        schema: The schema of the dump.
-        shard: Number of the shard.
-        where: Prefix of error messages.
+    ``positions`` are the rows of the shard, and must have passed `storage.dump.positions.check_positions`. ``where`` is
+    the prefix of error messages.
 
     Raises:
         StoreError: If the profile cannot encode these rows.
@@ -74,10 +69,10 @@ def stored_chunks(
     """Yield for each chunk of a shard its number, and its rows by name of the array, as stored but without padding.
 
     Args:
-        files: Array → the whole file.
+        files: The whole file of each array, by name of the array.
         schema: The schema of the dump.
         entry: The entry of the shard in the manifest.
-        names: Array → the text that names its file, array and shard in messages.
+        names: File, array and shard as text for messages, by name of the array.
 
     Raises:
         CorruptStoreError: If an index or a checksum is wrong.
@@ -119,7 +114,7 @@ def as_read(positions: Positions, schema: DumpSchema, *, where: str) -> Position
 
 
 def as_positions(arrays: Mapping[str, NDArray[Any]], schema: DumpSchema) -> Positions:
-    """Return the positions in the arrays of a chunk. The arrays come from `stored_chunks`."""
+    """Return the positions that the arrays of a chunk hold. `stored_chunks` yields such arrays."""
     if schema.profile == "exact":
         return Positions(**arrays)
     from storage.dump.compact import decode_positions  # noqa: PLC0415  see the module docstring

@@ -1,15 +1,13 @@
 """Read positions of a complete dump from memory-mapped files: those of a sentence, of a range, or any set of positions.
 
 Opening a dump checks the manifest (which lists the digests of all other files), the metadata of the arrays, the offsets
-of the sentences and the size of every file. When a shard is mapped, the reader checks where its chunks begin, and that
-its files are those that the manifest lists. When a row of a chunk is first read, the reader checks the chunk's
-checksums and values. To check everything beforehand, call `verify_dump`. The reader does not use zarr, because zarr
-takes about a millisecond per access, 200 times as long as the reader.
+of the sentences and the size of every file. The checksums and values of a chunk are checked when a row of the chunk is
+first read. To check everything beforehand, call `verify_dump`. The reader does not use zarr, because zarr takes about a
+millisecond per access, 200 times as long as the reader.
 
-A reader keeps no rows in its memory, except a few decoded chunks if the dump was made with ``--profile compact``. It
-returns copies. The mapped pages belong to the system's page cache, which all readers share and which the system shrinks
-when it needs memory. Threads may share a reader. A forked process can go on using it; a spawned process opens the dump
-again.
+A reader returns copies. It keeps no rows in its memory, except a few decoded chunks of a compact dump. The mapped pages
+belong to the system's page cache, which all readers share and which the system shrinks when it needs memory. Threads
+may share a reader. A forked process can go on using it; a spawned process opens the dump again.
 
 Legend: M sentences and N positions in the dump, n positions in a result.
 """
@@ -51,15 +49,14 @@ class DumpReader:
         schema: The schema of the dump.
         offsets: ``[M + 1]`` int64: sentence m is positions ``offsets[m]:offsets[m + 1]``.
         summary: The statistics of the dump.
-        manifest_sha256: sha256 of the manifest. It identifies the dump: a manifest lists all other files' digests.
+        manifest_sha256: sha256 of the manifest. It identifies the dump, since the manifest lists the digests of all
+            other files.
     """
 
     def __init__(self, location: Location, *, manifest_sha256: str | None = None) -> None:
         """Open a dump.
 
-        Args:
-            location: Location of the dump.
-            manifest_sha256: The expected sha256 of the manifest; None accepts any dump.
+        ``manifest_sha256`` is the expected sha256 of the manifest; None accepts any dump.
 
         Raises:
             StoreError: If there is no dump, its manifest has another sha256 than expected, or the dump has a format,
@@ -83,7 +80,7 @@ class DumpReader:
         self._announced: set[int] = set()
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle only the location. A spawned process then opens the same dump itself."""
+        """Pickle only the location and the sha256 of the manifest."""
         return functools.partial(DumpReader, manifest_sha256=self.manifest_sha256), (self.folder,)
 
     def __len__(self) -> int:
@@ -117,17 +114,14 @@ class DumpReader:
         return declared.index(temperature)
 
     def read_sentences(self, indices: ArrayLike) -> Positions:
-        """Return the positions of some sentences, one sentence after the other.
+        """Return copies of the positions of some sentences, one sentence after the other.
 
         Args:
             indices: ``[R]`` int64 in ``[0, M)``, any order, repeats allowed.
 
-        Returns:
-            Copies of all positions of these sentences. ``n`` is the number of these positions.
-
         Raises:
             IndexError: If there is no such sentence.
-            CorruptStoreError: If a checksum is wrong. The message names array, shard and chunk.
+            CorruptStoreError: If a chunk is damaged.
         """
         sentences = np.asarray(indices, dtype=np.int64).reshape(-1)
         if not sentences.size:
@@ -147,7 +141,7 @@ class DumpReader:
 
         Raises:
             IndexError: If there is no such position.
-            CorruptStoreError: If a checksum is wrong. The message names array, shard and chunk.
+            CorruptStoreError: If a chunk is damaged.
         """
         positions = np.asarray(indices, dtype=np.int64).reshape(-1)
         if not positions.size:
@@ -163,7 +157,7 @@ class DumpReader:
 
         Raises:
             IndexError: If the range is not inside ``[0, N]``.
-            CorruptStoreError: If a checksum is wrong. The message names array, shard and chunk.
+            CorruptStoreError: If a chunk is damaged.
         """
         if not 0 <= start <= stop <= self.schema.num_positions:
             raise IndexError(f"positions {start} to {stop} are not a range in [0, {self.schema.num_positions}]")
@@ -190,7 +184,7 @@ class DumpReader:
         return open_rows(self.folder, self.schema, self._shards, self._verified, self._check_store)
 
     def _check_store(self) -> None:
-        """Raise an error if another dump has replaced this one. Then a file may seem damaged although it is not."""
+        """Raise an error if another dump has replaced this one."""
         try:
             found = sha256_bytes(self.folder.read(MANIFEST))
         except OSError:  # the dump is gone: the caller's error says which file is missing
@@ -202,10 +196,7 @@ class DumpReader:
         return StoreError(f"{self.folder}: another dump replaced this one after it was opened. Start again")
 
     def _current_rows(self) -> Rows:
-        """Return the mapped rows. If too many bytes are mapped, start again with nothing mapped.
-
-        The system unmaps the old files when no array uses them any more.
-        """
+        """Return the mapped rows. If too many bytes are mapped, start again with nothing mapped."""
         rows, bound = self._rows, self.folder.max_open_bytes
         if bound is not None and rows.open_bytes > bound:
             rows = self._rows = self._open_rows()
@@ -214,18 +205,13 @@ class DumpReader:
 
 
 def verify_dump(location: Location, progress: Callable[[int], object] | None = None) -> DumpSummary:
-    """Check every byte and value of a complete dump, and that the store holds no other files.
+    """Check every byte and value of a complete dump, and that the store holds no other files. Return the statistics.
 
     The bytes are compared with the digests of the manifest. The values must be possible for probability distributions
-    (see `storage.dump.values`). Digests cannot show this: the files of a faulty writer match their digests, too.
+    (see `storage.dump.values`). Digests cannot show this, since the files of a faulty writer match their digests, too.
 
-    Args:
-        location: Location of the dump.
-        progress: Called with the number of bytes checked since the last call. These numbers sum to ``size_bytes`` of
-            the result.
-
-    Returns:
-        The statistics of the dump.
+    ``progress`` is called with the number of bytes checked since the last call. These numbers sum to ``size_bytes`` of
+    the result.
 
     Raises:
         StoreError: If `DumpReader` cannot open the dump, or the store holds files that are not part of the dump.
@@ -339,10 +325,7 @@ def _read_metadata(folder: Folder, manifest: Manifest) -> NDArray[np.int64]:
 
 
 def _metadata(folder: Folder, name: str, digest: FileDigest) -> dict[str, Any]:
-    """Return an array's metadata as JSON values.
-
-    The caller needs them only for an error message, if they differ from what this program would have written.
-    """
+    """Return an array's metadata as JSON values, for an error message."""
     if digest.size_bytes > _MAX_METADATA_BYTES:
         raise StoreError(
             f"{folder}/{name}: {digest.size_bytes:,} bytes, expected the metadata of an array. {_OTHER_PROGRAM}"
@@ -351,10 +334,7 @@ def _metadata(folder: Folder, name: str, digest: FileDigest) -> dict[str, Any]:
 
 
 def _first_difference(found: object, expected: object, key: str = "") -> str:
-    """Return the first key at which two JSON values differ, such as ``codecs.0.name``, and both values, for a message.
-
-    At most 400 characters of each value are shown.
-    """
+    """Return the first key at which two JSON values differ, such as ``codecs.0.name``, and both values."""
     pairs: Iterable[tuple[object, object, object]] = ()
     if isinstance(found, dict) and isinstance(expected, dict):
         pairs = ((each, found.get(each), expected.get(each)) for each in sorted({*found, *expected}))

@@ -2,10 +2,9 @@
 
 `DumpSchema` holds everything that determines the bytes of a store, apart from the offsets (where each sentence begins)
 and the rows. Its JSON is both the attributes of the Zarr group and the ``schema`` of the manifest. The ``zarr.json``
-files are derived from the schema and never parsed: a reader compares them with those that it would have written. So a
-stranger's dump cannot make a reader use another codec, data type or extension. The group's ``zarr.json`` repeats the
-metadata of the arrays (consolidated metadata), so that zarr lists the arrays without looking at the store's other
-files.
+files are derived from the schema. A reader only compares them with those that it would have written. So a stranger's
+dump cannot make a reader use another codec, data type or extension. The group's ``zarr.json`` repeats the metadata of
+the arrays (consolidated metadata), so that zarr lists the arrays without reading other files.
 """
 
 import math
@@ -23,8 +22,8 @@ from storage.fingerprints import Json, canonical_json
 FORMAT = "rnng-distill dump"
 FORMAT_VERSION = 1
 FINGERPRINTS = ("dataset", "split", "tokenizer", "teacher")
-"""The keys of ``DumpSchema.fingerprints``. A cross-fitted dump comes from one teacher for each fold of the split. It
-has a fingerprint for each of these teachers in place of ``teacher``: ``teacher of fold 1`` and so on."""
+"""The keys of ``DumpSchema.fingerprints``. A cross-fitted dump, which comes from one teacher per fold of the split, has
+``teacher of fold 1`` and so on in place of ``teacher``."""
 GAPS = "gaps"
 """Name of the array that replaces ``logp`` in a compact dump; see `storage.dump.compact`."""
 MAX_CHUNK_BYTES = 1 << 26
@@ -63,8 +62,8 @@ class DumpSchema:
     k: int
     """Columns per position: the number of kept ids or, with draws, the largest number that can be kept."""
     num_top: int = 0
-    """Number of most probable tokens, which come first in the row of a position. It depends on ``selection``: with
-    ``topk`` it is k (a 0 is replaced by k), with ``sampled`` 0, and with ``stratified`` above 0 and below k."""
+    """Number of most probable tokens, which come first in the row of a position. For selection ``topk`` it is k (a 0 is
+    replaced by k), for ``sampled`` 0, and for ``stratified`` above 0 and below k."""
     temperatures: tuple[float, ...]
     """The temperatures T for which the arrays ``tail`` (log of the mass outside the top tokens) and ``logz`` (log of
     the normaliser Σ p^(1/T)) have a column; the first is 1."""
@@ -88,7 +87,7 @@ class DumpSchema:
     split: str
     """Split of the dataset that was dumped."""
     fingerprints: dict[str, str]
-    """The sha256 of each thing that ``FINGERPRINTS`` names. A cross-fitted dump has ``teacher of fold 1`` and so on."""
+    """The sha256 of each thing that ``FINGERPRINTS`` names."""
     computation: dict[str, str | int | float]
     """Everything else that can change the stored values: threads, batch budget, dtype, device model, versions, beam
     sizes."""

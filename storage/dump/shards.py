@@ -6,9 +6,9 @@ A shard file holds a range of an array's rows, cut into chunks. The codec is ``s
     chunk 0 | crc32c | chunk 1 | crc32c | … | index: (offset, length) uint64 of every chunk of a full shard | crc32c
 
 A short last chunk is padded with the fill value. Chunks past the end of the array are not stored, and all bits of their
-index entries are ones. Nothing is compressed, so the layout determines the place of every byte. So this module compares
-the index with the expected one instead of parsing it, and rows are read from the mapped file at a fixed stride. The
-encoded bytes equal those that zarr-python writes (tested). This encoder is about five times as fast as zarr-python.
+index entries are ones. Nothing is compressed, so this module compares the index with the expected one instead of
+parsing it, and rows are read from the mapped file at a fixed stride. The encoder writes the same bytes as zarr-python
+(tested), about five times as fast.
 """
 
 from mmap import mmap
@@ -46,10 +46,7 @@ def index_bytes(spec: ArraySpec) -> int:
 def encode_shard(spec: ArraySpec, shard: int, rows: NDArray[Any]) -> NDArray[np.uint8]:
     """Return the bytes of a shard's file.
 
-    Args:
-        spec: The array.
-        shard: Number of the shard.
-        rows: ``[num_rows of the shard, *row_shape]`` of the array's dtype.
+    ``rows`` has the shape ``[num_rows of the shard, *row_shape]`` and the array's dtype.
     """
     num_rows, chunk_rows, stride = len(rows), spec.layout.chunk_rows, chunk_stride(spec)
     num_chunks = spec.layout.num_chunks(shard)
@@ -70,11 +67,7 @@ def encode_shard(spec: ArraySpec, shard: int, rows: NDArray[Any]) -> NDArray[np.
 def check_index(data: NDArray[np.uint8], spec: ArraySpec, shard: int, *, where: str) -> None:
     """Compare the size and the index of a shard's file with those that the layout determines.
 
-    Args:
-        data: The whole file.
-        spec: The array.
-        shard: Number of the shard.
-        where: File, array and shard, for the message.
+    ``data`` is the whole file. ``where`` names file, array and shard in the message.
 
     Raises:
         CorruptStoreError: If the size or the index differs.
@@ -115,16 +108,11 @@ def check_belongs(
 ) -> None:
     """Check that a shard's file is the one that the manifest lists, and not one of another dump of the same layout.
 
-    The checksums of all chunks together identify the file. They are a few hundred bytes, so this check reads hardly
-    more than the index. In dumps of older versions, the manifest lists only the sha256 of the whole file. Then the
-    whole file is hashed, which takes 0.7 seconds per gigabyte.
+    The checksums of all chunks, a few hundred bytes, identify the file. In dumps of older versions, the manifest lists
+    only the sha256 of the whole file. Then the whole file is hashed, which takes 0.7 seconds per gigabyte.
 
-    Args:
-        data: The whole file.
-        checksums: The stored checksums of the file's chunks, in order.
-        digest: Digest of the file, from the manifest.
-        expected: sha256 of the checksums, from the manifest; None in dumps of older versions.
-        where: File, array and shard, for the message.
+    ``data`` is the whole file, and ``checksums`` are the stored checksums of its chunks, in order. ``expected`` is the
+    sha256 of these checksums from the manifest; None in dumps of older versions.
 
     Raises:
         CorruptStoreError: If the file is not the one that the manifest lists.

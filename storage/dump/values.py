@@ -1,15 +1,14 @@
 """Find values that no dump can have: ids outside the vocabulary, NaN, probabilities above 1, and others.
 
-A digest shows that bytes are those that were written. It does not show that the writer was correct. So most rules about
-values are checked three times: before rows are written, when a reader first reads from a chunk, and by ``verify``.
+Most rules are checked three times: before rows are written, when a reader first reads from a chunk, and by ``verify``.
 Three rules are too slow for readers: log-probabilities do not rise along a row, a row has no id twice, and the
-probabilities of a row and its tail sum to 1. ``verify`` checks all three. Writers check that log-probabilities do not
-rise and, for a compact dump, that probabilities sum to 1.
+probabilities of a row and its tail sum to 1. ``verify`` checks all three. Writers check the first and, for a compact
+dump, the third.
 
-A dump can hold tokens that were drawn at random (draws). Such a row can have unused columns at its end, for example if
-a token was drawn twice. Unused columns hold fill values.
+A row with tokens that were drawn at random (draws) can have unused columns at its end, for example if a token was drawn
+twice. Their ids and log-probabilities are fill values, and their counts are 0.
 
-Legend: n positions, k columns, nT declared temperatures: those that the schema lists.
+Legend: n positions, k columns, nT declared temperatures (those of the schema).
 """
 
 import math
@@ -44,12 +43,10 @@ class ImpossibleValue(NamedTuple):
 
 
 def impossible_values(arrays: Mapping[str, NDArray[Any]], schema: DumpSchema) -> Iterator[ImpossibleValue]:
-    """Yield each rule that rows break, with the first such row. This takes little time compared with reading the rows.
+    """Yield each rule that rows break, with the first such row.
 
-    Args:
-        arrays: Arrays ``[n, ...]`` by name, n at least 1. Some of the dump's arrays are enough, unless the dump has
-            draws: then all arrays are needed.
-        schema: The schema of the dump.
+    ``arrays`` holds arrays ``[n, ...]`` by name, n at least 1. Some of the dump's arrays are enough, unless the dump
+    has draws: then all arrays are needed.
     """
     is_unused = None
     if (counts := arrays.get("counts")) is not None:
@@ -89,10 +86,7 @@ def unordered_rows(logp: NDArray[np.float16], counts: NDArray[np.uint8] | None, 
 
 
 def repeated_ids(ids: NDArray[Any], schema: DumpSchema) -> ImpossibleValue | None:
-    """Return the first row of ``ids`` ``[n, k]`` that has an id twice. Unused columns do not count.
-
-    Unused columns hold the fill value, which is not in the vocabulary.
-    """
+    """Return the first row of ``ids`` ``[n, k]`` that has an id of the vocabulary twice."""
     ordered = np.sort(ids, axis=1)
     repeats = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] < schema.vocab_size)
     return ImpossibleValue("ids", _first(repeats), "ids repeats an id in a row") if repeats.any() else None

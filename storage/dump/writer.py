@@ -1,11 +1,11 @@
 """Write a dump shard by shard, from any number of processes, which may be interrupted at any time.
 
 A shard is finished when the files of all its arrays, and then its entry (a file with their digests), were renamed into
-place. Until then it is pending. So any process can see from the files on the disk which shards are pending, and the
-bytes of the finished store depend only on the schema, the offsets and the rows. One process, the main one, holds the
-lock, writes the metadata and finishes the dump. The other processes only write shards, after the main process has
-opened the store and before it finishes. Hosts, times and commands would make the bytes of equal dumps differ, so they
-go to PATH.history.jsonl next to the store. This history file is also the lock file.
+place. Until then it is pending. The bytes of the finished store depend only on the schema, the offsets and the rows.
+Hosts, times and commands go to the history file PATH.history.jsonl next to the store, which is also the lock file.
+
+One process, the main one, holds the lock, writes the metadata and finishes the dump. The other processes only write
+shards, after the main process has opened the store and before it finishes the dump.
 """
 
 from collections.abc import Callable, Mapping
@@ -85,14 +85,14 @@ class DumpWriter:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every shard is written and verified. Readers may then open the dump."""
+        """Whether every shard is written and verified."""
         return self._summary is not None
 
     def pending(self) -> list[int]:
         """Return the pending shards: their entry or one of their files is missing, truncated or altered.
 
-        The method hashes every finished shard (1.5 GB/s). If there are several processes, call this method in one of
-        them and send the result to the others.
+        This hashes every finished shard (1.5 GB/s). If there are several processes, call it in one of them and send the
+        result to the others.
         """
         if self.is_complete:
             return []
@@ -178,7 +178,7 @@ class DumpWriter:
         self._lock.log(canonical_json({"time": now, **event}))
 
     def close(self) -> None:
-        """Release the lock. The store is not changed."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.close()
 
@@ -207,8 +207,7 @@ def figures_of_shard(
 ) -> ShardFigures:
     """Return the sums and the histogram of a shard from its rows ``positions``.
 
-    If the distribution of each row is a mixture over the hypotheses of a beam search, ``num_effective`` ``[n]`` holds
-    the effective number of hypotheses of each row. Of these numbers, the result has only the sum.
+    ``num_effective`` is described in `DumpWriter.write_shard`.
     """
     rows = schema.layout.rows_of(shard)
     sentences = sentences_of_range(offsets, rows)
@@ -219,7 +218,7 @@ def figures_of_shard(
 
 
 def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> Manifest:
-    """Return a store's manifest. Unless the store is complete, prepare it first so that shards can be written."""
+    """Prepare a store so that shards can be written, and return its manifest."""
     metadata = _metadata(schema, offsets)
     digests = {name: FileDigest.of_bytes(data) for name, data in metadata.items()}
     present = folder.sizes()
@@ -291,7 +290,7 @@ def _remove_entries(folder: Folder, schema: DumpSchema) -> None:
 
 
 def _metadata(schema: DumpSchema, offsets: NDArray[np.int64]) -> dict[str, bytes | memoryview]:
-    """Return the files that depend only on schema and offsets: relative path → content."""
+    """Return the content, by relative path, of the files that depend only on schema and offsets."""
     spec = schema.offsets_array
     return {**schema.zarr_files(), spec.file(0): encode_shard(spec, 0, offsets).data}
 

@@ -6,11 +6,11 @@
 
 A file is verified after it is copied, and only then gets its name. Later uses check its size, and readers check the
 checksums inside it. If several processes need the same file at once, one copies it and the others wait. When the copies
-exceed the limit, those that were used longest ago are removed. A mapped file stays readable after its name is removed,
-and a missing file is fetched again, so any process may remove any file at any time. The price: the disk space is freed
-only when the last map of a removed file is gone, so the cache may use more than its limit.
+exceed the limit, those that were used longest ago are removed. A mapped file stays readable after it is removed, and a
+missing file is fetched again, so any process may remove any file at any time. But the disk space of a removed file is
+freed only when its last map is gone, so the cache may use more than its limit.
 
-The cache belongs to one user. Nobody else may enter its folder, since copies are not hashed again when they are used.
+Nobody but the user may enter the cache's folder, since copies are not hashed again when they are used.
 """
 
 import fcntl
@@ -89,10 +89,10 @@ class FileCache:
 
     @contextmanager
     def locked(self, key: str) -> Iterator[None]:
-        """Hold the lock for a key, which is a sha256. It keeps out all other processes.
+        """Hold the lock for a key, which is a sha256.
 
-        All keys that start with the same two characters share one lock. There are 256 lock files, which are never
-        removed. If one were removed while a process waits for it, two processes could hold the same lock.
+        All keys that start with the same two characters share one lock file. Lock files are never removed: if one were
+        removed while a process waits for it, two processes could hold the same lock.
 
         Raises:
             StoreError: If the cache cannot be written, or its file system lacks flock.

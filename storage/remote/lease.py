@@ -1,15 +1,14 @@
 """Admit one writer at a time to a dump (or another store of files) in an object store, by a lease.
 
 The lease is an object next to the store. It names its holder and the time at which it expires. The holder renews it in
-a thread. If the holder dies, its lease stays behind. Any process may take the lease over once it has expired
-(`TIME_TO_LIVE_S` after the last renewal), or before that with ``take_over``. A process that takes the lease waits and
-reads it back. So if two processes take it at the same time, the process that wrote last keeps it. This also works on
-object stores without a request "create this object only if it does not exist". Before the holder writes a file or adds
-a line to the store's history, it reads the lease again. If another process holds the lease by then, it stops.
+a thread. Any process may take the lease once it has expired (`TIME_TO_LIVE_S` after the last renewal), or before that
+with ``take_over``. A process that takes the lease waits and reads it back. So if two processes take it at the same
+time, the process that wrote last keeps it. This also works on object stores without a request "create this object only
+if it does not exist". Before the holder writes a file or adds a line to the store's history, it reads the lease again.
+If another process holds the lease by then, it stops.
 
-The lease keeps two writers from working at the same time. It cannot stop a writer that sleeps for minutes between the
-check of the lease and the write. Such a late write does no harm: files are whole objects, and their bytes do not depend
-on who computes them. So a late write of a shard writes the bytes that are already there. For the same reason, the
+The lease cannot stop a writer that sleeps for minutes between the check of the lease and the write. Such a late write
+does no harm: files are whole objects, and their bytes do not depend on who computes them. For the same reason, the
 other processes of a dump (all but rank 0) write shards without holding the lease. If the clocks of two hosts differ by
 more than `TIME_TO_LIVE_S` minus `HEARTBEAT_S`, a living holder can lose its lease. The holder then stops.
 """
@@ -29,7 +28,7 @@ from storage.fingerprints import canonical_json
 from storage.remote.objects import ObjectStore, plain_text
 
 HEARTBEAT_S = 20.0
-"""Seconds between two renewals. A renewal is two small requests."""
+"""Seconds between two renewals."""
 TIME_TO_LIVE_S = 120.0
 """Seconds from a renewal until the lease expires. Five renewals in a row may fail. After a crash of the holder, the
 next writer waits this long."""
@@ -83,8 +82,8 @@ class _Holder:
 class Lease:
     """The right of one process to write a store and its history; implements `WriterLock`.
 
-    The history is read when the lease is taken. To add a line, the whole history is written again, since objects cannot
-    be appended to. The history of a dump has some tens of lines.
+    To add a line to the history, the whole history (some tens of lines) is written again, since objects cannot be
+    appended to.
     """
 
     def __init__(self, store: str, *, take_over: bool) -> None:

@@ -1,9 +1,8 @@
 """Read, write, list and remove whole objects below one URL, through fsspec. Objects are never appended to or renamed.
 
 An exception of fsspec or of a library under it becomes an error of one line with a remedy, or a `FileNotFoundError` if
-an object does not exist. The one-line error quotes the text of the original exception with secrets replaced by ***,
-since a server or a library may put a secret into a message. For the same reason the original exception is not chained.
-Listings are never cached.
+an object does not exist. The error quotes the original exception with secrets replaced by ***. The original exception
+is not chained, since it may hold a secret. Listings are never cached.
 
 If the library reports that a write succeeded, this module trusts it: object stores acknowledge whole objects only, the
 libraries send a checksum with each object, and every byte of a dump is read back once before the dump is marked
@@ -33,8 +32,8 @@ _LIBRARY_ERRORS = (
 )
 """Modules and the base classes of their exceptions, which are not OSErrors."""
 _MISUSE = (ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
-"""What fsspec and the libraries raise for a malformed setting, for an unexpected answer of the server, for a scheme
-that needs options, and for a scheme that cannot list or write."""
+"""Exceptions of fsspec and the libraries for a malformed setting, an unexpected answer of the server, or a scheme that
+needs options or cannot list or write."""
 REMOVE_THREADS = 8
 CACHE_VARIABLE = "RNNG_DISTILL_CACHE"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -122,9 +121,9 @@ class ObjectStore:
     def create(self, name: str, data: bytes) -> bool:
         """Write an object if none has that name. Return whether it was written.
 
-        The request carries the condition If-None-Match, or the store's equivalent. A store without such a condition may
-        ignore it. If the connection breaks after the write, the result may be False although this call wrote the
-        object. A caller that must be certain reads the object back.
+        The request carries the condition If-None-Match, or the store's equivalent, which some stores ignore. If the
+        connection breaks after the write, the result may be False although this call wrote the object. A caller that
+        must be certain reads the object back.
 
         Raises:
             StoreError: If the object cannot be written.
@@ -142,8 +141,7 @@ class ObjectStore:
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects. A missing object is not an error.
 
-        Each object takes a request of its own. The answer to one request for many objects would not say which of them
-        the user may not delete.
+        Each object takes a request of its own, so that an error names the object.
 
         Raises:
             StoreError: If an object cannot be removed.
@@ -209,7 +207,7 @@ def no_room(folder: Path, name: str) -> StoreError:
 
 
 def _described(error: BaseException) -> str:
-    """Return the text of an exception. The exception's name comes first if the text alone may say nothing."""
+    """Return the text of an exception. The name of its class comes first if the text alone may say nothing."""
     text = plain_text(error)
     return f"{type(error).__name__}: {text}" if isinstance(error, _MISUSE) and not isinstance(error, OSError) else text
 

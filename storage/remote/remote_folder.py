@@ -1,10 +1,9 @@
 """Read and write the files of one store in an object store. Files are read through a cache of local copies.
 
-A file is one object. There are no partial files, because an object store shows an upload only when it is complete. If
-the upload of a large file is aborted, parts of it may remain that are invisible but cost money; a lifecycle rule of the
-bucket should remove them. The lease (the right to write, for a limited time) and the history are next to the store,
-like the lock of a local store. To read any part of a file, the whole file is copied. Copying a shard for a single
-sentence is expensive, but training also reads the other sentences of the shard.
+A file is one object, which appears only when its upload is complete. If the upload of a large file is aborted, parts of
+it may remain that are invisible but cost money; a lifecycle rule of the bucket should remove them. The lease (the right
+to write, for a limited time) and the history are objects next to the store. To read any part of a file, the whole file
+is copied. This is expensive for a single sentence, but training also reads the other sentences of the shard.
 """
 
 import logging
@@ -22,7 +21,7 @@ from storage.remote.lease import Lease, read_history
 from storage.remote.objects import ObjectStore
 
 PREFETCH_THREADS = 4
-"""Number of files that ``prefetch`` fetches at the same time. Each of them is itself fetched in several parts."""
+"""Number of files that ``prefetch`` fetches at the same time."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,20 +56,11 @@ class RemoteFolder:
         return partial(RemoteFolder, cache=self._cache, take_over=self._take_over), (str(self._objects),)
 
     def sizes(self) -> dict[str, int]:
-        """Return the size of each file by name, as `Folder.sizes` describes. The objects are listed once.
-
-        Raises:
-            StoreError: If the objects cannot be listed.
-        """
+        """Return the size of each file by name, as `Folder.sizes` describes."""
         return {name: int(attributes["size"]) for name, attributes in self._objects.entries().items()}
 
     def read(self, name: str) -> bytes:
-        """Return a file's content, as `Folder.read` describes.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            StoreError: If it cannot be read for another reason.
-        """
+        """Return a file's content, as `Folder.read` describes."""
         return self._objects.read(name)
 
     def write(self, name: str, data: bytes | memoryview) -> None:
@@ -105,7 +95,7 @@ class RemoteFolder:
             return "the file is missing"
 
     def open(self, name: str, digest: FileDigest) -> FileIO:
-        """Open a copy of a file, as `Folder.open` describes. If the cache has no copy, make and verify one first.
+        """Open a copy of a file, as `Folder.open` describes.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -130,19 +120,11 @@ class RemoteFolder:
 
     @property
     def max_open_bytes(self) -> int:
-        """The limit on the bytes of all mapped files: the same as the limit of the cache.
-
-        Without this limit, mapped copies could fill the disk: a copy that the cache has removed takes room on the disk
-        as long as it is mapped.
-        """
+        """The limit on the bytes of all mapped files: the same as the limit of the cache."""
         return self._cache.size_bytes
 
     def history(self) -> bytes:
-        """Return the history, as `Folder.history` describes; empty if there is none.
-
-        Raises:
-            StoreError: If it cannot be read.
-        """
+        """Return the history, as `Folder.history` describes; empty if there is none."""
         return read_history(str(self))
 
     def sweep(self) -> None:
