@@ -1,14 +1,13 @@
 r"""Define the built-in English grammar: its rules with features, and the domains of the features.
 
-A line of ``RULES`` is ``weight LHS -> RHS``. ``$name`` is a variable that takes each value of ``DOMAINS[name]``. A
-variable has the same value everywhere in a line; ``$name1`` and ``$name2`` are different variables with the same
-domain. If a variable occurs only on the right, its values share the weight of the line in proportion to their weights
-in the domain. The weights of the rules of one symbol are normalised.
+A line of ``RULES`` is ``weight LHS -> RHS``. ``$name`` is a variable that takes each value of ``DOMAINS[name]``. It has
+the same value everywhere in a line; ``$name1`` and ``$name2`` are different variables with the same domain. If a
+variable occurs only on the right, its values share the weight of the line in proportion to their weights in the domain.
+The weights of the rules of one symbol are normalised.
 
 A symbol is ``label/variant[features]``. The tree has only the label; for ``V`` it has the first feature (VBZ, VBD, ...)
-instead. A symbol that begins with ``_`` is not in the tree; its children become children of its parent. No phrase of a
-tree has as its only child a phrase with the same label. No rule has an empty right side. A chain of rules with a single
-symbol on the right never returns to its first symbol.
+instead. A symbol that begins with ``_`` is not in the tree; its children become children of its parent. There are no
+empty rules and no cycles of unary rules. No phrase of a tree has as its only child a phrase with the same label.
 
 The most important feature is the agreement class, which is named after a typical member: the persons ``i you we``, the
 humans ``he she they``, the animals ``dog dogs`` and the things ``cup cups``. The class of a noun phrase determines the
@@ -22,7 +21,7 @@ from pipeline.corpus.sample.lexicon import lexical_entries
 from pipeline.corpus.sample.pcfg import Grammar, parse_rules
 
 DOMAINS: dict[str, dict[str, float]] = {
-    # Sets of agreement classes. The weight of a class says how frequent it is among subjects and objects in text.
+    # Sets of agreement classes, weighted by their frequency among subjects and objects in text.
     "agr": {"i": 4, "you": 3, "we": 4, "he": 20, "she": 20, "they": 22, "dog": 8, "dogs": 6, "cup": 7, "cups": 6},
     "noun": {"he": 20, "she": 20, "they": 22, "dog": 8, "dogs": 6, "cup": 7, "cups": 6},
     "sg": {"he": 20, "she": 20, "dog": 8, "cup": 7},
@@ -39,7 +38,7 @@ DOMAINS: dict[str, dict[str, float]] = {
     "livsg": {"he": 20, "she": 20, "dog": 8},
     "livpl": {"they": 22, "dogs": 6},
     "thg": {"cup": 12, "cups": 10},
-    # The first sound of a word: c is a consonant, as after "a". v is a vowel, as after "an".
+    # The first sound of a word: c for a consonant, v for a vowel.
     "snd": {"c": 85, "v": 15},
     # Penn tags of all verb forms, and of the forms that have no tense.
     "form": {"VBZ": 1, "VBP": 1, "VBD": 1, "VB": 1, "VBN": 1, "VBG": 1},

@@ -2,19 +2,17 @@
 
     beta(A, i, j) = sum over rules A -> B C and over k of  p(A -> B C) beta(B, i, k) beta(C, k, j)      (Baker 1979)
 
-Here beta(A, i, j) is the probability that A expands to words i to j - 1. For a string x of n words, p(x) = beta(start,
-0, n). This is a sum over all derivations of x: over all feature annotations, attachments and homographs. The grammar is
-binarised. A rule with more than two symbols becomes several binary rules. The new symbols in these rules stand for the
-rest of the original rule and expand with probability 1. With U as the matrix of unary rules, chains of unary rules are
-folded into the binary and lexical rules by U* = I + U + U^2 + ... A grammar with a chain of unary rules that
-returns to its first symbol is refused, so this sum has finitely many terms.
+Here beta(A, i, j) is the probability that A expands to words i to j - 1. A string x of n words has the probability p(x)
+= beta(start, 0, n), a sum over all its derivations. A rule with more than two symbols becomes several binary rules.
+Their new symbols stand for the rest of the original rule and expand with probability 1. Chains of unary rules are
+folded into the binary and lexical rules by U* = I + U + U^2 + ..., where U is the matrix of unary rules. A grammar with
+a cycle of unary rules is refused, so this sum is finite.
 
-Few symbols fit a given span, so the chart stores only these symbols: for each width, a sorted list of items (first
-position, symbol, value). Two lists are joined: an item of the first list with each item of the second list that begins
-where the first item ends. One numpy call does this for all sentences of a batch. So the time depends on the number of
-joined items and not on the size of the grammar. The price is code full of index arithmetic. The probabilities of a
-word under all symbols are divided by the largest of them, and the log of this divisor is added at the end, so long
-sentences do not underflow. Trees are not recovered.
+For each width, the chart has a sorted list of items (position, symbol, value), only for symbols that fit the span. Two
+lists are joined: each item of one list with all items of the other list that begin where it ends. One numpy call does
+this for all sentences of a batch. So the time depends on the number of joined items and not on the size of the grammar.
+The price is code full of index arithmetic. The probabilities of a word under all symbols are divided by the largest of
+them, and the log of this divisor is added at the end, so long sentences do not underflow. Trees are not recovered.
 """
 
 from collections.abc import Sequence
@@ -27,8 +25,8 @@ from pipeline.corpus.sample.pcfg import Grammar
 from storage.ragged import concatenated_ranges
 
 BATCH_POSITIONS = 8192
-"""Largest number of positions in a batch: a sentence of n words has n + 1. A longer sentence is a batch by itself. All
-items of a batch are in memory at the same time."""
+"""Largest number of positions in a batch, which bounds memory. A sentence of n words has n + 1 positions. A longer
+sentence is a batch by itself."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -99,9 +97,10 @@ def _items(positions: Ints, symbols: Ints, values: Floats, num_positions: int) -
 
 
 def ranges(starts: Ints, counts: Ints) -> tuple[Ints, Ints]:
-    """List the indices starts[o] to starts[o] + counts[o] - 1 for each o, in order.
+    """Concatenate ranges of indices. Return the number of the range that each index is in, and the indices.
 
-    Return the o of each index, and the indices.
+    Range o has the indices starts[o] to starts[o] + counts[o] - 1. For example, starts ``[5, 9]`` and counts ``[2, 1]``
+    give ``[0, 0, 1]`` and ``[5, 6, 9]``.
     """
     return np.repeat(np.arange(len(counts)), counts), concatenated_ranges(starts, counts)
 
@@ -110,8 +109,8 @@ def ranges(starts: Ints, counts: Ints) -> tuple[Ints, Ints]:
 class Chart:
     """The inside probabilities of M sentences.
 
-    The words of the batch have consecutive positions, with an empty position after each sentence. The scale of a
-    word is its largest probability under any symbol. The probabilities of the word were divided by this scale.
+    The words of the batch have consecutive positions, with an empty position after each sentence. The probabilities of
+    each word were divided by its scale, which is the largest of them.
     """
 
     starts: Ints
@@ -150,7 +149,7 @@ class Inside:
     def _above(self, unary: list[tuple[int, int, float]]) -> list[dict[int, float]]:
         """Return for each symbol X the symbols from which unary chains lead to X, with the chains' total probabilities.
 
-        X itself is one of these symbols: the empty chain leads from X to X with probability 1.
+        The empty chain leads from X to X with probability 1.
         """
         parents: list[list[tuple[int, float]]] = [[] for _ in range(self._num_symbols)]
         for parent, child, prob in unary:

@@ -1,13 +1,12 @@
 """List and inflect the words of the built-in grammar.
 
 Every list is ordered from frequent to rare. The word at rank r (from 0) has weight 1 / (r + 2): Zipf's law with
-Mandelbrot's shift. Words are terminals of the grammar: they are inflected, spelt as in the middle of a sentence, and
-have no spaces. Functions of this module compute regular forms, and the lists spell out irregular forms. There are
-homographs on purpose (``teacher`` is he or she, ``her`` is an object or a possessive, ``sheep`` is singular or plural,
-``helped`` is a past form or a participle). The exact probability of a sentence sums over all readings of its words.
+Mandelbrot's shift. Words are spelt as in the middle of a sentence, and have no spaces. The lists spell out irregular
+forms. There are homographs on purpose (``teacher`` is he or she, ``her`` is an object or a possessive, ``sheep`` is
+singular or plural, ``helped`` is a past form or a participle).
 
 The words obey two constraints. First, no two words differ only in the case of their first letter (there is no name
-``Rose`` and no month ``May``). So no information is lost when the first word of a sentence is capitalised. ``Grammar``
+``Rose`` and no month ``May``), so no information is lost when the first word of a sentence is capitalised. ``Grammar``
 checks this. Second, the first letter of a word decides between *a* and *an* (there is no *hour* and no *uniform*).
 """
 
@@ -31,13 +30,12 @@ AGREEMENT_NOUNS: Mapping[str, tuple[str, str]] = {
         "",
     ),
 }
-"""Nouns of each agreement class of singular nouns. An agreement class is a set of nouns that take the same pronouns and
-verb forms. It is named after a pronoun or a noun. The first string has the nouns of this class only. The second has the
-nouns that belong to both ``he`` and ``she``; it is empty for the other classes. An irregular plural is written as
+"""Nouns of each agreement class of singular nouns (see ``grammar``). The first string has the nouns of this class only.
+The second has the nouns that belong to both ``he`` and ``she``. An irregular plural is written as
 ``singular/plural``."""
 
 PLURAL_OF = {"he": "they", "she": "they", "dog": "dogs", "cup": "cups"}
-"""For each agreement class of singular nouns: the agreement class of their plurals."""
+"""The agreement class of the plurals, for each agreement class of singular nouns."""
 
 NAMES = {
     "he": "Tom Peter David Daniel Martin Oscar Simon",
@@ -150,7 +148,7 @@ VOWELS = "aeiou"
 
 
 def third_singular(base: str) -> str:
-    """Return the third person singular of a verb or the regular plural of a noun: carry, carries; watch, watches."""
+    """Return the third person singular of a verb or the regular plural of a noun: carries, watches."""
     if base.endswith(("s", "x", "ch", "sh", "o")):
         return base + "es"
     if base.endswith("y") and base[-2] not in VOWELS:
@@ -225,7 +223,7 @@ def lexical_entries() -> dict[str, dict[str, float]]:
 
 
 def other_number() -> dict[str, str]:
-    """Return for each finite verb form the form of the other number: smiles → smile, smile → smiles, is → are."""
+    """Return the form of the other number for each finite verb form: ``smile`` for ``smiles``, ``is`` for ``are``."""
     swaps = {"is": "are", "was": "were", "does": "do", "has": "have"}
     for verbs in VERBS.values():
         for forms in map(verb_forms, verbs.split()):

@@ -1,17 +1,16 @@
-"""Sample minimal pairs from a grammar.
+"""Sample minimal pairs from a grammar, in the JSON-lines form of BLiMP (Warstadt et al. 2020).
 
-The grammar has a derivation for the good sentence of a pair, but not for the bad sentence, which differs in one word. A
-template is a line of grammar symbols with variables such as ``$hsg`` (see ``pipeline.corpus.sample.grammar``). First,
-values of the variables are drawn. Then each symbol is expanded by sampling from the grammar. The symbol marked ``*``
-yields the critical word. In the bad sentence, another word replaces it. `sample_pairs` keeps a pair only if the exact
-probabilities are p(good) > 0 and p(bad) = 0. For example, *the teacher helped himself* and *the teacher helped herself*
-are both possible, so this pair is dropped. A pair that was sampled before is dropped too, and so is a pair with a
-sentence that the caller excludes, for example because it is a training sentence.
+The two sentences of a pair differ in one word. The grammar generates the good sentence, but not the bad one. A template
+is a line of grammar symbols with variables such as ``$hsg`` (see ``pipeline.corpus.sample.grammar``). First, values of
+the variables are drawn. Then each symbol is expanded by sampling from the grammar. The symbol marked ``*`` yields the
+critical word. In the bad sentence, another word replaces it.
+
+A pair is kept only if the exact probabilities are p(good) > 0 and p(bad) = 0. For example, *the teacher helped himself*
+and *the teacher helped herself* are both possible, so this pair is dropped. A pair is also dropped if it was sampled
+before, or if the caller excludes one of its sentences.
 
 Agreement paradigms have as many singular as plural templates, so a model gains nothing by always preferring one form.
 The exception is ``agreement_with_coordinated_subject``, which is always plural.
-
-The pairs are written in the JSON-lines form of BLiMP (Warstadt et al. 2020).
 """
 
 from collections.abc import Callable, Mapping
@@ -50,10 +49,9 @@ class Paradigm:
     """The replacement of each critical word."""
     templates: tuple[str, ...]
     one_prefix: bool = True
-    """Which of BLiMP's methods can compare the two sentences. True: the one-prefix method. It compares the
-    probabilities of the critical word and its replacement, after the same words. False: the two-prefix method. It
-    compares the probabilities of a later word that both sentences have, after the critical word and after its
-    replacement."""
+    """True for BLiMP's one-prefix method, which compares the probabilities of the critical word and of its replacement,
+    after the same words. False for the two-prefix method, which compares the probabilities of a later word that both
+    sentences have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,7 +191,7 @@ def sample_pairs(
     num_pairs: int = NUM_PAIRS,
     avoid: AbstractSet[str] = frozenset(),
 ) -> list[Pair]:
-    """Return distinct pairs of a paradigm. The templates are used in turn, so they yield about equally many pairs.
+    """Return distinct pairs of a paradigm. The templates are used in turn.
 
     Args:
         grammar: The grammar with the symbols of the templates.

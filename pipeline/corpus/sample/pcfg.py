@@ -1,17 +1,15 @@
 """Read a probabilistic context-free grammar from rules with features, and sample derivations from it.
 
-A sentence is sampled by expanding symbols, beginning with the start symbol, until only words are left. No derivation is
-cut off or rejected, so a string has exactly the probability that ``inside`` computes. Entry (A, B) of the matrix of
-expected children is the mean number of children B of a symbol A. If the spectral radius of this matrix is below 1,
-sampling ends with probability 1, and the expected length of a sentence is finite (Booth and Thompson 1973). ``Grammar``
-checks the spectral radius, and drops symbols that the start symbol cannot reach.
+No derivation is cut off or rejected, so a string is sampled with exactly the probability that ``inside`` computes.
+Entry (A, B) of the matrix of expected children is the mean number of children B of a symbol A. If its spectral radius
+is below 1, sampling ends with probability 1, and the expected length of a sentence is finite (Booth and Thompson 1973).
+``Grammar`` checks this, and drops symbols that the start symbol cannot reach.
 
-Different terminal strings have different texts, so p(text) = p(terminal string). ``text_of_words`` only attaches
-punctuation and *'s* to the previous word and capitalises the first letter. ``Grammar`` checks the two properties that
-make the texts different: no word contains a space or one of the attached marks, and no two words differ only in the
-case of their first letter.
+Different terminal strings have different texts, so p(text) = p(terminal string). To make sure of this, ``Grammar``
+checks that no word contains a space or a mark in ``ATTACHED``, and that no two words differ only in the case of their
+first letter.
 
-This module does not estimate grammars and does not parse. ``inside`` sums over parses without listing them.
+This module does not estimate grammars and does not parse.
 """
 
 import re
@@ -110,7 +108,7 @@ def label_of(symbol: str) -> str:
 
 
 class Grammar:
-    """A PCFG, with only the rules that the start symbol can reach. Its sentences end with probability 1.
+    """A PCFG, with only the rules that the start symbol can reach.
 
     Attributes:
         start: The start symbol.
@@ -195,7 +193,7 @@ class Grammar:
         return derivation
 
     def log_prob(self, derivation: Sequence[int]) -> float:
-        """Return the log-probability in nats of a derivation, that is, of a sentence together with its tree."""
+        """Return the log-probability in nats of a derivation."""
         return sum(self._log_prob_of_rule[index] for index in derivation)
 
     def words(self, derivation: Sequence[int]) -> list[str]:
@@ -228,8 +226,8 @@ class Grammar:
     def words_of_text(self, text: str) -> list[str]:
         """Return the terminal string that has this text. Unknown words stay as they are.
 
-        This function is the inverse of ``text_of_words``. To test whether a text consists of words of the grammar,
-        check two things: all returned words are terminals, and ``text_of_words`` turns them into the text again.
+        A text consists of words of the grammar if all returned words are terminals, and ``text_of_words`` turns them
+        into the text again.
         """
         words = _TERMINAL.findall(text)
         if words:

@@ -9,13 +9,12 @@ and Lafferty 1991). It is computed from left to right (Stolcke 1995), over symbo
     p(x_1 ... x_n end) = beta(start, 0, n)
 
 e_n[C] is the probability of all leftmost derivations that have generated x_1 ... x_n and next expand a symbol C that a
-rule A -> B C has introduced. c_n[A] is the same for any symbol A that can be expanded next: C itself, the first symbol
-of a rule of C, the first symbol of a rule of that symbol, and so on. (I - L)^-1 = I + L + L^2 + ... sums over all these
-chains of first symbols, so left recursion is allowed. beta is the inside probability, from the chart of ``inside``.
+rule A -> B C has introduced. c_n[A] is the same for any symbol A that can be expanded next: C itself, or a symbol that
+begins an expansion of C. (I - L)^-1 = I + L + L^2 + ... sums over all chains of first symbols, so left recursion is
+allowed. beta is the inside probability, from the chart of ``inside``.
 
-The sentences of a batch advance together. At each position one matrix product computes, from the e_n of all sentences,
-their c_n and the probabilities of the next words. Each c_n is divided by the total probability of all next words and of
-the end, and the log of this total is kept, so long sentences do not underflow.
+The sentences of a batch advance together, with one matrix product per position. Each c_n is divided by the total
+probability of all next words and of the end, and the log of this total is kept, so long sentences do not underflow.
 """
 
 from collections.abc import Sequence
@@ -186,8 +185,8 @@ class _ByEnd:
     columns: tuple[Ints, Ints, Ints, Floats]
     """Index of the string, number of words before the span, symbol and inside probability of each item."""
     prefixes: list[tuple[Ints, Floats]]
-    """Entry n - 1 is for n words: the strings, ascending, whose first n words are a complete sentence of the grammar,
-    and the inside probabilities of these words under the start symbol."""
+    """Entry n - 1 has the strings, ascending, whose first n words are a complete sentence of the grammar, and the
+    inside probabilities of these words under the start symbol."""
 
     def at(self, end: int) -> tuple[Ints, Ints, Ints, Floats]:
         """Return the items whose last word is word number ``end`` of the string, counted from 1."""

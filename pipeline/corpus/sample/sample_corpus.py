@@ -5,9 +5,9 @@
     OUT/minimal_pairs/*.jsonl  one paradigm per file, in BLiMP's form
     OUT/entropy.json           the loss that no model can beat in expectation, and facts about the grammar; written last
 
-Sentences are drawn independently, so the splits have some short sentences in common. ``entropy.json`` has the number of
-these sentences. No sentence is rejected, so sentences follow the grammar's distribution p exactly. The loss of p in
-``entropy.json`` is computed on the same sentences that models are evaluated on. The same arguments give the same bytes.
+Sentences are drawn independently, and none is rejected. So they follow the grammar's distribution p exactly, and the
+splits have some short sentences in common, which ``entropy.json`` counts. The loss of p in ``entropy.json`` is computed
+on the same sentences that models are evaluated on. The same arguments give the same bytes.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from storage.json_files import read_json
 SPLITS = ("train", "dev", "test")
 MIN_HELD_OUT = 200
 CHUNK_SENTENCES = 10_000
-"""Number of sentences that are sampled, scored and written at a time. This number bounds the memory."""
+"""Number of sentences that are sampled, scored and written at a time. It bounds the memory."""
 
 MEANING = {
     "neg_log_prob_nats": "sum of -log p(sentence) over the sentences of the split. p is exact: the inside algorithm "

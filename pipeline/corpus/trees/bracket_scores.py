@@ -1,9 +1,8 @@
 r"""Compare predicted trees with the trees of a treebank, by their brackets over tokens.
 
-A bracket is a phrase: its label, its first token, and one past its last token. TOP is not a bracket. Let a corpus have
-M sentences. G_m and P_m are the multisets of the gold and the predicted brackets of sentence m. A chain of unary
-phrases over one span is several brackets. G°_m and P°_m are the same multisets without labels. The intersection of two
-multisets has the smaller count of each element.
+A bracket is the label of a phrase, its first token, and one past its last token. TOP is not a bracket. A chain of unary
+phrases is several brackets. M is the number of sentences. G_m and P_m are the multisets of the gold and the predicted
+brackets of sentence m. G°_m and P°_m are the same multisets without labels.
 
     precision        Σ|G_m ∩ P_m| / Σ|P_m|
     recall           Σ|G_m ∩ P_m| / Σ|G_m|
@@ -11,26 +10,21 @@ multisets has the smaller count of each element.
     unlabelled F1    2 Σ|G°_m ∩ P°_m| / (Σ|G_m| + Σ|P_m|)
     exact match      (number of sentences with G_m = P_m) / M              G°_m = P°_m for trees without labels
 
-The sentence F1 is the usual metric of unsupervised parsing, as Kim et al. (2019, URNNG) compute it. Let g_m and p_m be
-the *sets* of spans of two tokens or more, without the span of the whole sentence.
+The sentence F1 is the usual metric of unsupervised parsing (Kim et al. 2019, URNNG). Let g_m and p_m be the *sets* of
+spans of two tokens or more, without the span of the whole sentence.
 
     sentence F1      mean over sentences of two tokens or more of  2 |g_m ∩ p_m| / (|g_m| + |p_m|)
 
-A sentence where both g_m and p_m are empty counts 1. A sentence where only one of them is empty counts 0. Sentences of
-one token are left out. ``num_without_spans`` counts the sentences where g_m is empty.
+If both g_m and p_m are empty, the F1 of the sentence is 1. If only one of them is empty, the F1 is 0.
 
-A sentence without a parse has no predicted bracket. It lowers recall, is not an exact match, and its sentence F1 is 0.
+A sentence without a parse has no predicted bracket. Its F1 is 0, and it is not an exact match.
 
-Published scores on the Penn Treebank are usually not these metrics, but those of the program EVALB with COLLINS.prm. In
-this package, the module ``evalb`` computes them. EVALB removes words tagged as punctuation (comma, colon, quotes, full
-stop) before it counts spans. It lets ADVP match PRT, uses spans of words, and leaves out sentences that it cannot read.
-Here nothing is removed, a label matches only itself, and all sentences count. The spans here are over tokens. A gold
-tree has as many brackets over tokens as over words, but a predicted bracket can end inside a word.
+Published scores on the Penn Treebank are usually those of the program EVALB. The module ``evalb`` computes them. EVALB
+removes punctuation, lets ADVP match PRT, and leaves out sentences that it cannot read. Here nothing is removed, a label
+matches only itself, and all sentences count.
 
-Do not compare two values if their gold trees differ in one of these ways: they come from different treebanks; people
-annotated one set and a parser made the other; or one set has labelled trees and the other binary trees. Each of
-these differences changes how many brackets a sentence has, and so how easy they are to predict. For example, a binary
-tree over n tokens has n - 1 brackets.
+Compare two values only if the gold trees of both come from the same treebank, were made in the same way (by people or
+by a parser), and are of the same kind (labelled or binary). Otherwise the number of brackets per sentence differs.
 """
 
 from collections import Counter
@@ -56,7 +50,7 @@ DEFINITIONS: Final = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParseFigure:
-    """How well predicted trees agree with a treebank. The fields are sums, and the properties are derived from them."""
+    """How well predicted trees agree with a treebank, as sums and as metrics derived from them."""
 
     num_sentences: int
     """M, the number of sentences."""
@@ -122,8 +116,8 @@ def score_parses(
     Args:
         gold: Phrases of each sentence. The first is TOP: ``(0, 0, n)``.
         predicted: Phrases of each sentence in the same order, or None for a sentence without a parse. A tree without
-            labels has ``(0, 0, n)`` and then its spans, one of which may cover the whole sentence. The spans are
-            triples too, but their first number is ignored.
+            labels has ``(0, 0, n)`` and then a triple for each span. The first number of these triples is ignored, and
+            one of the spans may cover the whole sentence.
         labelled: Whether predicted trees have labels.
 
     Raises:

@@ -1,10 +1,9 @@
 """Rebuild running text from the words of a tree, for treebanks without their text.
 
-A treebank splits text in known ways (PTB tokenisation): ``do n't``, ``$ 5``, ``-LRB- see below -RRB-``. The rules below
-undo this for English. They first decide how a word is spelt, and then whether a space comes before it. The rules are in
-tables, and the first rule of a table that fits applies. Every rule has an example, which a test runs. The rules cannot
-restore what the treebank does not record: whether a dash had spaces, whether the text had ``and/or`` or ``and / or``,
-and to which side a lone ``"`` belongs.
+The rules below undo PTB tokenisation for English: ``do n't``, ``$ 5``, ``-LRB- see below -RRB-``. In each table, the
+first rule that fits applies. Every rule has an example, which a test runs. The rules cannot restore what the treebank
+does not record: whether a dash had spaces, whether the text had ``and/or`` or ``and / or``, and to which side a lone
+``"`` belongs.
 
 ``match_words`` always finds the words of the tree in the rebuilt text, even if the rules get a space wrong.
 """
@@ -284,16 +283,14 @@ _WORDS = [(re.compile(rule.word), re.compile(rule.tag), rule.joins) for rule in 
 _ESCAPED = re.compile(r"\\([/*])")
 _SPELT: Final = {"``": '"', "''": '"'}
 _OUTSIDE: Final = ("^/^", "^/^")
-"""Two placeholder words. They are put before the first and after the last word, so that each word has two neighbours on
-each side."""
+"""Two placeholders before the first and after the last word, so that each word has two neighbours on each side."""
 
 
 def detokenise(words: Sequence[str], tags: Sequence[str]) -> str:
     """Return the running text of words with their parts of speech."""
     spelt = [spell(word) for word in words]
     tags = _retagged(words, spelt, tags)
-    # At the end of a sentence, a treebank writes a period of its own after "U.S.", and the text does not. A period that
-    # another period follows belongs to an ellipsis and is kept.
+    # At the end of a sentence, a treebank writes a period of its own after "U.S.", and the text does not.
     kept = [i for i, word in enumerate(spelt) if not doubles_period(spelt, i)]
     spelt, tags = [spelt[i] for i in kept], [tags[i] for i in kept]
     tagged = [*_OUTSIDE, *(f"{word}/{tag}" for word, tag in zip(spelt, tags, strict=True)), *_OUTSIDE]
@@ -310,7 +307,7 @@ _BEFORE: Final = ("before", "both")
 
 
 def doubles_period(words: Sequence[str], i: int) -> bool:
-    """Return whether word i is a period that the text lacks: the abbreviation before it already ends with a period."""
+    """Return whether word i is a period that the text lacks, as after an abbreviation that ends with a period."""
     if words[i] != "." or i == 0 or (i + 1 < len(words) and words[i + 1] == "."):
         return False
     return len(words[i - 1]) > 1 and words[i - 1][-1] == "." and words[i - 1][-2].isalpha()
@@ -325,10 +322,9 @@ def spell(word: str) -> str:
 def _retagged(words: Sequence[str], spelt: Sequence[str], tags: Sequence[str]) -> list[str]:
     """Return the tags, with an opening or closing tag for each quote, and ``[,]`` for a comma in square brackets.
 
-    A quote spelt as `` `` `` opens, and one spelt as ``''`` closes. A ``"`` may do either, and so may a ``'`` that is
-    tagged as a quote. Such a quote opens if it is the first word and closes if it is the last word.
-    The quotes in between open and close by turns. But if the sentence has an odd number of these quotes, first and last
-    included, a quote in between that is tagged as an opening or closing quote keeps this tag.
+    A ``"``, or a ``'`` that is tagged as a quote, opens as the first word and closes as the last word. Those in between
+    open and close by turns. But if a sentence has an odd number of such quotes, one in between that is tagged as an
+    opening or closing quote keeps this tag.
     """
     found = [word if word in (OPENING, CLOSING) else tag for word, tag in zip(words, tags, strict=True)]
     for quote in ('"', "'"):

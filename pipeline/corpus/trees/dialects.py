@@ -1,9 +1,8 @@
 """Recognise the dialect of a file of trees, and keep only those words of its trees that were written or said.
 
-A dialect is a way to write the leaves of trees. It is recognised by what the first trees of a file contain. For the
-historical corpora, the suffix ``.psd`` of the file is evidence too. docs/treebanks.md lists the dialects. This module
-leaves out what a tree has besides its words, and notes in each tree what was left out; ``readers`` counts these notes.
-If a file has leaves that are not words, and no known dialect has leaves of this form, this module refuses the file.
+A dialect is a way to write the leaves of trees. docs/treebanks.md lists the dialects. A dialect is recognised by the
+first trees of a file, and for historical corpora also by the suffix ``.psd``. What was left out is noted in each tree,
+and ``readers`` counts these notes. A file is refused if its leaves are not words and no known dialect has such leaves.
 """
 
 import re
@@ -31,8 +30,8 @@ SLASH_TAGS: Final = "word/TAG leaves"
 _NUM_TREES = 200
 _MOST = 0.8
 _MANY_TRACES = 0.25
-"""If more than this share of the trees has a trace without ``-NONE-``, the dialect is historical. If fewer
-trees have one, it may only be left over from a conversion between formats."""
+"""If more than this share of the trees has a trace without ``-NONE-``, the dialect is historical. Conversions between
+formats leave fewer such traces."""
 
 _PHRASE_TAG = re.compile(r"(W|Q)?(NP|PP|ADVP|ADJP|CONJP|QP|VP)|CP|IP|S|SBAR|SINV|SQ|SBARQ|NX|BIND")
 _NUMBER_TAG = re.compile(r"NUM|ONE|CD|LS|QN|FRAC|FP|N$|X$")
@@ -41,8 +40,7 @@ _TRACE_BY_NAME = re.compile(r"\*(T\d*|PRO|pro|ICH|RNR|EXP|PPA|NULL)\*(-?\d+)?|\*
 """Words that are traces whatever their tag is."""
 _TRACE_TAGS = re.compile(r"-?NONE-?", re.IGNORECASE)
 _TAG_OF_0 = re.compile(r"IN|C|COMP|W(DT|P|RB)")
-"""Tags of words that an author may omit, such as the conjunction "that". With one of these tags, ``0`` is a trace, and
-not a number."""
+"""With one of these tags, ``0`` is a trace, such as an omitted "that", and not a number."""
 _SPEAKER = re.compile(r"Speaker[A-Z]\d+")
 _SPOKEN_MARK_TAG = re.compile(r"SYM|XX?|\W")
 _BRACKET = re.compile(r"([*#-])([LR][RSC]B)\1", re.IGNORECASE)
@@ -55,7 +53,7 @@ _CHARACTERS: Final = {
     "<$$paren>": ("-RRB-", "-RRB-"),
     "<dash/>": (":", "\u2014"),
 }
-"""Each key is a code for a character of the text. Its value is the tag and the word that replace the code."""
+"""For each code of a character: the tag and the word that replace the code."""
 _HYPHEN_IN_WORD: Final = re.compile("<dash/?>")
 _METADATA = re.compile(r"\(\s*(METADATA|VERSION)\b|\(\s*ORTHO\s[^()]*\)\s*\(\s*META\b")
 """The last opening bracket of a match begins the metadata. A node ``META`` is metadata only if a node ``ORTHO`` comes
@@ -155,17 +153,10 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
 
 
 def _refuse_other_leaves(path: Path, words: list[str], visible: list[str], trees: list[Tree]) -> None:
-    """Refuse a file whose leaves are not words, if no known dialect has leaves of this form.
+    """Raise InputError if the leaves of a file are not words, and no known dialect has such leaves.
 
-    Args:
-        path: The file.
-        words: The words of the file's first trees, without codes.
-        visible: Equal to ``words`` if the file is historical. For any other file, it also has leaves that are codes
-            only in a historical file, such as ``<dog>``.
-        trees: The file's first trees.
-
-    Raises:
-        InputError: If the file is refused.
+    ``words`` are the words of the file's first trees. In ``visible``, leaves such as ``<dog>`` are words too, unless
+    the file is historical.
     """
     if len(visible) >= 3 and _share(visible, _QUOTED) >= _MOST:
         example = _example(visible, _QUOTED)
@@ -215,7 +206,7 @@ def as_plain(raw: RawTree, dialect: Dialect) -> RawTree:
 
 
 def _without_codes(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tree:
-    """Return the tree of a text, read by the rules of its dialect. Add what was left out to ``reasons``.
+    """Return the tree of a text, read by the rules of its dialect. What was left out is added to ``reasons``.
 
     Raises:
         MalformedTreeError: If the text is not a tree, or the tree has no words.
@@ -364,12 +355,11 @@ def _leaf_with_slash(found: re.Match[str]) -> str:
 
 
 def _without_lemma(leaf: str) -> str:
-    """Return the word of ``word-lemma``.
+    """Return the word of ``word-lemma``: ``ice-cream`` for ``ice-cream-ice-cream``.
 
-    The leaf is cut at one of its hyphens. A lemma often begins with the same letter as its word. So a hyphen is a
-    candidate if the first letter of the leaf follows it. If no hyphen is a candidate by this rule, all of them are. The
-    cut is at the middle one of all hyphens if their number is odd and this one is a candidate. Otherwise it is at the
-    last candidate. For example, the word of ``ice-cream-ice-cream`` is ``ice-cream``.
+    A lemma often begins like its word. So a hyphen is a candidate if the letter after it is the first letter of the
+    leaf. If there is no such hyphen, all hyphens are candidates. The leaf is cut at its middle hyphen if that is a
+    candidate, and otherwise at the last candidate.
     """
     cuts = [i for i, character in enumerate(leaf) if character == "-" and 0 < i < len(leaf) - 1]
     likely = [i for i in cuts if leaf[0].casefold() == leaf[i + 1].casefold()] or cuts
@@ -409,9 +399,13 @@ def _is_beside_sentence(tree: Tree, i: int) -> bool:
 def _is_bare_trace(tag: str, word: str) -> bool:
     """Return whether a leaf is certainly a trace, even if its tag is not exactly ``-NONE-``.
 
-    Any leaf is a trace if its tag begins with ``-NONE-`` (``-NONE-ABAR-WH-`` in the CHILDES Treebank). A word such as
-    ``*T*-1`` or ``*-1`` is a trace with any tag. ``*``, ``*x*`` or ``0`` is a trace if its tag is a spelling of
-    ``-NONE-`` or the label of a phrase. ``0`` is also a trace with the tag of a word such as "that" (``_TAG_OF_0``).
+    A leaf is a trace if its word and tag fit a row of this table.
+
+        word                    tag
+        any                     begins with ``-NONE-``, such as ``-NONE-ABAR-WH-`` in the CHILDES Treebank
+        ``*T*-1``, ``*-1``      any
+        ``*``, ``*x*``, ``0``   a spelling of ``-NONE-``, or the label of a phrase
+        ``0``                   a tag of ``_TAG_OF_0``
     """
     if tag.startswith(TRACE_TAG):
         return True

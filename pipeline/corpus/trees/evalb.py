@@ -6,7 +6,7 @@ EVALB is the program of Sekine and Collins (1997, https://nlp.cs.nyu.edu/evalb/)
 2. A bracket is a phrase: its label, without function tags, and the words that are left in it. TOP is not a bracket, nor
    is a phrase without a word. A chain of unary phrases is several brackets. ADVP and PRT count as one label.
 3. A sentence is skipped if it has no parse, or if no word is left.
-4. M sentences are left. Let G_m and P_m be the multisets of the gold and the predicted brackets of the m-th of them.
+4. M sentences are left. G_m and P_m are the multisets of the gold and the predicted brackets of sentence m.
 
     precision          Σ|G_m ∩ P_m| / Σ|P_m|
     recall             Σ|G_m ∩ P_m| / Σ|G_m|
@@ -17,11 +17,8 @@ EVALB is the program of Sekine and Collins (1997, https://nlp.cs.nyu.edu/evalb/)
 
 All metrics are computed twice: over all sentences, and over those of at most 40 words, punctuation included.
 
-Two brackets cross if they have a word in common and each has a word that the other lacks. EVALB reads the tags of both
-trees. Here only the tags of the treebank decide which words are deleted. EVALB gives the same if the predicted trees
-have these tags. A predicted bracket may end inside a word. Then it matches no gold bracket, but it counts as predicted.
-
-``PYEVALB`` on PyPI is not used: it deletes nothing, counts TOP, and takes sets in place of multisets.
+EVALB reads the tags of both trees. Here only the tags of the treebank decide which words are deleted. A predicted
+bracket that ends inside a word matches no gold bracket, but counts as predicted.
 """
 
 from collections import Counter
@@ -36,9 +33,9 @@ from pipeline.corpus.trees.trees import ROOT, TRACE_TAG, Phrase, strip_label
 DELETED: Final = frozenset({ROOT, TRACE_TAG, ",", ":", "``", "''", "."})
 """Labels of brackets, and tags of words, that are deleted."""
 EQUAL: Final = {"PRT": "ADVP"}
-"""Each key is a label that EVALB treats as another label. Its value is this other label."""
+"""For each label that EVALB counts as another label: the other label."""
 CUT_OFF: Final = 40
-"""The second set of metrics is over the sentences of at most this number of words."""
+"""Largest number of words of a sentence in the second set of metrics."""
 DEFINITIONS: Final = {
     "precision": "num_matched / num_predicted",
     "recall": "num_matched / num_gold",
@@ -51,7 +48,7 @@ DEFINITIONS: Final = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GoldAndPredicted:
-    """A sentence with its two trees. All spans are in the same unit, for example the characters of the text."""
+    """A sentence with its two trees. All spans are in the same unit, for example characters."""
 
     tags: Sequence[str]
     """Part of speech of each word in the treebank."""
@@ -65,7 +62,7 @@ class GoldAndPredicted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalbFigure:
-    """The counts of EVALB, with its metrics as properties. Only ``num_sentences`` counts skipped sentences too."""
+    """The counts of EVALB, with its metrics as properties."""
 
     num_sentences: int = 0
     """All sentences, including those that are skipped."""
@@ -154,7 +151,7 @@ def _of_sentence(sentence: GoldAndPredicted) -> EvalbFigure:
 
 
 def _brackets(phrases: Sequence[Phrase], positions: Sequence[int]) -> Counter[Phrase]:
-    """Return the brackets. ``positions[i]`` counts the positions before i that belong to words that are kept."""
+    """Return the brackets. ``positions[i]`` counts the positions before i that belong to kept words."""
     found: Counter[Phrase] = Counter()
     for full_label, start, stop in phrases:
         label, first, last = strip_label(full_label), positions[start], positions[stop]

@@ -1,7 +1,6 @@
 """Import bracketed treebanks, with or without raw text, as OUT.mrg and OUT.txt. Line n of both is the same sentence.
 
-A source is a file of trees or a folder of such files. First, this module finds all tree files of the sources, and the
-text of each if ``--text`` is given. A tree file from a folder is one document. For a tree file that is a source itself,
+A source is a file of trees, or a folder of such files, each of which is one document. For a source that is one file,
 another file may give the document name of each tree.
 """
 
@@ -43,12 +42,12 @@ def import_trees(
     """Write ``OUT.mrg``, one normalised tree per line, and its text in the same line of ``OUT.txt``.
 
     Each word of a written tree is spelt as in the text, with round brackets escaped. Importing the output again changes
-    nothing. Documents are known if their names are given, or if a source is a folder, where each file is a
-    document. Then ``OUT.docs`` and ``OUT.documents.tsv`` are written too.
+    nothing. If document names are given, or a source is a folder, ``OUT.docs`` and ``OUT.documents.tsv`` are written
+    too.
 
-    The old files of OUT stay until all new files are on disk under temporary names. Then the old ``OUT.mrg`` and its
-    companions are deleted, and the new files get their names, ``OUT.mrg`` last. So after a killed run, ``OUT.mrg`` may
-    be missing, and then every command refuses OUT. But new trees are never next to an old text.
+    The old files of OUT stay until all new files are on disk under temporary names. If the run is killed while it
+    replaces files, ``OUT.mrg`` may be missing, and then every command refuses OUT. New trees are never next to an old
+    text.
 
     Args:
         sources: Files of trees, plain or gzipped, or folders of such files. They are read in this order.
@@ -57,12 +56,12 @@ def import_trees(
         progress: Called with the number of trees kept since the last call.
 
     Returns:
-        ``num_trees``, ``num_kept``, ``dropped`` and ``repaired`` by reason; ``num_files``: how many files were read;
-        ``passed_over``: how many files were not read, by reason; ``format``; ``texts``: for how many kept sentences the
-        text was given, and for how many it was rebuilt; ``rebuilt_by``: the joiner, if texts were rebuilt;
-        ``num_other_parses``: how many parses of n-best lists were left out; ``dialects``: how many trees the sources
-        have in each dialect (way to write leaves) except the plain one; ``lines_left_out``: how many lines belong to
-        no tree, by kind.
+        ``num_trees``, ``num_kept``; ``dropped``, ``repaired``: numbers of trees by reason; ``num_files``;
+        ``passed_over``: numbers of files that were not read, by reason; ``format``; ``texts``: number of kept sentences
+        whose text was given, and number of those whose text was rebuilt; ``rebuilt_by``: the joiner, if texts were
+        rebuilt; ``num_other_parses``: number of parses of n-best lists that were left out; ``dialects``: numbers of
+        trees by dialect (way to write leaves), without the plain one; ``lines_left_out``: numbers of lines that belong
+        to no tree, by kind.
 
     Raises:
         ConfigError: If texts, or files of document names, are given but not one for each source; if options do not go
@@ -241,11 +240,7 @@ def _find_text(file: TreeFile, text: Path) -> Path:
 
 
 def _check_names(inputs: Sequence[_Input]) -> None:
-    """Check that no two files are the same document.
-
-    Raises:
-        InputError: If two files are the same document. The error names both files.
-    """
+    """Raise InputError if two files are the same document."""
     paths: dict[str, Path] = {}
     for source in inputs:
         if source.file.document is not None:

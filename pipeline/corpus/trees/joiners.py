@@ -1,7 +1,7 @@
-"""Choose how the text of a tree is rebuilt from its words, and recognise a corpus that is not English.
+"""Rebuild the text of a tree from its words, and recognise a corpus that is not English.
 
-The rules of ``detokenisation`` are those of English. For other languages, give the text itself, or choose one of two
-plain joiners: a space between words, or nothing.
+The joiner ``english`` uses the rules of ``detokenisation``. The joiners ``space`` and ``none`` are for other languages:
+they put a space or nothing between words.
 """
 
 import unicodedata
@@ -31,10 +31,10 @@ _FREQUENT: Final = frozenset(
 class EnglishCheck:
     """Count the words of a corpus, to say whether it is plainly not English.
 
-    A corpus is not English if most of its words have letters outside the Latin alphabet. The same holds if 16 frequent
-    English words, which are rare in other languages, occur too seldom in the corpus: 20 · (their occurrences) + 30 is
-    less than the number of all words. So this rule never applies to 30 words or fewer. In every document of GUM, CRAFT
-    and MASC that has 250 words or more, at least 1 in 10 words is one of these 16.
+    A corpus is not English if most of its words have a letter outside the Latin alphabet. It is not English either if
+    20 f + 30 is less than the number of words, where f counts the occurrences of 16 frequent English words that are
+    rare in other languages. In every document of GUM, CRAFT and MASC that has 250 words or more, at least 1 in 10 words
+    is one of these 16.
     """
 
     num_words: int = 0

@@ -1,9 +1,8 @@
 """Find each word of a tree in the raw text.
 
-Words are matched by their characters. White space in words and text is ignored. Treebanks write some characters in
-their own way: ``-LRB-`` for a bracket, also inside a word; `` `` `` and ``''`` for quotes; ``--`` for a dash.
-Trees also contain markup that was never in the text (``<disfluency>``); this module skips such markup. The text is
-never changed to fit the tree.
+Words are matched by their characters, without white space. Treebanks write some characters in their own way: ``-LRB-``
+for a bracket, also inside a word; `` `` `` and ``''`` for quotes; ``--`` for a dash. Trees also contain markup that was
+never in the text (``<disfluency>``). The text is never changed to fit the tree.
 """
 
 import re
@@ -38,8 +37,8 @@ Span = tuple[int, int]
 def match_words(tree: Tree, text: str) -> list[Span | None] | None:
     """Return the span of each word in a normalised text, or None if tree and text do not have the same words.
 
-    The span of a word is None if the word is markup (its tag is in ``MARKUP_TAGS``) and does not occur in the text. The
-    other spans are in order and cover every character of the text except the spaces between words.
+    The span of a word is None if the word is markup (its tag is in ``MARKUP_TAGS``) that is not in the text, or if it
+    has no visible character. The other spans are in order and cover every character except the spaces between words.
     """
     spans: list[Span | None] = []
     at = 0
@@ -59,7 +58,7 @@ def match_words(tree: Tree, text: str) -> list[Span | None] | None:
 def match_beginning(tree: Tree, text: str) -> int | None:
     """Return how many characters at the beginning of a normalised text are the words of a tree.
 
-    A space or the end of the text must follow them. If the text begins with other words, return None.
+    A space or the end of the text must follow these characters. Otherwise, return None.
     """
     ends = [end for end in _all_ends(tree, text) if text[end : end + 1] in {"", " "}]
     return max(ends, default=None)
@@ -81,11 +80,10 @@ _Reached: TypeAlias = tuple[Span | None, "_Reached | None"]
 
 
 def _all_ends(tree: Tree, text: str) -> dict[int, _Reached | None]:
-    """Return every position where the words of a tree may end, if they begin where the text begins.
+    """Return every position where the words of a tree may end, with their spans, if they begin where the text begins.
 
-    A dash may have several lengths in the text, so the words matched so far may end at several positions. All these
-    positions are kept, the likeliest first. Of the ways to reach a position, only one is kept. So time grows with the
-    number of positions, and not with the number of ways.
+    A dash may have several lengths in the text, so there may be several positions. The likeliest is first. Only one way
+    to reach each position is kept, so time does not grow with the number of ways.
     """
     ends: dict[int, _Reached | None] = {0: None}
     for i, (word, tag) in enumerate(zip(tree.words, tree.tags, strict=True)):
@@ -105,8 +103,8 @@ def _all_ends(tree: Tree, text: str) -> dict[int, _Reached | None]:
 def _stops(units: list[re.Match[str]], text: str, at: int, *, shares_period: bool) -> list[int]:
     """Return the positions where a word that begins at ``at`` may end. The text may have spaces inside the word.
 
-    With ``shares_period`` the word may also end before its last period. The text then has one period for this word and
-    for the next word, which is itself a period (as after "etc." at the end of a sentence).
+    With ``shares_period`` the word may also end before its last period. Then the text has one period for this word and
+    for the next word, which is a period itself (as after "etc." at the end of a sentence).
     """
     found = {at: None}
     for number, unit in enumerate(units):

@@ -1,12 +1,10 @@
 """Cut a file into trees by counting brackets. Nothing is parsed yet. Memory does not grow with the file.
 
-A tree ends where its brackets close. So there may be several trees on one line, and a tree may go over several lines,
-whatever their indentation. If a tree stays open, the next tree begins at the next bracket at the left margin that looks
-like the beginning of a tree. If brackets close too early, everything up to the next beginning of a tree is one broken
-piece. So no part of a broken tree becomes a tree.
+A tree ends where its brackets close. A line may have several trees, and a tree may go over several lines. If the
+brackets of a tree close too early or never, everything up to the next line that looks like the beginning of a tree is
+one broken piece. So no part of a broken tree becomes a tree.
 
-Some lines belong to a file but not to its trees: a licence, SGML tags, comments. This module leaves them out, and
-records their kinds with the next tree, so that ``readers`` can count them.
+Lines that belong to no tree are left out: a licence, SGML tags, comments. Their kinds are recorded with the next tree.
 """
 
 import re
@@ -96,23 +94,23 @@ class RawTree(NamedTuple):
     text: str | None
     """None if there is a fault."""
     fault: str = ""
-    """Why there is no text: ``NOT_UTF8``, ``TOO_LONG`` or another reason. Faulty trees are counted by these reasons."""
+    """Why there is no text: ``NOT_UTF8``, ``TOO_LONG`` or another reason."""
     num_other_parses: int = 0
-    """Number of other trees of the same sentence in the file. These trees are left out."""
+    """Number of other trees of the same sentence in the file, which are left out."""
     tree: Tree | None = None
-    """The tree, if a reader of its dialect has made it already. None: ``text`` has yet to be parsed."""
+    """The tree, if a reader of its dialect has made it already."""
     dialect: str = ""
     """Name of the dialect that ``tree`` was written in, or "" for plain brackets."""
     left_out: tuple[str, ...] = ()
     """What was left out or changed to make ``tree`` from ``text``, for example "lemmas left out". Each change is listed
-    once. Trees are counted by these strings."""
+    once."""
     lines_left_out: tuple[str, ...] = ()
-    """The kind of each line that was left out between the previous tree and this one, for example ``COMMENT``. The last
-    tree also has the kinds of the lines after it."""
+    """The kind of each line left out between the previous tree and this one, for example ``COMMENT``. The last tree
+    also has the kinds of the lines after it."""
 
 
 def read_raw_trees(path: Path) -> Iterator[RawTree]:
-    """Yield each tree of a file, and each piece that should be a tree but is not. Nothing is parsed yet.
+    """Yield each tree of a file, and each piece that should be a tree but is not.
 
     Raises:
         InputError: If the file cannot be read; if it is empty or has only a header or comments; if it is running text
@@ -128,7 +126,11 @@ def read_raw_trees(path: Path) -> Iterator[RawTree]:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """How the lines of a file are laid out, judged by its first lines."""
+    """How the lines of a file are laid out, judged by its first lines.
+
+    A block is a line that begins a tree and the lines after it, up to the next line that begins a tree or belongs to no
+    tree. For ``begins_tree`` and ``is_rest``, ``first`` is the first line of the block before the line ``text``.
+    """
 
     margin: int
     """The smallest indentation of the lines that begin with a bracket."""
@@ -144,15 +146,9 @@ class _Shape:
     def begins_tree(self, text: str, first: str, *, is_broken: bool = False) -> bool:
         """Return whether a line begins a tree. Call this only if all brackets are closed, or the open ones never close.
 
-        ``first`` is the first line of the block before this line (``_cut`` says what a block is). ``is_broken`` says
-        that the brackets of this block do not match. A line begins a tree if its first label is the first label of the
-        block or one of ``ROOT_NAMES``. Any other line may be the rest of a tree that ended too early. It begins a tree
-        only if it is at the margin and one of the rules below fits. In these rules, ``may_begin`` is true if the block
-        does not begin with one of ``ROOT_NAMES`` and the line does not begin with a leaf.
-
-        - The file has a tree per line, and the block is not broken.
-        - The file has a tree per line, ``may_begin`` is true, and the brackets of the line balance.
-        - The file has trees over several lines, ``may_begin`` is true, and some lines of the file are indented.
+        A line with the label of ``first``, or a label of ``ROOT_NAMES``, begins a tree. Any other line may be the rest
+        of a tree that ended too early, so it must meet more conditions. ``is_broken`` says that the brackets of the
+        block do not match.
         """
         label, before = _label(text), _label(first)
         if label is not None and (label == before or label in ROOT_NAMES):
@@ -163,10 +159,7 @@ class _Shape:
         return self.is_at_margin(text) and self.is_indented and may_begin
 
     def is_rest(self, text: str, first: str) -> bool:
-        """Return whether a line can only be the rest of a tree that ended too early.
-
-        Call this only if all brackets are closed. ``first`` is the first line of the block before this line.
-        """
+        """Return whether a line can only be the rest of a tree that ended too early. All brackets must be closed."""
         if self.is_tree_per_line or self.begins_tree(text, first):
             return False
         return not self.is_at_margin(text) if self.is_indented else _label(first) in ROOT_NAMES
@@ -175,9 +168,9 @@ class _Shape:
         """Return whether a line shows that the open tree, which begins with the line ``first``, is broken.
 
         The line must be at the margin and begin with the label of ``first``. If this label is one of ``ROOT_NAMES``, a
-        new tree begins here, so the open tree is broken. With any other label, the line may be a phrase of the open
-        tree. But if the file has a tree per line, and the line would close all ``depth`` open brackets, it is more
-        likely that both are broken: brackets are missing in the open tree, and this line has too many.
+        new tree begins here. With any other label, the line may be a phrase of the open tree. But if the file has a
+        tree per line, and the line would close all ``depth`` open brackets, the open tree more likely lacks brackets,
+        and the line has too many.
         """
         label = _label(text)
         closes = self.is_tree_per_line and depth + _change_of_depth(text) <= 0
@@ -202,7 +195,7 @@ def _shape(texts: list[str]) -> _Shape:
 
 
 class _Lines(Iterator[tuple[Line, str]]):
-    """The lines of a file, each with a name of its kind if the line belongs to no tree. Lines can be put back."""
+    """The lines of a file with their kinds, as ``_labelled`` yields them. Lines can be put back."""
 
     def __init__(self, lines: Iterator[tuple[Line, str]]) -> None:
         self._lines = lines
@@ -218,9 +211,7 @@ class _Lines(Iterator[tuple[Line, str]]):
 def _cut(lines: _Lines, shape: _Shape) -> Iterator[RawTree | str]:
     """Yield the trees and broken pieces of a file, and for each line that is left out the name of its kind.
 
-    The lines are first grouped into blocks. A block is a line that begins a tree and the lines after it, up to the next
-    line that begins a tree or belongs to no tree. If the brackets of a block do not match, ``_trees`` decides which
-    pieces of it are still trees.
+    The lines are first grouped into blocks, and ``_trees`` cuts each block.
     """
     never_closing: set[int] = set()
     block: list[Line] = []
@@ -252,10 +243,10 @@ def _cut(lines: _Lines, shape: _Shape) -> Iterator[RawTree | str]:
 def _while_open(line: Line, lines: _Lines, shape: _Shape, never_closing: set[int]) -> list[Line]:
     """Return ``line`` and the lines after it, up to the line that closes the last open bracket.
 
-    The search fails if the file ends, the tree gets too long, or a line comes that cannot be in the tree. Then put all
-    these lines back, ``line`` first, add the number of ``line`` to ``never_closing``, and return an empty list. If the
-    file ended or the tree got too long, also add the numbers of the other lines whose brackets never close. Without
-    this, a search from each of them would read the same lines again.
+    The search fails if the file ends, the tree gets too long, or a line comes that cannot be in the tree. Then all
+    these lines are put back, the number of ``line`` is added to ``never_closing``, and the result is empty. Unless a
+    line interrupted the tree, the lines of ``_never_closing`` are added too, because a search from each of them would
+    read the same lines again.
     """
     found, depth, size = [(line, "")], _change_of_depth(line.text), len(line.text)
     while depth > 0:
@@ -278,8 +269,8 @@ def _while_open(line: Line, lines: _Lines, shape: _Shape, never_closing: set[int
 def _never_closing(lines: list[Line], shape: _Shape, *, is_all: bool) -> set[int]:
     """Return the numbers of the lines at the margin that open a bracket which none of ``lines`` closes.
 
-    If ``is_all`` is false, the file goes on after ``lines``, and a later line may close the bracket. Then return only
-    lines that begin more than ``MAX_TREE_CHARACTERS`` / 2 characters before the end of ``lines``.
+    If ``is_all`` is false, the file goes on, and a later line may close the bracket. Then only lines that begin more
+    than ``MAX_TREE_CHARACTERS`` / 2 characters before the end of ``lines`` are returned.
     """
     depths = list(accumulate((_change_of_depth(line.text) for line in lines), initial=0))
     size = 0
@@ -295,10 +286,10 @@ def _never_closing(lines: list[Line], shape: _Shape, *, is_all: bool) -> set[int
 
 
 def _up_to_next(line: Line, lines: _Lines, shape: _Shape) -> list[Line]:
-    """Return ``line`` and the lines that follow it, up to (not including) the next one that can begin a tree.
+    """Return ``line`` and the lines after it, up to the next line that can begin a tree or belongs to no tree.
 
-    A line that belongs to no tree ends the search too. If the lines have more than ``MAX_TREE_CHARACTERS`` characters
-    together, return only ``line``, with an empty text and ``is_whole`` false.
+    If these lines have more than ``MAX_TREE_CHARACTERS`` characters together, return only ``line``, with an empty text
+    and ``is_whole`` false.
     """
     found, size = [line], len(line.text)
     for following, what in lines:
@@ -317,10 +308,9 @@ def _up_to_next(line: Line, lines: _Lines, shape: _Shape) -> list[Line]:
 def _trees(block: list[Line], *, is_broken: bool = False, is_open: bool = False) -> Iterator[RawTree]:
     """Yield the trees of a block, and its broken pieces, which ``parse_tree`` refuses later.
 
-    If ``is_broken``, the whole block is one broken piece. If ``is_open``, the last tree of the block is never closed.
-    That tree is a broken piece, and the trees before it stay trees. But if the first label of a broken, open or
-    otherwise faulty block is one of ``ROOT_NAMES``, the block is cut before each bracket with this label. Then all
-    trees of the block that are whole are kept.
+    If ``is_broken``, the whole block is one broken piece. If ``is_open``, its last tree is never closed and is a broken
+    piece. But a faulty block that begins with a label of ``ROOT_NAMES`` is cut before each bracket with this label,
+    which keeps its whole trees.
     """
     if not block:
         return
@@ -346,10 +336,9 @@ def _trees(block: list[Line], *, is_broken: bool = False, is_open: bool = False)
 def _spans(text: str, *, is_open: bool) -> list[tuple[int, int, bool]]:
     """Return where each piece of a block begins and ends, and whether it is a tree.
 
-    A ``)`` that closes nothing is the end of a broken piece, which begins after the previous such bracket or at the
-    beginning of the block. What comes after the last such bracket is cut into trees. But if there is text outside these
-    trees, or the last one is not closed, everything after that bracket is one broken piece. If ``is_open``, the last
-    tree counts as a tree here although it is not closed, so that the trees before it stay pieces of their own.
+    A ``)`` that closes nothing ends a broken piece. The rest after the last such bracket is cut into trees. It is one
+    broken piece if it has text outside its trees, or its last tree is not closed. But if ``is_open``, this last tree
+    counts as a tree, so that the trees before it stay trees.
     """
     spans: list[tuple[int, int, bool]] = []
     trees: list[tuple[int, int, bool]] = []
@@ -380,9 +369,9 @@ def _spans(text: str, *, is_open: bool) -> list[tuple[int, int, bool]]:
 
 
 def _from_root_to_root(text: str, root: str | None) -> list[tuple[int, int]]:
-    """Return where each piece of a block with a fault begins and ends. ``root`` is the first label of the block.
+    """Return where each piece of a block with a fault begins and ends.
 
-    If ``root`` is one of ``ROOT_NAMES``, each bracket with this label begins a piece. Otherwise the block is one piece.
+    If ``root``, the first label of the block, is one of ``ROOT_NAMES``, each bracket with this label begins a piece.
     """
     if root not in ROOT_NAMES:
         return [(0, len(text))]
@@ -428,7 +417,7 @@ def _header_after(text: str, header: str) -> str:
 def _first_line_of_trees(head: list[Line]) -> int:
     """Return the number of the first line that can begin a tree, if a header and then a blank line come before it.
 
-    If there is no header, return 0.
+    Without a header, return 0.
     """
     before = None
     for line in head[:_MOST_HEADER_LINES]:
@@ -442,10 +431,8 @@ def _first_line_of_trees(head: list[Line]) -> int:
 def _labelled(lines: Iterable[Line], begin: int, *, whole: Path | None = None) -> Iterator[tuple[Line, str]]:
     """Yield each line with its kind: "" if it may belong to a tree, otherwise a string such as ``COMMENT``.
 
-    Args:
-        lines: Lines of a file.
-        begin: The result of ``_first_line_of_trees``. Lines before this number are a header.
-        whole: The path of the file, if ``lines`` are all lines of the file.
+    ``begin`` is the result of ``_first_line_of_trees``; the lines before it are a header. ``whole`` is the path of the
+    file, if ``lines`` are all its lines.
 
     Raises:
         InputError: If ``whole`` is given and a comment does not end.
@@ -479,10 +466,7 @@ def _labelled(lines: Iterable[Line], begin: int, *, whole: Path | None = None) -
 
 
 def _sniff(lines: Iterator[Line], path: Path) -> tuple[list[Line], Iterator[Line]]:
-    """Look at the first lines of a file, up to a limit of lines and characters.
-
-    Returns:
-        The first lines, without the blank ones, and an iterator over the lines after them.
+    """Return the first lines of a file, without the blank ones, and an iterator over the lines after them.
 
     Raises:
         InputError: For the reasons of ``read_raw_trees``, as far as the first lines show them.

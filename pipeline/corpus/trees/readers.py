@@ -1,10 +1,9 @@
-"""Read a file of trees and a file of text with the same sentences; pair each tree with its text and normalise both.
+"""Pair each tree of a file with its text, and normalise both.
 
-If a treebank has no text, the text is rebuilt from the words. An error names the first line of a broken tree. A broken
-tree keeps its place in the count, so the other trees stay aligned with their texts. If a broken tree swallows the next
-trees, the numbers of trees and lines differ, which is an error. Files are read once, or twice if the text has blank
-lines: then another pass counts trees and lines. Memory does not grow with the size of the files, with one exception:
-``RunningText`` reads a whole raw file of the Penn Treebank, because its lines are not the sentences of the trees.
+The texts are in a file of their own. Without this file, they are rebuilt from the words. A broken tree keeps its place
+in the count, so the other trees stay aligned with their texts. If a broken tree swallows the next trees, the numbers of
+trees and lines differ, which is an error. Memory does not grow with the size of the files, except that ``RunningText``
+reads a whole raw file of the Penn Treebank.
 """
 
 import re
@@ -54,11 +53,11 @@ class Counts:
     repaired: Counter[str] = field(default_factory=Counter)
     """Kept sentences by what was changed in them."""
     num_other_parses: int = 0
-    """Trees of n-best lists left out because their sentence has a better tree. ``num_trees`` does not include them."""
+    """Trees of n-best lists left out because their sentence has a better tree. They are not in ``num_trees``."""
     dialects: Counter[str] = field(default_factory=Counter)
     """Trees by the dialect that they were written in. Trees in plain brackets are not counted."""
     lines_left_out: Counter[str] = field(default_factory=Counter)
-    """Lines that belong to no tree, by what they are."""
+    """Lines that belong to no tree, by kind."""
 
     def to_json(self) -> dict[str, Json]:
         """Return the counts, reasons in alphabetical order."""
@@ -79,7 +78,7 @@ class Sentence:
     text: str
     tree: Tree
     spans: list[Span]
-    """The span of each word in ``text``. The spans cover all characters except the spaces between words."""
+    """The span of each word in ``text``."""
 
 
 _FAULTS: Final = {
@@ -107,7 +106,7 @@ class RawPair(NamedTuple):
     """A tree, not parsed yet, and its text."""
 
     number: int
-    """Number of the tree, from 0. The trees of files that were read earlier are included in the count."""
+    """Number of the tree, from 0, counted over all files that were read."""
     raw: RawTree
     text: str | None
     """Normalised text. None if the line is not UTF-8 or too long."""
@@ -122,17 +121,16 @@ def read_sentences(
     read: Read = read_raw_trees,
     rebuild: Rebuild = JOINERS["english"],
 ) -> Iterator[Sentence]:
-    """Yield the sentences of a treebank and its raw text, normalised. ``counts`` is updated.
+    """Yield the sentences of a treebank and its raw text, normalised.
 
-    A tree is dropped and counted for any reason of ``ALWAYS_DROPPED``, for example if it has no words, or if its words
-    are not the words of its line of text. If ``on_error`` is "skip", pieces that are not trees and lines that are not
-    UTF-8 are dropped and counted too.
+    A tree is dropped and counted for any reason of ``ALWAYS_DROPPED``, for example if its words are not those of its
+    text. If ``on_error`` is "skip", pieces that are not trees and lines that are not UTF-8 are dropped and counted too.
 
     Args:
         trees: Trees in brackets, plain or gzipped.
-        texts: A file with one line for each tree, or a raw file of the Penn Treebank (``tree_texts``). Blank lines are
-            skipped if there are as many lines with text as trees. If ``texts`` is None, the text is rebuilt from the
-            words of each tree that are not markup.
+        texts: A file in one of the forms that ``tree_texts`` describes. Blank lines are skipped if there are as many
+            lines with text as trees. If ``texts`` is None, the text is rebuilt from the words of each tree that are not
+            markup.
         on_error: What to do at a malformed line.
         counts: Updated with each tree.
         read: Function that reads ``trees``.
@@ -154,8 +152,8 @@ def read_pairs(
 ) -> Iterator[RawPair]:
     """Yield each tree of a treebank, not parsed yet, with its line of text. Trees are numbered from ``first``.
 
-    The files are read side by side. At the first blank line of text, another pass over both files counts trees and
-    lines, because the counts show whether a blank line is the text of a tree.
+    At the first blank line of text, another pass over both files counts trees and lines. The counts show whether a
+    blank line is the text of a tree.
 
     Raises:
         InputError: As ``read_sentences``, except for malformed trees.
@@ -172,11 +170,7 @@ def read_pairs(
 def _pairs_of_lines(
     trees: Path, texts: Path, raw_trees: Iterator[tuple[int, RawTree]], on_error: OnError, read: Read
 ) -> Iterator[RawPair]:
-    """Yield each tree with its line of text.
-
-    Raises:
-        InputError: As ``read_sentences``, except for malformed trees.
-    """
+    """Yield each tree with its line of text."""
     blank_lines_count: bool | None = None
     is_text = False
     for line, text in read_tree_texts(texts, on_error):
@@ -233,7 +227,7 @@ def read_sentence(
 ) -> Sentence | None:
     """Return the sentence of a pair, or None if it is dropped. ``counts`` is updated.
 
-    If ``rebuild`` is given, it makes the text from the words. Otherwise the pair has the text.
+    If ``rebuild`` is given, it makes the text from the words.
 
     Raises:
         InputError: If the tree is malformed and ``on_error`` is "stop". The error names file and line.
@@ -302,10 +296,9 @@ def _normalised(given: Tree, *, has_text: bool) -> tuple[Tree, set[int]]:
 def _is_masked(tree: Tree) -> bool:
     """Return whether the words of a sentence were replaced by underscores or similar, as in GUM's texts from Reddit.
 
-    A word that was replaced is called a blank. Punctuation may be kept. A sentence is masked if it has blanks and no
-    words, or at least two blanks for each word. Consecutive blanks count as one. So an ordinary sentence with a blank
-    to fill in is not masked. A sentence is also masked if all its words are crossed out, as in ``xxx xx``, unless they
-    all have the same length. So ``* * *`` is not masked.
+    A blank is one replaced word, or several in a row. A sentence is masked if it has a blank and no word, or at least
+    two blanks for each word. It is also masked if all its words are crossed out and their lengths differ. Punctuation
+    does not count. Masked are ``___ ___ .`` and ``xxx xx``. Not masked are ``Fill in the ___ .`` and ``* * *``.
     """
     if {"blank", "crossed out"}.isdisjoint(map(_kind_of_word, tree.words)):
         return False
@@ -349,7 +342,7 @@ def _rebuilt(tree: Tree, rebuild: Rebuild) -> tuple[str, list[Span | None] | Non
 
 
 def _blank_lines_count(trees: Path, texts: Path, on_error: OnError, read: Read) -> bool:
-    """Count trees and lines of text. Return whether blank lines belong to trees too, and must not be skipped.
+    """Return whether blank lines of text belong to trees, by counting trees and lines.
 
     Raises:
         InputError: If trees and lines of text cannot be paired one to one.

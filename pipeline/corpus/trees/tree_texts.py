@@ -4,8 +4,8 @@ A text has one of three forms:
 
     lines            one sentence per line, one line for each tree
     CoNLL-U          the comments ``# text = ...`` of a .conllu file, one for each tree
-    running text     the Penn Treebank's raw files: ``.START``, then paragraphs. A line may hold several sentences, and
-                     a sentence may span several lines. The words of the trees show where each sentence ends.
+    running text     the Penn Treebank's raw files: ``.START``, then paragraphs. The words of the trees show where each
+                     sentence ends.
 """
 
 import re
@@ -25,16 +25,14 @@ _SUFFIXES: Final = (".txt", ".conllu", "")
 _START: Final = ".START"
 _COMMENT: Final = re.compile(r"# ?text ?= ?(.*)")
 _MOST_LINES_SKIPPED: Final = 20
-"""If the text of a tree does not begin where the text of the previous tree ends, it is looked for at the beginnings of
-at most this many of the next lines."""
+"""Maximum number of lines that are skipped to find the text of a tree."""
 
 
 def find_text(stem: Path, folder: Path) -> Path:
     """Return the text of a file of trees in a folder of texts.
 
     The text of ``02/wsj_0201`` is ``02/wsj_0201.txt``, ``02/wsj_0201.conllu`` or ``02/wsj_0201``, plain or gzipped. If
-    the folder has none of them, the search goes on without the first folder of the path: for ``wsj_0201.txt``,
-    ``wsj_0201.conllu`` or ``wsj_0201``.
+    the folder has none of these, the first folder of the path is left out: ``wsj_0201.txt``, and so on.
 
     Args:
         stem: Path of the file of trees relative to its source, without suffixes.
@@ -83,7 +81,7 @@ class RunningText:
     """A raw file of the Penn Treebank. It gives each tree its text, in the order of the trees."""
 
     def __init__(self, path: Path, on_error: OnError) -> None:
-        """Read the file. These files are short: one article each.
+        """Read the whole file, which is one article.
 
         Raises:
             InputError: If the file cannot be read, or if ``on_error`` is "stop" and a line is not UTF-8.
@@ -103,7 +101,7 @@ class RunningText:
     def next(self, tree: Tree) -> tuple[str, bool]:
         """Return the text of ``tree`` and True. If its words are not found, return the text that comes next, and False.
 
-        Up to ``_MOST_LINES_SKIPPED`` lines that belong to no tree are passed over.
+        Up to ``_MOST_LINES_SKIPPED`` lines that belong to no tree are skipped.
         """
         longest = sum(2 * len(word) + 4 for word in tree.words) + 40
         later = bisect_left(self._starts, self._at)

@@ -6,8 +6,8 @@ A source is a file or a folder. Its format is one of
     bllip      parses by the Charniak parser (LDC2000T43, LDC2008T13): root S1, one tree per line, or n-best lists
     brackets   any other files of trees in brackets
 
-To find files of trees, this module reads only the first lines of each file. It counts the files
-that it passes over, by reason. docs/treebanks.md lists the assumptions about each format.
+To find files of trees, this module reads only the first lines of each file. docs/treebanks.md lists the assumptions
+about each format.
 """
 
 import math
@@ -29,7 +29,7 @@ from storage.errors import ConfigError, InputError
 from storage.files import list_files
 
 _PERHAPS_TREES: Final = (".parsed", ".clean", ".txt")
-"""A file with one of these suffixes is read if it begins with a tree. Other files with these suffixes are text."""
+"""A file with one of these suffixes is read if it begins with a tree."""
 TREE_SUFFIXES: Final = (
     *(".mrg", ".ptb", ".tree", ".trees", ".brackets", ".parse", ".psd", ".penn"),
     *_PERHAPS_TREES,
@@ -38,7 +38,7 @@ TREE_SUFFIXES: Final = (
 BROKEN_LIST: Final = "broken n-best list"
 NO_PARSE: Final = "no parse in its n-best list"
 OTHER_SUFFIX: Final = "trees with another suffix (--format brackets would read them)"
-"""The reason why, with ``--format auto``, a file in a folder is passed over if it begins with a tree but has none of
+"""Reason for passing over a file in a folder with ``--format auto``: it begins with a tree, but has none of
 ``TREE_SUFFIXES``."""
 
 _WSJ: Final = re.compile(r"wsj_?(\d\d)\d\d", re.IGNORECASE)
@@ -61,7 +61,7 @@ class TreeFile:
     """Format in which the file is read: a ``TreeFormat``, or "bllip n-best" for lists of parses."""
     stem: Path
     """Path relative to the source, without ``.gz`` and other suffixes. With the format bllip, suffixes that are not in
-    ``TREE_SUFFIXES`` are kept, because these suffixes tell the files apart."""
+    ``TREE_SUFFIXES`` are kept, because they tell the files apart."""
     document: Document | None
     """The document that the file is. None if the source is one file and not a folder."""
 
@@ -77,15 +77,12 @@ def find_trees(
 
     Args:
         source: A file, or a folder that is searched to any depth.
-        wanted: The format. "auto" detects it. A file is bllip if it begins with an n-best list or a root ``S1``, and
-            else brackets. A folder is ptb if it has files such as ``wsj_0201.mrg``; else brackets if it has files with
-            one of the first five ``TREE_SUFFIXES``; else bllip if it has files that begin as a bllip file does; else
-            brackets if it has files with another of these suffixes. If the format is given, files with any suffix are
-            read if they begin with a tree. The exception is a ptb folder with files that end in ``.mrg``: only these
+        wanted: The format. "auto" detects it, by the rules in docs/treebanks.md. If the format is given, files with any
+            suffix are read if they begin with a tree. But in a ptb folder with files that end in ``.mrg``, only these
             files are read, because the other files of such a folder have the same trees.
         sections: Sections of the Wall Street Journal to read. The section of a file is the first two digits of its
-            number, or the name of its folder. All other files are passed over.
-        names: Names of the files to read, without folders and suffixes. All other files are passed over.
+            number, or the name of its folder.
+        names: Names of the files to read, without folders and suffixes.
 
     Raises:
         InputError: If the source does not exist, has no file of trees, or has no file of one of the sections or names.
@@ -186,11 +183,16 @@ def read_split_list(path: Path, split: str) -> frozenset[str]:
 def read_n_best(path: Path) -> Iterator[RawTree]:
     """Read a file of n-best lists. Yield the best parse of each sentence, and how many other parses the sentence has.
 
-    A list begins with a line that has the number of parses and the name of the sentence. Then each parse has a line
-    with its score and a line with its tree. Blank lines are ignored. A line may have two scores, the reranker's and
-    then the parser's; only the first score counts. The best parse has the highest score. Among equal scores, the parse
-    that comes first in the list is the best. A list that does not follow this format is yielded as one faulty piece,
-    which ends before the first line of the next list.
+    Blank lines are ignored. A list has this form:
+
+        2 NAME              number of parses, and name of the sentence
+        -50.1 -48.9         score of the first parse; a second score in this line is ignored
+        (S1 ...)            first parse
+        -51.0 -47.2
+        (S1 ...)
+
+    The best parse is the first one with the highest score. A list in another form is yielded as one faulty piece, which
+    ends before the first line of the next list.
 
     Raises:
         InputError: If the file cannot be read.
@@ -257,7 +259,7 @@ def _without_suffix(path: Path, found_format: str) -> Path:
 
 
 def _section(path: Path) -> int | None:
-    """Return the section of the Wall Street Journal that a file belongs to, or None."""
+    """Return the section of the Wall Street Journal that a file belongs to."""
     number = _WSJ.match(path.name)
     if number:
         return int(number[1])

@@ -1,12 +1,9 @@
 """Read constituency trees from brackets, and represent them as labelled spans.
 
-A tree has words and phrases. A phrase is a label and the span of words that it covers. Phrases are in the order in
-which they open. This order is enough to rebuild the tree: if two phrases have the same span, the first of them is above
-the second. So simple loops over short tuples can remove words, collapse chains and fit phrases to tokens, without
-recursion into deep trees. The span of an empty phrase, which covers no word, does not show which phrase is above it.
-But normalisation removes all empty phrases.
-
-A part-of-speech tag is not a phrase. A tag belongs to its word.
+A tree has tagged words and phrases. A phrase is a label and the span of words that it covers. Phrases are in the order
+in which they open: of two phrases with the same span, the first is above the second. This representation needs no
+recursion into deep trees. It does not show the parent of a phrase without words, but normalisation removes such
+phrases.
 """
 
 import re
@@ -66,7 +63,7 @@ _BALANCE = "; correct the brackets; write -LRB- and -RRB- for brackets that are 
 
 
 def parse_tree(text: str) -> Tree:
-    """Return the one tree that ``text`` holds, not normalised. White space and line ends between brackets are ignored.
+    """Return the one tree that ``text`` holds, not normalised.
 
     Raises:
         MalformedTreeError: If there is no tree or more than one, brackets do not match, or a word has no tag.
@@ -120,11 +117,12 @@ def without_words(tree: Tree, without: Collection[int]) -> Tree:
 def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
     """Return the normalised tree, the only form that models see. The function is idempotent.
 
-    Traces, and the words whose indices are in ``without``, are removed. Then empty phrases are removed. Function tags
-    and indices are stripped. If a phrase X has another X as its only child, the two become one X. Other unary chains
-    stay. The root is ``TOP``. A phrase inside the tree that has no label, or a label of ``ROOT_NAMES``, is removed, and
-    its children go to the phrase above. A phrase that a tool made to binarise the tree (``is_binarised``) is removed in
-    the same way.
+    - Traces, the words whose indices are in ``without``, and then phrases without words are removed.
+    - Function tags and indices are stripped (``strip_label``).
+    - If a phrase X has another X as its only child, the two become one X. Other unary chains stay.
+    - The root is ``TOP``. Other phrases with a label of ``ROOT_NAMES`` or with no label are removed, and their children
+      go to the phrase above.
+    - Phrases that a tool made to binarise the tree (``is_binarised``) are removed in the same way.
 
     Raises:
         MalformedTreeError: If no word is left.
@@ -152,9 +150,9 @@ def is_binarised(label: str) -> bool:
 def strip_label(label: str) -> str:
     """Return a label without function tags, indices and other additions.
 
-    For example, ``NP-SBJ=1`` has the function tag ``SBJ`` and the index 1. The other additions are SPMRL's features
-    (``NN##case=nom##``), the head in the output of Collins's parser (``NP~dog~2~1``) and the label of the parent, as
-    NLTK adds it (``NP^<S>``). A label that begins with the mark of an addition (``-LRB-``) stays whole.
+    The other additions are SPMRL's features (``NN##case=nom##``), the head in the output of Collins's parser
+    (``NP~dog~2~1``) and the label of the parent, as NLTK adds it (``NP^<S>``). A label that begins with the mark of an
+    addition (``-LRB-``) stays whole.
     """
     return re.split(r"[-=#~]|\^<", label, maxsplit=1)[0] or label
 
@@ -190,10 +188,10 @@ def _counts_before(kept: list[int], num_words: int) -> list[int]:
 
 
 def _refuse_words_in_brackets(phrases: tuple[Phrase, ...]) -> None:
-    """Refuse an empty phrase whose label can be a word, as ``dog`` in ``(NN (dog))``.
+    """Refuse an empty phrase whose label can be a word.
 
-    Labels of phrases are in capitals. ``OK`` in ``(UH (OK))`` is in capitals too. It is refused because it is alone in
-    ``UH``, and no phrase has a label like ``OK``. ``(NP (NP ))`` is accepted: the inner NP has lost its trace.
+    ``(NN (dog))`` is refused because phrases have labels in capitals. ``(UH (OK))`` is refused because ``OK`` is
+    alone in ``UH``, and no phrase has such a label. ``(NP (NP ))`` is accepted: the inner NP has lost its trace.
     """
     for i, (label, start, stop) in enumerate(phrases):
         if start != stop or label in ("", TRACE_TAG):
@@ -222,7 +220,7 @@ def _odd_space(text: str) -> MalformedTreeError:
 
 
 def _hint(text: str) -> str:
-    """If brackets are written in a known way that cannot be read, return what to write instead; else ""."""
+    """Return a remedy if the brackets have a known form that cannot be read, else ""."""
     if "\\n" in text:
         return r"; write a line end in place of each \n"
     if _NUMBERED.search(text):
