@@ -115,7 +115,7 @@ def _check_paths(store: TextShards, out_stem: Path, texts: Sequence[Path], confi
     """Check that the outputs would replace neither existing trees nor an input.
 
     Raises:
-        StoreError: If ``OUT.mrg`` exists, unless this command wrote it and was killed before it removed ``OUT.parts``.
+        StoreError: If ``OUT.mrg`` exists, and ``OUT.parts`` does not show that an interrupted ``parse`` wrote it.
         ConfigError: If an output would replace an input.
     """
     trees = beside(out_stem, ".mrg")

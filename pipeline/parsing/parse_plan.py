@@ -37,10 +37,10 @@ def plan_parse(texts: Sequence[Path], out_stem: Path, config: ParseConfig, proce
     """Return counts, rates, memory and bytes of a parse, and the hours for each of ``processes``, as JSON values.
 
     Args:
-        texts: The texts, as ``parse_texts`` takes them.
+        texts: As ``parse_texts`` takes them.
         out_stem: The STEM of the files that would be written.
         config: The options of ``parse``. ``workers`` has no effect.
-        processes: The numbers of processes to predict the hours for.
+        processes: Numbers of processes.
 
     Raises:
         ConfigError: If the command itself runs in several processes.

@@ -47,7 +47,7 @@ class ParserState:
 
         Raises:
             RunError: If the file is damaged or cannot be read.
-            StoreError: If the file has other values of ``made_from``. The message names them.
+            StoreError: If the file has other values of ``made_from``.
         """
         if not is_there(path):
             return cls(path, made_from, seed, {})
@@ -72,7 +72,7 @@ class ParserState:
         return max(self.rows, key=lambda row: row["dev_f1"])
 
     def restore(self, parser: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Load the state into parser, optimiser and random generators. If no epoch is finished, change nothing.
+        """Load the state into parser, optimiser and random generators.
 
         Raises:
             RunError: If the file has the weights of another model.

@@ -58,7 +58,7 @@ class Outcome:
 
 
 class SentenceParser:
-    """A spaCy tokenizer and a benepar model. With ``flat`` there is no model, and every tree is flat."""
+    """A spaCy tokenizer and a benepar model. With ``flat`` there is no model."""
 
     def __init__(self, config: ParseConfig, device: torch.device) -> None:
         """Load the model.

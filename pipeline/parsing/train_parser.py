@@ -88,10 +88,9 @@ def train_parser(
     Raises:
         InputError: If a file cannot be read, a tree is malformed, or no tree is left.
         ConfigError: If an output would replace an input.
-        RunError: If the loss, the norm of the gradients or a score is not finite, or the state of an interrupted
-            training is damaged.
-        StoreError: If the model exists already, or cannot be written, or the interrupted training had other trees or
-            options.
+        RunError: If the loss, the gradients or a score is not finite, or the state of an interrupted training is
+            damaged.
+        StoreError: If the model exists or cannot be written, or the interrupted training had other trees or options.
     """
     outputs = (out, beside(out, ".json"), beside(out, ".metrics.jsonl"), beside(out, STATE_SUFFIX))
     check_replaces_no_input("train-parser", outputs, (*trees, *dev))
