@@ -134,8 +134,7 @@ EXTRAS = {
 class OneLineErrors(CheckedCommand, click.Group):
     """A group of commands. An error that the user can fix, such as a missing optional module, is shown as one line.
 
-    An error of the operating system that no command expects (a disk that fails, a folder without permissions) is one
-    line too. Any other error is a bug and shows its traceback.
+    An unexpected error of the operating system is one line too. Any other error is a bug and shows its traceback.
     """
 
     command_class = CheckedCommand

@@ -51,7 +51,7 @@ def say(text: str) -> None:
     """Print a text of one or several lines for people.
 
     Raises:
-        StoreError: If standard output cannot be written, as when it goes to a file on a full disk.
+        StoreError: If standard output cannot be written.
     """
     _print(visible(text))
 

@@ -23,8 +23,7 @@ MOST = 1e30
 
 SUFFIXES: Final = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 BABYLM: Final = "babylm"
-"""The value of ``--word-checkpoints`` that stands for the word counts of the BabyLM challenge (Charpentier et al.
-2025): every 1M words up to 10M, every 10M up to 100M, every 100M up to 1,000M."""
+"""The value of ``--word-checkpoints`` for the word counts of the BabyLM challenge (Charpentier et al. 2025)."""
 BABYLM_MILLIONS: Final = (*range(1, 10), *range(10, 100, 10), *range(100, 1001, 100))
 _COUNT = re.compile(r"([1-9][0-9]*)([kMB]?)")
 
