@@ -1,8 +1,7 @@
 """Define the commands. A command parses its options, calls the code that does the work, and prints the result.
 
-Most options are fields of configuration classes, which are next to the code that uses them.
-``pipeline.runtime.options`` turns these fields into options. Heavy imports happen inside the commands, so that
-``--help`` answers at once.
+Most options are fields of configuration classes, which ``pipeline.runtime.options`` turns into options. Heavy imports
+happen inside the commands, so that ``--help`` answers at once.
 """
 
 import os
@@ -10,14 +9,12 @@ import signal
 import sys
 
 if os.path.basename(sys.argv[0]) in {"cli.py", "rnng-distill"}:  # noqa: PTH119  pathlib would be one more import
-    # Until main() takes over, Ctrl-C ends the program at once. During an import, Ctrl-C would otherwise print a
-    # traceback.
+    # Without this line, Ctrl-C during the imports would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 if "OMP_WAIT_POLICY" not in os.environ:
-    # Set this before torch is loaded. By default, a thread that waits for another one keeps its core busy for
-    # milliseconds. If another program is busy at the same time, this makes training many times slower.
-    # benchmarks.busy compares the settings.
+    # This must be set before torch is loaded. By default, a waiting thread keeps its core busy for milliseconds, which
+    # makes training many times slower if another program needs the core (benchmarks.busy).
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import importlib
@@ -69,27 +66,21 @@ from student.student_config import ExportConfig, StudentCommandConfig, StudentCo
 from teacher.teacher_config import BeamConfig, SampleConfig, TeacherConfig, TeacherTrainConfig, refuse_without_search
 
 Values = dict[str, Any]
-"""Values of options, by the name of the field of a configuration class. An option that neither the command line nor a
-TOML file sets is not in it."""
+"""The options that the user set, by the names of their fields in configuration classes."""
 
 ENTRY_POINTS = {"teacher": "teacher.teacher_commands", "student": "student.student_commands"}
-"""For each kind of run, the module that evaluates its model. Both modules define the functions that commands call
-through ``entry_points``."""
+"""For each kind of run, the module that evaluates its model."""
 
 
 def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy would see no function
-    """Return the module of ``ENTRY_POINTS`` for a run or an exported folder. An exported folder holds a student."""
+    """Return the module that evaluates the model of a run or an exported folder. An exported folder holds a student."""
     from pipeline.runtime.run_directory import is_exported, open_run
 
     return importlib.import_module(ENTRY_POINTS["student" if is_exported(model) else open_run(model).kind])
 
 
 def dump_source(teacher: Path, beam: BeamConfig) -> Any:  # noqa: ANN401 - a DumpSource, whose module imports torch
-    """Return the ``DumpSource`` of a path, which can be a run, a sample corpus, or a Hugging Face folder.
-
-    The source gives the distributions of the dump: those of the run's model, of the corpus's grammar, or of the
-    folder's model.
-    """
+    """Return the ``DumpSource`` of a run, sample corpus or Hugging Face folder: it computes a dump's distributions."""
     from pipeline.corpus.sample.sample_corpus import is_sample_corpus
     from pipeline.runtime.run_directory import is_exported, open_run
 
@@ -111,7 +102,7 @@ def dump_source(teacher: Path, beam: BeamConfig) -> Any:  # noqa: ANN401 - a Dum
 
 
 def build(config_class: type[Any], values: Values) -> Values:
-    """Return the value of each option of a configuration class, by name. An option that was not set has its default."""
+    """Return all options of a configuration class, by name. Options that the user did not set have their defaults."""
     return asdict(options.build(config_class, values))
 
 
@@ -121,7 +112,7 @@ def beam_of(values: Values) -> Values:
 
 
 def open_scorer(model: Path, values: Values) -> Any:  # noqa: ANN401 - a context manager of an untyped module
-    """Open a model to score sentences: a student, an exported folder, or a teacher, which scores by beam search."""
+    """Open a run or an exported folder to score sentences. A teacher scores by beam search."""
     return entry_points(model).open_scorer(model, **build(ModelConfig, values), beam=beam_of(values))
 
 
@@ -176,15 +167,11 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
 def import_trees(sources: tuple[Path, ...], out: Path, values: Values) -> None:
     """Normalise a treebank: one tree per line in OUT.mrg, and its raw text on the same line of OUT.txt.
 
-    SOURCES are files of bracketed trees, plain or gzipped, or folders of such files. Without --text, the text is
-    rebuilt from the words of the trees. This works for English; for other languages, give --text or --joiner. Each file
-    of a folder is one document. With --documents, one file can hold several documents. If documents are known, OUT.docs
-    and OUT.documents.tsv name the document of each sentence; train-student --context document needs them.
+    SOURCES are files of bracketed trees, plain or gzipped, or folders of such files. For languages other than English,
+    give --text or --joiner.
 
     \b
     Example: python cli.py import-trees gum/train.mrg.gz --text gum/train.txt --out trees/train
-             python cli.py import-trees LDC99T42/parsed/mrg --sections 02-21 --out trees/train
-             python cli.py import-trees bllip/1987 --format bllip --licence LDC2000T43 --out trees/train
     """
     from pipeline.corpus.trees.import_trees import import_trees as run
 
@@ -199,16 +186,10 @@ def import_trees(sources: tuple[Path, ...], out: Path, values: Values) -> None:
 def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     """Clean raw text to one sentence per line.
 
-    TEXTS are files or folders. With --source babylm, the name of each file selects the rules (childes.train,
-    bnc_spoken.dev, ...). With --source plain, each line is a paragraph. With --source sentences, each line is a
-    sentence. In both, a blank line separates documents. Every dropped or repaired line is counted, and OUT.dropped.tsv
-    shows examples.
-
-    JSON lines with a field "text" are read. For other JSON lines, CSV and TSV, give --column.
+    TEXTS are files or folders, which are read as --source says. Every dropped or repaired line is counted.
 
     \b
     Example: python cli.py clean-text babylm/train_10M --source babylm --out text/train
-             python cli.py clean-text tales.txt.gz --source plain --source-name tales --licence CC0 --out text/tales
              python cli.py clean-text reviews.csv --source plain --column review --out text/reviews
     """
     from pipeline.corpus.text.cleaning import clean_texts
@@ -226,21 +207,14 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     """Parse text into trees with spaCy and benepar. Also runs under torchrun.
 
     TEXTS have one sentence per line, as clean-text writes them; with --source, they are raw text. If the command is
-    interrupted, run it again: it continues, with any number of processes.
-
-    No parser is installed with this program. Train a small one with train-parser, or fetch benepar's model for English
-    with the command below. Then give the parser as --model.
+    interrupted, run it again: it continues, with any number of processes. No parser is installed with this program:
+    train a small one with train-parser, or fetch benepar's model for English:
 
     \b
     python -c "import benepar; benepar.download('benepar_en3')"
 
-    BabyLM's limit on words includes the words that a parser was trained on, and benepar_en3 was trained on too many.
-    For BabyLM, train a parser with train-parser: such a parser sees only the words of its treebank.
-
     \b
     Example: python cli.py parse text/train.txt --model parser.pt --out trees/train --workers 2
-    Example: python cli.py parse babylm/train --source babylm --model benepar_en3 --out trees/train
-    Example: python cli.py parse text/train.txt --model parser.pt --out trees/train --plan
     """
     from pipeline.parsing.parse import parse_texts as run
     from pipeline.parsing.parse_plan import plan_parse
@@ -269,10 +243,8 @@ def train_parser(
 ) -> None:
     """Train a small benepar model on treebanks, for ``parse``. It learns from these treebanks alone.
 
-    The released models of benepar parse far better, but were trained on many more words. Use this command if there is a
-    limit on these words, as in BabyLM; if no model can be downloaded; or for a language without a released model.
-
-    If the command is interrupted, run it again: it continues after the last whole epoch.
+    The released models of benepar parse far better, but were trained on too many words for BabyLM, and exist for few
+    languages. If the command is interrupted, run it again: it continues after the last whole epoch.
 
     \b
     Example: python cli.py train-parser trees/train.mrg --dev trees/dev.mrg --out parser.pt
@@ -313,10 +285,8 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column:
 def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
     """Check and convert a Hugging Face tokenizer.json, so that students can share the tokens of another model.
 
-    The tokenizer must be byte-level, and decoding must restore every text. Every token keeps its id. A tokenizer that
-    puts a space before a text (add_prefix_space) is accepted. If it adds tokens around a text, such as <s> and </s>,
-    the converted tokenizer does not add them. A tokenizer whose normalizer loses text is refused; the error shows an
-    example.
+    The tokenizer must be byte-level, and decoding must restore every text. Every token keeps its id. Tokens that
+    the tokenizer adds around a text, such as <s> and </s>, are left out.
 
     \b
     Example: python cli.py adopt-tokenizer gpt2/tokenizer.json --bos '<|endoftext|>' --eos '<|endoftext|>' --out t.json
@@ -333,7 +303,6 @@ def build_dataset(values: Values) -> None:
 
     \b
     Example: python cli.py build-dataset --train trees/train --dev trees/dev --tokenizer tokenizer.json --out dataset
-    Example: python cli.py build-dataset --train gum --train craft --dev-share 0.05 --tokenizer t.json --out dataset
     """
     from pipeline.corpus.dataset.build import build_dataset as run
 
@@ -353,7 +322,6 @@ def train_teacher(data: Place, out: Path, values: Values) -> None:
 
     \b
     Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6
-    Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6 --plan
     """
     from teacher.train_teacher import plan_teacher
     from teacher.train_teacher import train_teacher as run
@@ -374,8 +342,8 @@ def train_teacher(data: Place, out: Path, values: Values) -> None:
 def sample(teacher: Path, out: Path, values: Values) -> None:
     """Draw sentences with their trees from a teacher, as more text for students. Also runs under torchrun.
 
-    TEACHER is a run directory of train-teacher. build-dataset reads OUT like any treebank. OUT depends on the seed, but
-    not on the number of processes. If the command is interrupted, it leaves no OUT; run it again.
+    TEACHER is a run directory of train-teacher. build-dataset reads OUT like any treebank. If the command is
+    interrupted, run it again: it starts anew.
 
     \b
     Example: python cli.py sample runs/teacher --num-sentences 100000 --out trees/sampled
@@ -405,21 +373,13 @@ def sample(teacher: Path, out: Path, values: Values) -> None:
 def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, values: Values) -> None:
     """Write a teacher's next-token distributions once, for any number of students. Also runs under torchrun.
 
-    If the command is interrupted, run it again, with any number of processes. The finished dump has the same bytes as
-    without the interruption. A student, which reads no trees, can also be the teacher. This is born-again distillation,
-    the control for the value of structure. Any other causal language model that transformers loads can be the teacher
-    too. If the dataset was built from a sample corpus, the folder of the corpus can be the teacher. Then the
-    distributions are those of the grammar itself, without any error. With one run for each fold of the dataset, the
-    distributions of a sentence come from the run that was not trained on the sentence's fold.
+    The teacher may also be a student (born-again distillation), any causal language model that transformers loads, or
+    the grammar of a sample corpus: see docs/teacher.md. If the command is interrupted, run it again, with any number of
+    processes. The finished dump has the same bytes as without the interruption.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py dump-teacher --data dataset --teacher runs/teacher --out dump
-    Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --out marginal --condition beam
-    Example: python cli.py dump-teacher --data dataset --teacher runs/baseline --out born-again
-    Example: python cli.py dump-teacher --data dataset --teacher corpus --out truth
-    Example: python cli.py dump-teacher --data dataset --teacher gpt2 --out dump-of-gpt2
-    Example: python cli.py dump-teacher --data dataset --teacher runs/teacher --temperatures 1,2 --plan
-    Example: python cli.py dump-teacher --data dataset --teacher runs/fold1 --teacher runs/fold2 --out cross-fitted
+             python cli.py dump-teacher --data dataset --teacher runs/teacher --out marginal --condition beam
     """
     from pipeline.dumping.dump_source import dump_run, plan_run
     from storage.locations import open_folder
@@ -446,11 +406,10 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
 def export_dump(dump: Place, out: Path, values: Values) -> None:
     """Write a dump as parquet files for other programs: one row per sentence.
 
-    datasets.load_dataset("OUT") reads the files, whatever --format is. The command needs pyarrow.
+    datasets.load_dataset("OUT") reads the files, whatever --format is.
 
     \b
     Example: python cli.py export-dump dump exported --format datasets
-    Example: python cli.py export-dump dump exported --format distillkit
     """
     from pipeline.dumping.dump_export import export_dump as run
 
@@ -467,8 +426,7 @@ def export_dump(dump: Place, out: Path, values: Values) -> None:
 def import_dump(source: Path, data: Place, out: Place, values: Values) -> None:
     """Make a dump from parquet files with DistillKit's columns input_ids, token_ids and top_values.
 
-    SOURCE is a parquet file or a folder of them. Row m holds sentence m of the split that --split names. The dump has
-    the distributions at temperature 1 only. The command needs pyarrow.
+    SOURCE is a parquet file or a folder of them. Row m holds sentence m of the split that --split names.
 
     \b
     Example: python cli.py import-dump captured --data dataset --out dump
@@ -495,12 +453,10 @@ def import_dump(source: Path, data: Place, out: Place, values: Values) -> None:
 def train_student(data: Place, dumps: tuple[Place, ...], out: Path, values: Values) -> None:
     """Train a student on tokens and, with --dump, on the teacher's soft targets. Also runs under torchrun.
 
-    If the command is killed, or stopped by SIGTERM, run it again: training continues from the last checkpoint. The run
-    given with --init must not change until training has ended.
+    If the command is killed, or stopped by SIGTERM, run it again: training continues from the last checkpoint.
 
     \b
     Example: torchrun --nproc-per-node 2 cli.py train-student --data dataset --dump dump --out runs/distilled
-    Example: python cli.py train-student --data dataset --dump dump --dump born-again --out runs/mixed
     """
     from storage.locations import open_folder
     from student.train_student import plan_student
@@ -520,13 +476,8 @@ def evaluate() -> None:
     """Measure a trained model: a run, or a folder in Hugging Face's format.
 
     Each command writes its result to RUN/results/NAME.json or, for a folder in Hugging Face's format, to
-    FOLDER-results/NAME.json. `evaluate mixture` takes a teacher and a student, and writes to the results of the
-    student. Most commands also write a file with one line per sentence, pair or item. If sentences have no trees, a
-    teacher scores them by beam search.
-
-    minimal-pairs, syntaxgym, surprisal, parses and perplexity --marginal also run under torchrun. A process that scores
-    with a teacher uses one core, so start as many processes as there are cores. If one of these commands is
-    interrupted, run it again: it continues.
+    FOLDER-results/NAME.json. A teacher scores sentences without trees by beam search, which is slow. So most commands
+    also run under torchrun: start one process per core (docs/evaluation.md).
     """
 
 
@@ -539,15 +490,10 @@ def perplexity(model: Path, data: Place, values: Values) -> None:
     """Measure the perplexity on a split, per token and per word, and the bits per byte.
 
     For a teacher, each of these figures has several values: given the tree, joint with the tree and, with --marginal,
-    without the tree. The output names the distribution of each value, and says what was counted as a token, a word or a
-    byte.
-
-    Each sentence is scored alone, after <bos>. Only a student trained with --context document is measured otherwise: it
-    reads several consecutive sentences of a document at once.
+    without the tree. Each sentence is scored alone, after <bos>, unless a student was trained with --context document.
 
     \b
     Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev
-    Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev --marginal
     """
     from pipeline.evaluation.sentence_models import evaluate_split
 
@@ -565,17 +511,11 @@ def perplexity(model: Path, data: Place, values: Values) -> None:
 def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
     """Measure whether a teacher knows anything that a student does not. Run this before dump-teacher.
 
-    The next-token distributions of both models are mixed. The teacher's share in the mixture is a single number, fitted
-    on one half of the split. The gain over the student alone is measured on the other half. If the mixture is no better
-    than the student alone, there is no sign that the teacher has anything to teach. STUDENT is a student trained
-    without a dump. TEACHER may be another student.
-
-    The result is written to STUDENT/results. If both models were evaluated on the same minimal pairs, the command also
-    names the paradigms that the teacher knows better.
+    STUDENT is a student trained without a dump. If a mixture of the next-token distributions of both models predicts no
+    better than STUDENT alone, there is no sign that TEACHER has anything to teach.
 
     \b
     Example: python cli.py evaluate mixture runs/teacher runs/baseline --data dataset --split dev
-    Example: python cli.py evaluate mixture runs/teacher runs/baseline --data dataset --max-sentences 1000
     """
     from pipeline.evaluation.compare.teacher_and_student import evaluate_mixture
     from pipeline.report.mixture_section import mixture_as_text
@@ -585,7 +525,7 @@ def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
     config = options.build(MixtureConfig, {"marginal": of_teacher is not of_student, **values})
     common = {"split": config.split, "max_sentences": config.max_sentences, "checkpoint": "best"}
     common["device"] = options.build(ModelConfig, values).device
-    # The student is scored first, because this takes seconds. So a mistake shows before the teacher's long search.
+    # The student is scored first: this takes seconds, so a mistake shows before the teacher's long search.
     with (
         of_student.score_split(student, data, marginal=False, beam={}, **common) as by_student,
         of_teacher.score_split(teacher, data, marginal=config.marginal, beam=beam_of(values), **common) as by_teacher,
@@ -603,11 +543,7 @@ def minimal_pairs(model: Path, folder: Path, values: Values) -> None:
     """Measure the accuracy on minimal pairs, from a file or a folder of files.
 
     A file has BLiMP's format: JSON lines with the fields sentence_good and sentence_bad. It can also be a table (CSV,
-    TSV). If the fields or columns of the two sentences have other names, give the names as --columns. Ties are reported
-    and never count as right.
-
-    The output has the accuracy and its 95 % interval for each paradigm, for each phenomenon (linguistics_term in BLiMP)
-    and for each area of linguistics (field in BLiMP, such as morphology or syntax).
+    TSV). If the fields or columns have other names, give --columns. Ties are reported and never count as right.
 
     \b
     Example: python cli.py evaluate minimal-pairs runs/distilled blimp/data
@@ -628,11 +564,10 @@ def minimal_pairs(model: Path, folder: Path, values: Values) -> None:
 @json_option
 @configured_by(BabylmConfig, ModelConfig, BeamConfig)
 def babylm(model: Path, folder: Path, values: Values) -> None:
-    """Score BabyLM's zero-shot tasks.
+    """Score BabyLM's zero-shot tasks by the rules of BabyLM's pipeline.
 
-    The tasks are BLiMP and its supplement, EWoK, entity tracking, COMPS, wug tests, reading and the age of acquisition.
-    FOLDER is full_eval or fast_eval of BabyLM's evaluation data. Each task in FOLDER is scored by the rules of BabyLM's
-    pipeline. Folders of tasks that are not in this list are skipped, and left_out in the output says why.
+    FOLDER is full_eval or fast_eval of BabyLM's evaluation data. The output names the tasks that are left out, such as
+    GLUE.
 
     \b
     Example: python cli.py evaluate babylm runs/distilled evaluation_data/full_eval --out results
@@ -682,14 +617,10 @@ def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
     """Write the surprisal, in bits, of every word of a text, and of the <eos> of every sentence.
 
     TEXT has one sentence per line. It may also be a table with one sentence per row or, with --region, one region of a
-    sentence per row. Sentences are numbered from 1: sentence_number in the output is the number of the line or the row.
-    With --region, a sentence has several rows, and sentence_number counts the sentences. The output also has the
-    columns that --item and --region name. Join the output with the table by these columns.
+    sentence per row. docs/surprisal.md describes the columns of the output.
 
     \b
     Example: python cli.py evaluate surprisal runs/distilled sentences.txt --out surprisals.tsv
-             python cli.py evaluate surprisal runs/distilled spr.csv --column word --item item,condition
-               --region position --out surprisals.tsv
     """
     from pipeline.evaluation.sentence_models import evaluate_surprisal
     from pipeline.evaluation.stimuli import check_stimuli
@@ -708,8 +639,8 @@ def surprisal(model: Path, text: Path, out: Path, values: Values) -> None:
 def parses(teacher: Path, trees: Path, values: Values) -> None:
     """Parse the text of a treebank by beam search, and compare the brackets with the treebank's brackets.
 
-    TREES is the STEM of STEM.mrg and STEM.txt. The field evalb of the output has scores by the rules of the program
-    EVALB. Only the scores in this field can be compared with published scores.
+    TREES is the STEM of STEM.mrg and STEM.txt. Only the scores in the field evalb of the output can be compared with
+    published scores.
 
     \b
     Example: python cli.py evaluate parses runs/teacher trees/dev --trees-out parsed/dev
@@ -732,13 +663,9 @@ def parses(teacher: Path, trees: Path, values: Values) -> None:
 def export(run: Path, out: Path, which: str, all_checkpoints: bool, values: Values) -> None:
     """Write a finished student as a Hugging Face folder that transformers loads, with a model card.
 
-    With --push, the folder is also sent to the Hugging Face hub. This needs an access token that may write there: run
-    hf auth login, or set HF_TOKEN.
-
     \b
     Example: python cli.py export runs/distilled exported
-    Example: python cli.py export runs/distilled exported --all-checkpoints
-    Example: python cli.py export runs/distilled exported --push me/distilled --licence cc-by-4.0 --dry-run
+             python cli.py export runs/distilled exported --push me/distilled --licence cc-by-4.0 --dry-run
     """
     from student.export import export as export_run
 
@@ -755,7 +682,6 @@ def report(runs: tuple[Path, ...], out: Path, values: Values) -> None:
 
     \b
     Example: python cli.py report runs/teacher runs/baseline runs/distilled --data dataset --out report.html
-             python cli.py report runs/* --format latex --out tables.tex
     """
     from pipeline.report.page import write_report
 
@@ -771,11 +697,8 @@ def report(runs: tuple[Path, ...], out: Path, values: Values) -> None:
 def compare(runs: tuple[Path, ...], values: Values) -> None:
     """Test which groups of runs differ. Runs that are alike in everything but the seed form one group.
 
-    The groups are compared on every benchmark that all runs were evaluated on. For each group the command prints the
-    mean over seeds. For each pair of groups it prints the difference on the same items, the interval of this
-    difference, the p-value, the p-value corrected for the number of tests, and the interval over seeds. It calls one
-    group better only if the corrected test and the interval over seeds agree. If a group has a single seed, there is no
-    interval over seeds, and the corrected test alone decides.
+    The groups are compared on every benchmark that all runs were evaluated on. One group is called better only if the
+    test on the items, corrected for the number of tests, and the interval over seeds agree.
 
     \b
     Example: python cli.py compare runs/baseline-seed* runs/distilled-seed*
@@ -824,13 +747,12 @@ def inspect(path: Place) -> None:
 def verify(path: Place, values: Values) -> None:
     """Check every byte of a dataset or dump against its digests; with --recompute, check a dump against its teacher.
 
-    If this machine has the same kind of CPU or GPU and the same library versions as the machine that made the dump, the
-    recomputed bytes must equal the dump's bytes. Otherwise values are compared and not bytes, because rounding may
-    differ.
+    If this machine has the CPU or GPU and the library versions of the machine that made the dump, the recomputed bytes
+    must equal the dump's bytes. Otherwise values are compared, because rounding may differ.
 
     \b
     Example: python cli.py verify dump
-    Example: python cli.py verify dump --recompute 3 --teacher runs/teacher --data dataset
+             python cli.py verify dump --recompute 3 --teacher runs/teacher --data dataset
     """
     config = options.build(RecomputeConfig, values)
     if not config.recompute:

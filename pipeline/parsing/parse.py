@@ -1,9 +1,7 @@
 """Parse raw text into trees, shard by shard, with any number of processes. A shard is a group of successive sentences.
 
 Under torchrun each process takes the next shard that no process has taken. Without torchrun, ``--workers`` processes on
-one machine do the same. Every process computes on one CPU thread or one GPU. ``--on-failure`` decides whether a
-sentence that cannot be parsed gets a flat tree, is left out, or ends the command. In the first two cases,
-``OUT.failures.tsv`` has the sentence and the reason.
+one machine do the same. Every process computes on one CPU thread or one GPU.
 """
 
 import json
@@ -54,17 +52,15 @@ from storage.files import beside, remove_partial_files, written_whole
 from storage.fingerprints import Json, sha256_file
 
 _TREES_DEPEND_ON: Final = ("language", "max_words", "doc_sentences", "shard_sentences")
-"""Some of the options that must not change when an interrupted parse continues. ``_prepare`` checks them, and also the
-other such options, the text, the model, the versions of libraries and the kind of device."""
+"""Some of the options that must not change when an interrupted parse continues. ``_prepare`` adds the others."""
 
 
 def parse_texts(texts: Sequence[Path], out_stem: Path, config: ParseConfig) -> dict[str, Json] | None:
     """Write the trees of texts to ``OUT.mrg``, one per line, and their sentences to ``OUT.txt``.
 
-    Files of documents and speakers are also written, if these are known. ``OUT.failures.tsv`` lists every sentence
-    without a parse. ``OUT.parse.json`` records everything that the trees depend on. If the command is interrupted, run
-    the same command again, with any number of processes. It continues, and the output is byte-identical to the output
-    without an interruption.
+    If documents and speakers are known, their files are written too. ``OUT.failures.tsv`` lists every sentence without
+    a parse. ``OUT.parse.json`` records everything that the trees depend on. If the command is interrupted, run it
+    again, with any number of processes: it continues, and the output is byte-identical.
 
     Args:
         texts: Without ``config.source``, files ``NAME.txt`` with one sentence per line; files that ``clean-text`` wrote
@@ -119,7 +115,7 @@ def _check_paths(store: TextShards, out_stem: Path, texts: Sequence[Path], confi
     """Check that the outputs would replace neither existing trees nor an input.
 
     Raises:
-        StoreError: If ``OUT.mrg`` exists, unless this command wrote it and was killed before it removed ``OUT.parts``.
+        StoreError: If ``OUT.mrg`` exists, and ``OUT.parts`` does not show that an interrupted ``parse`` wrote it.
         ConfigError: If an output would replace an input.
     """
     trees = beside(out_stem, ".mrg")
@@ -248,7 +244,7 @@ def _words(texts: Sequence[Path], config: ParseConfig, depends_on: dict[str, Any
 
 
 def _words_of_parser(config: ParseConfig, model: str) -> list[TrainingText]:
-    """Return the texts that the parser was trained on, with their numbers of words."""
+    """Return the texts that the parser was trained on."""
     found = [] if config.flat else read_record(Path(config.model), ".json", of=PARSER, sha256=model)
     is_known = [text.num_words for text in found] != [None]
     return found if is_known else [parser_not_known(config.model, sha256=model)]

@@ -7,7 +7,7 @@ from pipeline.corpus.text.text_files import OnError
 from pipeline.runtime.options import refuse, too_small
 
 OnFailure = Literal["flat", "skip", "stop"]
-"""What to do with a sentence without a parse: write a flat tree, leave the sentence out, or end the command."""
+"""What to do with a sentence without a parse."""
 PARSER_POSITIONS: Final = 512
 """Number of positions that ``train-parser`` gives a parser. Two positions mark the ends of a sentence, so the longest
 sentence has 510 words."""
@@ -39,13 +39,12 @@ class ParseConfig:
     """Where to compute. auto: on a GPU if there is one."""
     on_failure: OnFailure = "flat"
     """What to do with a sentence that cannot be parsed. flat: put its words directly under TOP. skip: leave it out.
-    stop: end with an error that names its line. Each such sentence is counted by reason and listed in
-    OUT.failures.tsv."""
+    stop: end with an error that names its line. OUT.failures.tsv lists all such sentences."""
     language: str = "en"
     """Code of the language whose rules spaCy uses to split text into words."""
     max_words: int = 200
     """Do not parse sentences with more words than this; count them as failures. The parser's memory grows with the
-    square of the sentence's length."""
+    square of the length."""
     doc_sentences: int = 256
     """Sentences parsed together in one spaCy Doc."""
     shard_sentences: int = 1_000
@@ -88,8 +87,8 @@ class ParserConfig:
     clip_norm: float = 5.0
     """Largest norm of the gradients. Larger gradients are scaled down to this norm."""
     max_words: int = 80
-    """Leave out training trees with more words than this, and count them. The chart of a sentence grows with the square
-    of its number of words."""
+    """Leave out training trees with more words than this, and count them. The parser's memory grows with the square of
+    the length."""
     min_label_count: int = 2
     """Never predict a label, or a chain of unary labels, that occurs fewer than this many times in the training
     trees."""

@@ -1,10 +1,8 @@
 """Predict the hours, the memory and the bytes of ``parse`` before it starts. No output of ``parse`` is written.
 
-The text is gathered into a temporary folder. With ``--source`` it is cleaned first. The folder is removed at the end,
-also after SIGTERM. Then some packs of successive sentences, from all parts of the text, are parsed and timed. The text
-is divided into shards, and a process parses whole shards. So more processes than shards do not lower the hours. The
-hours include the time to write the shards and the files of OUT. They do not include the time to read the shards back
-when they are joined at the end.
+The text is gathered into a temporary folder, which is removed even after SIGTERM. Then some groups of successive
+sentences, from all parts of the text, are parsed and timed. A process parses whole shards, so more processes than
+shards do not lower the hours. The hours do not include the time to read the shards back when they are joined.
 """
 
 import tempfile
@@ -26,12 +24,11 @@ from pipeline.runtime.progress import Progress
 from pipeline.runtime.run_end import StoppedBySignal, stop_request
 
 NUM_PACKS = 8
-"""Maximum number of packs of sentences to time."""
+"""Maximum number of packs to time. A pack is a group of successive sentences."""
 LEAST_PACKS = 4
 """Number of packs to time even if they take longer than `MEASURE_S`."""
 _WARM_UP = 16
-"""Number of sentences that are parsed first. Their speed decides how many sentences a pack has, so that
-``LEAST_PACKS`` packs take about `MEASURE_S`."""
+"""Number of sentences that are parsed first. Their speed decides how many sentences a pack has."""
 _ROW_FRAME = len('{"tree": ""}')
 """Bytes of a row of a finished shard besides its tree."""
 
@@ -40,10 +37,10 @@ def plan_parse(texts: Sequence[Path], out_stem: Path, config: ParseConfig, proce
     """Return counts, rates, memory and bytes of a parse, and the hours for each of ``processes``, as JSON values.
 
     Args:
-        texts: The texts, as ``parse_texts`` takes them.
+        texts: As ``parse_texts`` takes them.
         out_stem: The STEM of the files that would be written.
         config: The options of ``parse``. ``workers`` has no effect.
-        processes: The numbers of processes to predict the hours for.
+        processes: Numbers of processes.
 
     Raises:
         ConfigError: If the command itself runs in several processes.
@@ -123,7 +120,7 @@ def _words_by_line(file: Path) -> np.ndarray:
 
 
 def _lines(file: Path, ranges: Sequence[tuple[int, int]]) -> list[str]:
-    """Return the lines in some ranges, which must be in order. A range is (first line, number of lines)."""
+    """Return the lines in some ranges, in order. A range is (first line, number of lines)."""
     found: list[str] = []
     at = 0
     with file.open(encoding="utf-8", newline="\n") as lines:

@@ -1,8 +1,6 @@
 """Keep what an interrupted training of a parser needs to go on, in one file that is written after each epoch.
 
-The file holds the weights, the states of optimiser and random generators, a row of figures per epoch, and the best
-weights so far. An epoch that was interrupted begins again, so a training gives the same parser with and without
-interruptions.
+An epoch that was interrupted begins again, so a training gives the same parser with and without interruptions.
 """
 
 import io
@@ -32,7 +30,7 @@ class ParserState:
     def __init__(self, path: Path, made_from: Mapping[str, Json], seed: int, content: Mapping[str, Any]) -> None:
         self._path, self._made_from, self._content = path, made_from, content
         self.rows: list[dict[str, Any]] = json.loads(content["rows"]) if content else []
-        """A row of figures for each finished epoch: loss, F1 on dev and so on."""
+        """A row for each finished epoch: loss, F1 on dev and so on."""
         self.best: Mapping[str, Tensor] = content["best"] if content else {}
         """The weights of the epoch with the best F1 on dev; of several such epochs, the first."""
         self.order = torch.Generator().manual_seed(seed)
@@ -49,7 +47,7 @@ class ParserState:
 
         Raises:
             RunError: If the file is damaged or cannot be read.
-            StoreError: If the file has other values of ``made_from``. The message names them.
+            StoreError: If the file has other values of ``made_from``.
         """
         if not is_there(path):
             return cls(path, made_from, seed, {})
@@ -74,7 +72,7 @@ class ParserState:
         return max(self.rows, key=lambda row: row["dev_f1"])
 
     def restore(self, parser: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Load the state into parser, optimiser and random generators. If no epoch is finished, change nothing.
+        """Load the state into parser, optimiser and random generators.
 
         Raises:
             RunError: If the file has the weights of another model.

@@ -1,11 +1,11 @@
 """Parse single sentences with spaCy and benepar, and give a reason for each sentence without a parse.
 
-benepar computes a batch only within one spaCy Doc, so a pack of sentences becomes one Doc. If benepar cannot read one
-sentence, the whole Doc fails. Then the pack is divided until only this sentence fails. A sentence gets the same tree in
-every pack, except for rounding errors: padding differs from pack to pack.
+benepar computes a batch only within one spaCy Doc, so a pack of sentences becomes one Doc. If the Doc fails, the pack
+is halved until only the sentence that benepar cannot read fails. A sentence gets the same tree in every pack, except
+for rounding errors: padding differs from pack to pack.
 
-Trees are built from benepar's spans. The words of a tree are spelt as in the text. The parse string that benepar offers
-is not used, because it escapes brackets inside words in a way that cannot be undone.
+Trees are built from benepar's spans. benepar's parse string escapes brackets inside words in a way that cannot be
+undone.
 """
 
 import functools
@@ -35,7 +35,7 @@ from storage.files import list_files
 from storage.fingerprints import sha256_bytes, sha256_file
 from storage.json_files import names_code
 
-# Without this line torch warns for every chart.
+# Otherwise torch warns for every chart.
 torch_struct.TreeCRF.arg_constraints = {}
 
 _FAILURES = (ValueError, AssertionError, StopIteration, IndexError, RuntimeError, FloatingPointError)
@@ -49,16 +49,16 @@ class Outcome:
     """The tree of a sentence, and the reason if the sentence has no parse."""
 
     tree: Tree
-    """Its words have all characters of the text except spaces, in order, with brackets escaped. Without a parse the
-    tree is flat."""
+    """Its words have all characters of the text except spaces. Brackets are escaped. Without a parse the tree is flat.
+    """
     reason: str | None = None
-    """Why there is no parse, as a category to count. None if there is a parse, or if ``flat`` asks for flat trees."""
+    """Why there is no parse, as a category to count. None if there is a parse, or with ``--flat``."""
     detail: str = ""
-    """Error message of the parser, if the parser failed."""
+    """The parser's error message, if the parser failed."""
 
 
 class SentenceParser:
-    """A spaCy tokenizer and a benepar model. With ``flat`` there is no model, and every tree is flat."""
+    """A spaCy tokenizer and a benepar model. With ``flat`` there is no model."""
 
     def __init__(self, config: ParseConfig, device: torch.device) -> None:
         """Load the model.
@@ -75,7 +75,7 @@ class SentenceParser:
         if not config.flat:
             path = find_model(config.model)
             refuse_code(Path(path))
-            # Second line of defence: otherwise transformers would ask on the terminal whether to run a model's code.
+            # Otherwise transformers would ask on the terminal whether to run a model's code.
             transformers.dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
             try:
                 # benepar loads the model onto the first GPU if there is one, so move it to ``device``.
@@ -113,7 +113,7 @@ class SentenceParser:
             return [outcomes[number] for number in range(len(texts))]
 
     def _parse_pack(self, docs: Sequence[Doc], pack: Sequence[int], outcomes: dict[int, Outcome]) -> None:
-        """Parse sentences together. If that fails, parse each half, down to the single sentence that fails."""
+        """Parse sentences together. If that fails, parse each half."""
         together = Doc(
             self._nlp.vocab,
             words=[token.text for number in pack for token in docs[number]],
@@ -182,10 +182,7 @@ def refuse_code(path: Path) -> None:
 
 @contextmanager
 def _restricted_unpickler() -> Iterator[None]:
-    """Make benepar load weights by torch's restricted unpickler (``weights_only``), whatever environment variables say.
-
-    benepar itself does not say which unpickler it wants.
-    """
+    """Make benepar load weights by torch's restricted unpickler, whatever environment variables say."""
     load = torch.load
     torch.load = functools.partial(load, weights_only=True)
     try:
@@ -198,7 +195,7 @@ def find_model(model: str) -> str:
     """Return the path of a model. ``model`` is a path, or the name of a model that ``benepar.download`` installed.
 
     Raises:
-        InputError: If there is no such model. The error has the commands that install or train a model.
+        InputError: If there is no such model.
     """
     try:
         return str(locate_model(model))
@@ -233,9 +230,8 @@ def versions() -> dict[str, str]:
 def read_words(words: Iterable[str]) -> list[str]:
     """Return words of a treebank in the spelling that the parser meets when it reads text.
 
-    A treebank spells brackets and quotes in its own way (``-LRB-``), and text has the characters themselves. If a word
-    is a typographic quote or dash, benepar replaces it by ASCII. A parser that was trained on the treebank's spellings
-    would never meet these spellings when it parses text.
+    A treebank writes ``-LRB-`` where text has a bracket. In text, benepar replaces typographic quotes and dashes by
+    ASCII.
     """
     return [_SPELLINGS.get(word, word) for word in map(spell, words)]
 

@@ -39,7 +39,7 @@ from storage.fingerprints import Json
 
 NO_WORDS: Final = "no words"
 _TREE_LINES: Final = 100
-"""Number of lines at the beginning of a file that are checked: none of them may be a tree."""
+"""Number of lines at the beginning of a text that are checked for trees."""
 
 
 def input_files(texts: Sequence[Path], *, is_raw: bool) -> list[Path]:
@@ -95,9 +95,8 @@ def gather_sentences(
         ``num_lines``, ``num_sentences``, and ``dropped`` by reason.
 
     Raises:
-        InputError: If a file cannot be read, is given twice or does not hold running text; if a file next to a text
-            does not have as many lines as the text; if only some texts have documents, or two texts have a document of
-            the same name; or if no sentence is left.
+        InputError: If a file cannot be read, is given twice or does not hold running text; if a file next to a text has
+            another number of lines; if two texts have a document of the same name; or if no sentence is left.
     """
     stems = [_stem(path) for path in texts]
     for path in texts:
@@ -138,7 +137,7 @@ def gather_sentences(
 
 
 def _find_names(texts: Sequence[Path], stems: Sequence[Path]) -> list[Path | None]:
-    """Return for each text its file of document names, or None for each text if no text has such a file.
+    """Return the file of document names of each text; None for each text if no text has such a file.
 
     Raises:
         InputError: If only some texts have such a file, a document name is in two texts, or a text is given twice.

@@ -4,9 +4,9 @@
     OUT.parts/parse.json      everything that the trees depend on, and where each shard begins in text.txt
     OUT.parts/00012.jsonl     a finished shard: one JSON object per sentence, with its tree
 
-A shard file is complete or absent. Its contents depend only on what ``parse.json`` records. So the same command can
-continue an interrupted ``parse`` with any number of processes, and makes the same trees as without the interruption.
-``parse`` removes the folder once ``OUT.mrg`` is written.
+A shard file is complete or absent, and depends only on what ``parse.json`` records. So an interrupted ``parse`` can
+continue with any number of processes, and makes the same trees. ``parse`` removes the folder once ``OUT.mrg`` is
+written.
 """
 
 import fcntl
@@ -89,7 +89,7 @@ class TextShards:
         write_atomically(self.path / DESCRIPTION, (json.dumps(about, indent=1) + "\n").encode())
 
     def remove(self) -> None:
-        """Remove the folder, ``parse.json`` first: without this file, no ``parse`` continues from the other files."""
+        """Remove the folder. ``parse.json`` goes first: without it, no ``parse`` continues from the other files."""
         (self.path / DESCRIPTION).unlink()
         shutil.rmtree(self.path)
 

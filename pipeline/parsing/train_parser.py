@@ -1,8 +1,8 @@
 """Train a benepar model on treebanks alone, for machines where no trained model can be downloaded.
 
 The model is benepar's chart parser (Kitaev and Klein 2018, https://arxiv.org/abs/1805.01052), with an LSTM over the
-characters of a word instead of a pretrained encoder. The model is small, quick to train, and far less accurate than
-benepar's published models. Its file has benepar's own format, so spaCy loads the file by its path.
+characters of a word instead of a pretrained encoder. It is small, quick to train, and far less accurate than benepar's
+published models. Its file has benepar's own format.
 """
 
 import io
@@ -39,7 +39,7 @@ SUBBATCH_WORDS = 500
 """Number of words, including padding, that benepar scores at once. In training, it scores twice as many. On a CPU, a
 larger number is slower."""
 _MAX_PHRASES = 400
-"""Largest number of phrases of a training tree. There is a limit because benepar reads a tree by recursion."""
+"""Largest number of phrases of a training tree. benepar reads a tree by recursion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Example:
 
     words: list[str]
     tree: nltk.Tree | None
-    """The tree. None while a parser is scored, so that the parser cannot see the tree."""
+    """None while a parser is scored, so that the parser cannot see the tree."""
     phrases: tuple[tuple[str, int, int], ...]
     """Phrases of the normalised tree, for scoring."""
 
@@ -88,10 +88,9 @@ def train_parser(
     Raises:
         InputError: If a file cannot be read, a tree is malformed, or no tree is left.
         ConfigError: If an output would replace an input.
-        RunError: If the loss, the norm of the gradients or a score is not finite, or the state of an interrupted
-            training is damaged.
-        StoreError: If the model exists already, or cannot be written, or the interrupted training had other trees or
-            options.
+        RunError: If the loss, the gradients or a score is not finite, or the state of an interrupted training is
+            damaged.
+        StoreError: If the model exists or cannot be written, or the interrupted training had other trees or options.
     """
     outputs = (out, beside(out, ".json"), beside(out, ".metrics.jsonl"), beside(out, STATE_SUFFIX))
     check_replaces_no_input("train-parser", outputs, (*trees, *dev))
@@ -188,10 +187,9 @@ def _score(
 
 
 def _record(path: Path, examples: Sequence[Example]) -> TrainingText:
-    """Return the record of a file of trees for the word budget: the number of words in the text next to the file.
+    """Return how many words a file of trees has, for the word budget: those of the text next to it, or else its leaves.
 
-    If there is no text next to the file, the leaves of the trees are counted. Leaves are words, parts of
-    words such as "n't", and punctuation, so there are more leaves than words.
+    There are more leaves than words, because punctuation and parts of words such as "n't" are leaves, too.
     """
     name = path.name.removesuffix(".gz").removesuffix(".mrg")
     for text in (path.with_name(name + end) for end in (".txt", ".txt.gz")):
@@ -228,7 +226,7 @@ def read_examples(path: Path, on_error: OnError, dropped: Counter[str], *, max_w
 
 
 def _nltk_tree(tree: Tree) -> nltk.Tree:
-    """Return a tree for nltk, with all words replaced. Our words may contain white space, which nltk cannot read."""
+    """Return a tree for nltk, with all words replaced: our words may contain white space, which nltk cannot read."""
     one_string = ("".join(name.split()) or "X" for name in tree.tags)
     phrases = tuple(("".join(label.split()) or "X", start, stop) for label, start, stop in tree.phrases)
     return nltk.Tree.fromstring(format_tree(Tree(("w",) * len(tree.words), tuple(one_string), phrases)))

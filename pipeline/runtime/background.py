@@ -1,7 +1,6 @@
 """Move work into a background thread: make items before they are needed, or finish work after it was handed over.
 
-Threads are enough here. The background work is numpy, memory-mapped reading and file writing; all of them release the
-interpreter lock, so the background work runs while torch computes.
+A thread is enough, because the work (numpy, memory-mapped reading, file writing) releases the interpreter lock.
 """
 
 import itertools
@@ -58,9 +57,8 @@ class ReadAhead(Generic[Item]):
 class WriteBehind:
     """Do pieces of work in one thread, one after another, while the caller prepares the next piece.
 
-    No piece waits in a queue. So memory holds at most two pieces: the one that the thread works on, and the one that
-    the caller prepares. If a piece fails, its error is raised at the next ``submit`` or ``wait``, or at the end of the
-    ``with`` block.
+    Memory holds at most two pieces: the one that the thread works on, and the one that the caller prepares. If a piece
+    fails, its error is raised at the next ``submit`` or ``wait``, or at the end of the ``with`` block.
     """
 
     def __init__(self) -> None:

@@ -4,12 +4,11 @@
                                               sums of the loss since the last row of metrics.jsonl
     RUN/checkpoints/{last,best,words_1M,…}/model.safetensors    only the weights, for commands that load a model
 
-The state is one file, written atomically, and holds everything that training needs. The state is written before the
-weight files. So if the process dies in between, the weight files can be rewritten from the state. The cost: the weights
-are written at least twice, in the state and in a weight file.
+The state is one file, written atomically before the weight files. If the process dies in between, the weight files are
+rewritten from the state. The cost: the weights are written at least twice.
 
-Loading a file from a stranger executes nothing: torch's restricted unpickler reads it. The file is a zip archive, which
-has checksums. The unpickler does not check them, so this module first checks them with ``zipfile``.
+Loading a file from a stranger executes nothing, because torch's restricted unpickler reads it. The file is a zip
+archive. The unpickler does not check its checksums, so this module checks them first.
 """
 
 import dataclasses
@@ -58,14 +57,14 @@ class TrainingState:
     best_loss: float
     """Lowest dev loss so far, in nats per position; infinite before the first evaluation."""
     best_step: int
-    """The step after which the lowest dev loss was found; 0 before the first evaluation."""
+    """The step with the lowest dev loss; 0 before the first evaluation."""
     num_worse: int
     """Number of dev evaluations since ``best_step``."""
     elapsed_s: float
     """Seconds of training."""
     row_sums: Tensor
-    """float64 ``[num_ranks, num_parts]``: each rank's sums since the last row of metrics.jsonl, one for the loss and
-    one for each part of it that metrics.jsonl shows, such as the cross-entropy."""
+    """float64 ``[num_ranks, num_parts]``: each rank's sums since the last row of metrics.jsonl, of the loss and of each
+    part of it that metrics.jsonl shows, such as the cross-entropy."""
     row_positions: int
     """Positions over all ranks since the last row of metrics.jsonl."""
     model: dict[str, Any]
@@ -89,8 +88,8 @@ def save_checkpoint(
 ) -> None:
     """Write the state. Then write the weights of ``model`` as ``last`` and under each name in ``also``.
 
-    The names in ``also`` are those of word checkpoints, which keep the weights after a certain number of words:
-    ``words_1M`` and so on. The weights are also written as ``best`` if this step has the best dev loss so far.
+    ``also`` names word checkpoints, such as ``words_1M``. If this step has the best dev loss so far, the weights are
+    also written as ``best``.
 
     Raises:
         StoreError: If the disk is full. If the state was not written, the previous checkpoint stays complete. If it was
@@ -121,8 +120,7 @@ def repair_weights(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Rewrite the weight files that `save_checkpoint` did not finish because its process was killed."""
-    # Older versions of this program wrote less metadata into a weight file. Such a file is not rewritten, because
-    # results and dumps record its sha256.
+    # A file of an older version, with less metadata, is not rewritten, because results and dumps record its sha256.
     expected = weights_of(open_run(run), metadata or {})
     for path in _weight_paths(run, state, also):
         if not holds_weights(path, model, expected):
@@ -138,8 +136,6 @@ def repair_weights(
 
 def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> TrainingState | None:
     """Fill model and optimiser from the state of a run, and return the state; None if the run has no checkpoint yet.
-
-    Only the main rank reads the file. The other ranks get its bytes.
 
     Raises:
         RunError: If the file is damaged, is not a training state, or belongs to another model.
@@ -167,12 +163,10 @@ def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, wo
 def unpacked(path: Path, data: bytes, *, remedy: str) -> dict[str, Any]:
     """Return the dict that ``torch.save`` wrote into a file, or an empty dict if the file holds something else.
 
-    Nothing in the file is executed.
-
     Args:
         path: The file, for messages.
         data: The bytes of the file.
-        remedy: The end of a message: what to do with a file that cannot be read.
+        remedy: What to do with a file that cannot be read, for messages.
 
     Raises:
         RunError: If the file is damaged or holds more than tensors, numbers, strings and containers of these.

@@ -24,9 +24,9 @@ PATH = click.Path(path_type=Path, readable=False)
 STORE = click.types.FuncParamType(options.path_or_url)
 STORE.name = "PATH or URL"
 FORCE = "force"
-"""Key in the ``meta`` of click's context. Its value: whether files of unknown origin may be replaced."""
+"""Key in the ``meta`` of click's context: whether files of unknown origin may be replaced."""
 AS_JSON = "as_json"
-"""Key in the ``meta`` of click's context, which a group shares with its commands. Its value: whether to print JSON."""
+"""Key in the ``meta`` of click's context: whether to print JSON."""
 
 
 def show(summary: dict[str, Any], text: str | None = None) -> None:
@@ -72,7 +72,6 @@ class CheckedCommand(click.Command):
     """A command that checks its paths before it runs, and refuses an option that is given twice.
 
     ``pipeline.runtime.outputs`` says what is checked. If the command may replace files, it gets the option ``--force``.
-    click itself would silently take the last value of a repeated option.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  the signature is click's
@@ -135,14 +134,12 @@ EXTRAS = {
 class OneLineErrors(CheckedCommand, click.Group):
     """A group of commands. An error that the user can fix, such as a missing optional module, is shown as one line.
 
-    An error of the operating system that no command expects (a disk that fails, a folder without permissions) is one
-    line too. Any other error is a bug and shows its traceback. ``--help`` lists the commands in the order of their
-    definition. The commands and groups inside this group check their paths, too.
+    An unexpected error of the operating system is one line too. Any other error is a bug and shows its traceback.
     """
 
     command_class = CheckedCommand
     group_class = type
-    """The value ``type`` asks click to make subgroups of this class too."""
+    """``type`` asks click to make subgroups of this class too."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  the signature is click's
         """Return the commands in the order of their definition, which is the order of the work."""

@@ -18,7 +18,7 @@ def configure_logging() -> None:
 
 
 def set_log_level(level: int) -> None:
-    """Set the level from which our own log lines are shown. Processes other than the main one set it to WARNING."""
+    """Set the level from which our own log lines are shown."""
     for name in OUR_LOGGERS:
         logging.getLogger(name).setLevel(level)
 

@@ -1,7 +1,7 @@
 """Connect the processes of a run, and choose their devices.
 
 Only this module reads torchrun's environment variables and chooses GPUs. All other code takes a ``World``: the place of
-this process among the processes of the run. Without torchrun, the world has size 1 and there is no process group.
+this process among the processes of the run. Without torchrun, the world has size 1.
 """
 
 import contextlib
@@ -33,17 +33,16 @@ from storage.errors import ConfigError, RunError
 Result = TypeVar("Result")
 
 COLLECTIVE_TIMEOUT = dt.timedelta(hours=12)
-"""How long a rank may wait for a slower rank. A dead process is noticed at once, because its connections close, and a
-lost machine is noticed by `pipeline.runtime.heartbeat`."""
+"""How long a rank may wait for a slower rank. A dead process is noticed at once, because its connections close. A lost
+machine is noticed by `pipeline.runtime.heartbeat`."""
 JOIN_TIMEOUT = dt.timedelta(minutes=10)
 """How long the first process waits for the last process to join."""
 MAX_THREADS = 1024
-"""Largest value of ``--threads``. Machines have fewer cores. With several thousand threads, the process would end
-without a message."""
+"""Largest value of ``--threads``. With several thousand threads, the process would end without a message."""
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR")
 """Environment variables that torchrun sets in each process."""
 _SRUN_TASKS = "SLURM_STEP_NUM_TASKS"
-"""Environment variable: the number of processes that srun started. sbatch sets SLURM_NTASKS, but not this variable."""
+"""Environment variable: the number of processes that srun started. sbatch does not set it."""
 _FAILED = "failed"
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _CUBLAS_REPEATING = (":4096:8", ":16:8")
@@ -59,7 +58,7 @@ class World:
     local_rank: int = 0
     local_size: int = 1
     store: Store = field(default_factory=HashStore, repr=False, compare=False)
-    """A key-value store for small values. The processes share the store of torchrun. A single process has its own."""
+    """A key-value store for small values. The processes share the store of torchrun."""
 
     @property
     def is_main(self) -> bool:
@@ -112,7 +111,7 @@ class World:
                 torch.distributed.broadcast(tensor, src=0)
 
     def share(self, data: bytes) -> bytes:
-        """Return the main rank's ``data`` on every rank. Every rank must call this. Other ranks' data is ignored."""
+        """Return the main rank's ``data`` on every rank. Every rank must call this."""
         if self.size == 1:
             return data
         size_bytes = torch.tensor([len(data)])
@@ -133,7 +132,7 @@ class World:
     def claim(self, what: str) -> int:
         """Return the next of the numbers 0, 1, 2, …. No two calls get the same number, whichever processes call.
 
-        ``what`` is the name of the count, such as ``shard``. Each name has a count of its own.
+        ``what`` is the name of the count, such as ``shard``.
 
         Raises:
             RunError: If another process has failed.
@@ -151,7 +150,7 @@ class World:
             return int(self.store.add(f"tally/{what}", number))
 
     def post(self, key: str, data: bytes) -> None:
-        """Keep ``data`` under a key until a process takes it. The data passes through the memory of torchrun's store.
+        """Keep ``data`` under a key until a process takes it.
 
         Raises:
             RunError: If another process has failed.
@@ -175,7 +174,7 @@ class World:
             return data
 
     def check(self) -> None:
-        """Raise an error if another process has failed, because more work would be in vain. The check takes 0.1 ms.
+        """Raise an error if another process has failed. The check takes 0.1 ms.
 
         Raises:
             RunError: With the error of that process.
@@ -186,7 +185,7 @@ class World:
                     raise RunError(self._failure_message())
 
     def failed(self, error: BaseException) -> None:
-        """Tell the other processes why this process ends. If that fails, they still notice that it is gone."""
+        """Tell the other processes why this process ends."""
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
         with contextlib.suppress(RuntimeError):  # the user must see the first error
             self.store.compare_set(_FAILED, "", f"rank {self.rank} on {socket.gethostname()}: {first_line}")
@@ -209,7 +208,7 @@ class World:
         In the backward pass, ``DistributedDataParallel`` communicates with the other ranks.
 
         Raises:
-            RunError: If one of these ranks died or failed. Other errors of the backward pass are not changed.
+            RunError: If one of these ranks died or failed. Other errors are not changed.
         """
         try:
             yield
@@ -391,11 +390,10 @@ def _chosen_device(device: str, world: World, threads: int) -> torch.device:
 def _agreed_round(world: World, shared: Store) -> str:
     """Return a key prefix that all processes of the run share, and that no earlier start of the run has used.
 
-    When torchrun restarts all processes because one died, torchrun's store still has the keys of the earlier start.
-    torchrun's count of restarts cannot be the prefix: each machine counts its own failures, so the counts differ
-    between machines. Instead, each process stores a random string under its rank. Rank 0 publishes the strings of all
-    ranks, again whenever one changes, until every process has found its own string among them. The published string of
-    rank 0 is the prefix.
+    When torchrun restarts all processes, its store still has the keys of the earlier start. torchrun's count of
+    restarts cannot be the prefix, because it differs between machines. So each process stores a random string under its
+    rank. Rank 0 publishes the strings of all ranks until every process has found its own string among them. The string
+    of rank 0 is the prefix.
 
     Raises:
         RunError: If a process did not join within `JOIN_TIMEOUT`.
@@ -466,7 +464,7 @@ def worker_devices(device: str, num_workers: int) -> list[torch.device]:
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:
     """Return an array as a tensor on ``device``, without waiting for the device to finish earlier work.
 
-    The copy to a GPU goes through page-locked memory. A copy from other memory would wait for all earlier work.
+    A copy from memory that is not page-locked would wait.
     """
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,12 +1,10 @@
 """Notice that another process of a run is lost although its connections stay open.
 
-A process that dies closes its connections, and others notice it at once. After a power cut or in a broken network
-nothing is closed, and the others would wait for hours. So each process has a thread that regularly writes a sign of
-life into the store that all processes share, and reads the signs of the others. Because a thread does this, the signs
-continue while the process computes for hours. A second thread checks two things: whether the sign of another process
-has stayed the same for too long, and whether the store has not answered for too long. In either case it prints one line
-and ends its own process with status 1. An exception would not end the process, because the main thread may be waiting
-for the lost process.
+After a power cut or in a broken network, no connection is closed, and the other processes would wait for hours. So a
+thread of each process regularly writes a sign of life into the store that all processes share, and reads the signs of
+the others. A second thread checks that the signs change and that the store answers. If not, it prints one line and ends
+its own process with status 1. An exception would not end the process, because the main thread may be waiting for the
+lost process.
 """
 
 import contextlib
@@ -26,7 +24,7 @@ from storage.errors import ConfigError
 VARIABLE: Final = "RNNG_DISTILL_LOST_AFTER_S"
 """Environment variable: the seconds without a sign of life after which a process counts as lost."""
 LOST_AFTER_S: Final = 600.0
-"""Default of ``VARIABLE``. A shorter failure of the network, or an overloaded machine, must not end a run."""
+"""Default of ``VARIABLE``. A short failure of the network, or an overloaded machine, must not end a run."""
 _PER_LIMIT = 20
 _LONGEST_INTERVAL_S = 10.0
 _LEAVE_S = 2.0
@@ -75,8 +73,7 @@ class Heartbeat:
     def _exchange(self) -> None:
         """Write and read signs of life until the end.
 
-        If the store closes its connection, this loop ends. Then `_watch` reports the store, unless the process ends
-        first.
+        If the store closes its connection, this loop ends, and `_watch` reports the store.
         """
         number, host = 0, socket.gethostname()
         with contextlib.suppress(RuntimeError):

@@ -13,8 +13,7 @@ Row: TypeAlias = dict[str, int | float | str | None]
 
 METRICS: Final = "metrics.jsonl"
 GAP: Final = "gap"
-"""The value of ``split`` in a row that training writes when it continues and finds that earlier rows are missing from
-the file. The field ``missing_rows`` of such a row is their number."""
+"""The ``split`` of a row that says how many earlier rows (``missing_rows``) were missing when training continued."""
 _REMEDY: Final = "remove the line"
 _MAX_BYTES: Final = 1 << 30
 _NOT_FINITE: Final = re.compile(rb'": ?(NaN|-?Infinity)(?=[,}])')

@@ -1,8 +1,7 @@
 """Turn configuration classes into options, and fill the classes from defaults, a TOML file and the command line.
 
 A configuration is a frozen dataclass. The type of a field is the type of its option, and the docstring under the field
-is the help text, so each option is described once. This module does not know any particular option, and imports no
-torch.
+is the help text. This module imports no torch.
 
 | field | option |
 | --- | --- |
@@ -50,7 +49,7 @@ class Option:
 
     name: str
     help: str
-    """The docstring of the field; empty if the field has none."""
+    """The docstring of the field."""
     default: Any
     """``dataclasses.MISSING`` if the option is required."""
     type: Callable[[Any], Any]
@@ -61,7 +60,7 @@ class Option:
     aliases: tuple[str, ...] = ()
     """Other names of the option."""
     writes: Written | None = None
-    """What the command writes at this path; None if the command only reads the path, or if the value is not a path."""
+    """What the command writes at this path; None if the option is not an output."""
 
     @property
     def is_required(self) -> bool:
@@ -160,7 +159,7 @@ def too_small(config: object, least: int, *names: str) -> list[str]:
 
 
 def refuse(what: str, problems: Iterable[str]) -> None:
-    """Refuse a configuration if it has problems.
+    """Raise one error for all problems of a configuration, if there are any.
 
     Raises:
         ConfigError: Naming what is configured, and all problems.

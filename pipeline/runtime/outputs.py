@@ -1,9 +1,8 @@
 """Check the paths that a command is given: inputs can be read, and outputs do not replace files that must be kept.
 
-A command replaces an existing file in two cases only: with ``--force``, or if a command of the same kind wrote the
-file. The content of the file, or the files next to it, show which command wrote the file. An input is never replaced,
-even if the output path is a link to it or spells its path differently. So the same command can be repeated, and a
-mistyped name loses nothing. The program keeps no list of the files that it wrote, because such a list could get lost.
+A command replaces an existing file in two cases only: with ``--force``, or if the content of the file, or files next to
+it, show that a command of the same kind wrote it. So the same command can be repeated, and a mistyped name loses
+nothing. An input is never replaced, even if the output path is a link to it or spells its path differently.
 """
 
 import errno
@@ -22,7 +21,7 @@ from storage.errors import ConfigError, InputError, StoreError
 from storage.files import PARTIAL_SUFFIX, beside
 
 _MAX_BYTES: Final = 1 << 26
-"""A JSON file with more bytes is not read. So it is not recognised as a file of this program."""
+"""Largest size of a JSON file that is read. A larger file is not recognised as a file of this program."""
 _HEAD_BYTES: Final = 1 << 14
 _MAX_LINE: Final = 1 << 22
 """Largest number of characters that are read of one line. Every tree is shorter."""
@@ -38,14 +37,14 @@ _COMPANIONS: Final = {
     ".sample.json": r'\{\s*"num_drawn"',
 }  # fmt: skip
 """The suffixes of the files that describe STEM.txt and STEM.mrg (a text and its trees), and how each of these files
-begins. An empty string: a file with this suffix can begin in any way."""
+begins. An empty string: it can begin in any way."""
 _REPORT: Final = (
     r"(?s)<!doctype html>.{0,400}<title>rnng-distill: |<!-- rnng-distill report -->|### Runs\n\n\| run \||"
     r"% Needs \\usepackage\[T1\]\{fontenc\} and \\usepackage\{booktabs\}|table,row_number,row,column,value\n"
 )
-"""How a report begins in each form: HTML, Markdown (in this and in older versions of the program), LaTeX and CSV."""
+"""How a report begins in each form: HTML, Markdown (in this and in older versions), LaTeX and CSV."""
 _SAMPLED_LINES: Final = 20
-"""Number of lines that are examined, from the beginning of a file of trees or text."""
+"""Number of lines that are examined at the beginning of a file of trees or text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +123,7 @@ def _first_lines(path: Path) -> list[str]:
 
 
 def _was_interrupted(path: Path) -> bool:
-    """Return whether a command was killed before it finished a file: the file is missing, and a temporary file exists.
-
-    There may have been an older file of the same name, which the killed command removed.
-    """
+    """Return whether a command was killed before it finished a file: it is missing, and a temporary file exists."""
     orphans = path.absolute().parent.glob(f".{glob.escape(path.name)}.*{PARTIAL_SUFFIX}")
     return not path.exists() and any(orphans)
 
@@ -230,15 +226,15 @@ SURPRISALS: Final = Written(
     "'evaluate surprisal'", ("",), lambda path, _: _begins(path, r"sentence_number\tword_number\t")
 )
 _INPUT_SUFFIXES: Final = ("", *(name + end for name in _STEM for end in ("", ".gz")))
-"""For an input PATH, a command may read the files PATH + ending for each of these endings. The empty ending is for an
-input that is a file or folder. The others are for an input that is a STEM, whose files may be gzipped."""
+"""For an input PATH, a command may read the files PATH + ending for each of these endings. PATH is a file, a folder, or
+the STEM of several files."""
 
 
 def check_paths(inputs: Sequence[Path], outputs: Iterable[tuple[Path, Written]], *, force: bool | None = None) -> None:
     """Check all paths of a command before it does anything.
 
-    Inputs need not exist: the command itself reports a missing input, because it knows what it expects. Whatever exists
-    must be a file or folder that can be read. A pipe or device is refused, because files are read more than once.
+    An input that does not exist is no error here: the command itself reports it. A pipe or device is refused, because
+    files are read more than once.
 
     Args:
         inputs: Files, folders and STEMs that the command reads.

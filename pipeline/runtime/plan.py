@@ -1,10 +1,9 @@
 """Measure what every ``--plan`` needs: the speed of the disk and the memory of this process.
 
-With ``--plan``, a command measures a small part of its work, with the code that does the work, and estimates hours,
-memory and bytes. It removes what it writes. To measure a disk, it writes to a file without a name, which the system
-removes even if the process is killed. In an object store it writes an object and removes it. If the process is killed
-in between, the object ``plan-….partial`` stays there. The estimated hours of several processes assume that each process
-has its own cores or GPU and is as fast as this one, and that all processes together write as fast as this one.
+With ``--plan``, a command measures a small part of its work, and estimates hours, memory and bytes. It removes what it
+writes. If it is killed, an object ``plan-….partial`` may stay in an object store. The estimated hours of several
+processes assume that each process has its own cores or GPU and is as fast as this one, and that all processes together
+write as fast as this one.
 """
 
 import contextlib
@@ -39,8 +38,6 @@ def spread(total: int, number: int) -> list[int]:
 
 def write_rate(out: Place) -> float:
     """Return how many bytes per second this process writes where ``out`` will be. Every block is forced to the disk.
-
-    If ``out`` will be in an object store, an object is written at this place and removed.
 
     Raises:
         StoreError: If nothing can be written there.

@@ -8,12 +8,9 @@
     RUN/metrics.jsonl, RUN/tensorboard/       metrics by step
     RUN/results/*.json                        results of evaluations
 
-A directory belongs to one training run. If training is interrupted, a later process continues it in the same directory.
-
-Each file is checked when it is read. ``run.json`` holds the sha256 of its own content. A weight file and the training
-state hold the run's identity, a sha256 of everything that decides what is trained. A weight file also holds the sha256
-of its weights. So damage is found, and so are files of another run. A manifest of all files would not work: a process
-that reads a run during training would find new files next to an old manifest.
+Each file is checked when it is read. ``run.json`` holds the sha256 of its own content, and a weight file the sha256 of
+its weights. A weight file and the training state also hold the run's identity, a sha256 of everything that decides what
+is trained.
 """
 
 import dataclasses
@@ -50,11 +47,10 @@ FREE: Final = ("device", "threads", "checkpoint_every", "compile", "peak_tflops"
 """Options that may change when a run is resumed. The number of processes may change too."""
 _RUN: Final = "run"
 _WEIGHTS: Final = "weights_sha256"
-"""Keys of a weight file's metadata: ``_RUN`` for the identity of the run, ``_WEIGHTS`` for the sha256 of the weights.
-"""
+"""Keys of a weight file's metadata: the identity of the run, and the sha256 of the weights."""
 _METADATA: Final = "rnng-distill"
-"""The one key that we add to a weight file. Its value is one JSON text with all our metadata. safetensors would write
-several keys in random order."""
+"""The one key that we add to a weight file. Its value is one JSON text with all our metadata, because safetensors would
+write several keys in random order."""
 _BYTES_PER_WEIGHT: Final = 4
 _WEIGHTS_REMEDY: Final = "Restore the file from a copy, give another --checkpoint, or train again into another --out"
 _WHICH: Final = re.compile(r"best|last|words_[1-9][0-9]*[kMB]?")
@@ -97,8 +93,8 @@ class Description:
     fingerprints: dict[str, str] = field(default_factory=dict)
     """sha256 of the dataset, the tokenizer and, if used, the dump's manifest and the initial weights."""
     trained_on: list[Any] | None = None
-    """The training texts of the model and of everything that it was made from, such as tokenizer and teacher, as
-    ``word_budget`` records them; None for a run of an older version."""
+    """The training texts of the model and of everything that it was made from, such as tokenizer and teacher; None for
+    a run of an older version."""
     dump: dict[str, Any] | None = None
     """Summary of the dump from which a student learned, or of several dumps; see ``dump_summaries``."""
     init: InitialWeights | None = None
@@ -120,7 +116,7 @@ class Description:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunDescription(Description):
-    """The description of a new run. `describe_run` adds versions, command and git state, and writes ``run.json``."""
+    """The description of a new run. `describe_run` adds versions, command and git state."""
 
     tokenizer: Path
     """The tokenizer file to copy into the run."""
@@ -132,7 +128,7 @@ class RunInfo(Description):
 
     path: Path
     weights_sha256: str | None = None
-    """The sha256 of the weight file that was loaded with this description; None if none was loaded."""
+    """The sha256 of the weight file that was loaded, if one was loaded."""
 
     @property
     def tokenizer_path(self) -> Path:
@@ -244,7 +240,7 @@ def results_folder(model: Path) -> Path:
     """Return the folder of the results of a model: RUN/results for a run, FOLDER-results for an exported folder.
 
     FOLDER-results is not inside FOLDER, because everything in FOLDER is meant for Hugging Face's hub. If FOLDER is a
-    link, the results are next to the link: a link often leads to a cache of downloads.
+    link, the results are next to the link.
     """
     if not is_exported(model):
         return model / "results"
@@ -274,8 +270,7 @@ def checkpoint_names(run: Path) -> list[str]:
 def word_checkpoints(model: Path) -> dict[int, tuple[Path, Which]]:
     """Return the word checkpoints of a model: those that were saved after a certain number of words.
 
-    A run has its word checkpoints inside it. If the model is the exported folder EXPORTED/main, its word checkpoints
-    are the exported folders EXPORTED/chck_1M and so on.
+    If the model is the exported folder EXPORTED/main, its word checkpoints are the folders EXPORTED/chck_1M and so on.
 
     The result maps the number of words, in ascending order, to the model and the name of the checkpoint to open.
     """
@@ -317,7 +312,7 @@ def load_weights(run: RunInfo, which: Which, model: nn.Module) -> RunInfo:
     A file that older versions wrote has no digest of its weights, so these weights are not checked.
 
     Returns:
-        The description of the run, with the sha256 of the file that was loaded.
+        The description of the run, with the sha256 of the file.
 
     Raises:
         RunError: If the file is missing or damaged, or is a file of another run or of a model of other sizes.
@@ -409,7 +404,7 @@ def problem_with_weights(path: Path) -> str | None:
 def _metadata(data: bytes, path: Path) -> dict[str, str]:
     """Return our metadata of a safetensors file.
 
-    The file begins with 8 bytes for the length of a JSON header. Then comes the header, which holds the metadata.
+    The file begins with 8 bytes for the length of a JSON header. The header follows and holds the metadata.
     """
 
     def text_of(part: bytes) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """End a training: stop on a signal at a point where it can be resumed, and record in the run's history how it ended.
 
-Slurm, Kubernetes and torchrun send SIGTERM before they kill a process. Many scripts ask Slurm to send SIGUSR1 and not
-SIGTERM. After either signal, the training loop finishes its step and writes a checkpoint, and a long evaluation
-finishes its block of sentences. Other signals keep their usual effect.
+Slurm, Kubernetes and torchrun send SIGTERM before they kill a process. Many scripts ask Slurm to send SIGUSR1 instead.
+After either signal, the training loop finishes its step and writes a checkpoint, and a long evaluation finishes its
+block of sentences.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
-        """Whether this process was asked to stop. The training loop reads this after each step."""
+        """The training loop reads this after each step."""
         self._since = 0.0
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
@@ -86,7 +86,7 @@ def recorded_end(run: Path, world: World) -> Iterator[Ending]:
     Every rank must enter the ``with`` block.
 
     Raises:
-        StoreError: If there is no room for the record. But if the training fails, its own error is raised.
+        StoreError: If there is no room for the record, unless the training itself failed.
     """
     end = Ending()
     try:

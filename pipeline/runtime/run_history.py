@@ -1,8 +1,8 @@
 """Read, write and lock ``RUN/history.jsonl``, which records each start and end of the run's training.
 
 Each line is an event: ``start`` (time, machine, device) or ``end`` (state, reason, step). A killed process leaves no
-``end``. The main process of a training holds a lock on the file until training ends. So two trainings cannot write
-into one run, and other programs can see whether a training is active. This module imports no torch.
+``end``. The main process of a training holds a lock on the file until training ends, so two trainings cannot write into
+one run. This module imports no torch.
 """
 
 import datetime as dt
@@ -23,8 +23,8 @@ from storage.json_files import Count, convert, decode, read_lines
 
 HISTORY = "history.jsonl"
 LOCK_PATIENCE_S = 5.0
-"""How long a start waits for the lock. Others may have the lock for a moment: a process that was just killed, or a
-process that calls `is_held`, which locks the file to test whether it can."""
+"""How long a start waits for the lock. A process that was just killed, or one that calls `is_held`, may hold it for a
+moment."""
 _LOCK_POLL_S = 0.05
 EndState = Literal["finished", "stopped", "failed"]
 """How a training ended: ``finished`` by itself, ``stopped`` by a signal, ``failed`` with an error."""
@@ -78,8 +78,6 @@ def hold(run: Path) -> BinaryIO:
 
 def is_held(run: Path) -> bool:
     """Return whether a process is training the run now.
-
-    A training that starts during this check waits a moment for the lock and then runs.
 
     Raises:
         RunError: If the run has no history, or the file system has no locks.

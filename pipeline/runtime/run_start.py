@@ -1,9 +1,7 @@
 """Start a training run in a new directory, or continue the run that the same command made there.
 
 The kind of a run and its configuration, model and fingerprints decide the results. All four must be equal on all ranks
-and, if the run exists, equal to those in its ``run.json``. Only the `FREE` options of the configuration may differ,
-because they do not decide what is computed. Each start is added to the run's ``history.jsonl`` with its device, threads
-and world size. The lock of ``pipeline.runtime.run_history`` keeps other processes out.
+and, if the run exists, equal to those in its ``run.json``. Only the `FREE` options of the configuration may differ.
 """
 
 import contextlib
@@ -153,7 +151,7 @@ def _refuse_other_ranks(run: RunDescription, world: World) -> None:
 
 
 def _comparable(run: Description) -> dict[str, Any]:
-    """Return what must be equal on all ranks, and equal in an existing run. Keys are the names that messages show."""
+    """Return what must be equal on all ranks and in an existing run. Keys are the names that messages show."""
     described: dict[str, Any] = {"kind": run.kind}
     described |= {flag(name): value for name, value in run.configuration.items() if name not in FREE}
     described |= {f"{name} of the model": value for name, value in run.model.items()}

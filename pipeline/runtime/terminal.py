@@ -2,7 +2,7 @@
 
 Names of files, runs and documents may come from strangers. In a terminal, an escape sequence could rewrite the screen,
 and a mark of writing direction could make a name look like another name. So everything that is printed for people
-passes through ``visible``. In JSON the same characters are written as JSON's escapes, so the content stays the same.
+passes through ``visible``.
 """
 
 import json
@@ -27,7 +27,7 @@ _STEERING: Final = re.compile(
 
 
 def visible(text: str) -> str:
-    r"""Return ``text``. Characters that could steer a terminal become ``\x1b`` and so on. Tabs and line ends stay."""
+    r"""Return ``text`` with all characters that could steer a terminal escaped: ``\x1b``. Tabs and line ends stay."""
     return _STEERING.sub(_escape, text)
 
 
@@ -51,7 +51,7 @@ def say(text: str) -> None:
     """Print a text of one or several lines for people.
 
     Raises:
-        StoreError: If standard output cannot be written, as when it goes to a file on a full disk.
+        StoreError: If standard output cannot be written.
     """
     _print(visible(text))
 
@@ -83,11 +83,10 @@ def _print(text: str) -> None:
 def prepared() -> Iterator[None]:
     """Make the standard streams and Ctrl-C safe while a command runs.
 
-    A stream that is closed is replaced by the null device. Otherwise the next file that is opened would get the
-    stream's file descriptor, and libraries would print into this file. A character that a stream cannot encode is
-    escaped. Ctrl-C while a module is imported ends the program at once and silently: nothing is written yet, and
-    libraries would turn Ctrl-C into other errors. An OSError in a thread is not printed, because the main thread gets
-    it.
+    A closed stream is replaced by the null device. Otherwise the next file that is opened would get the stream's file
+    descriptor, and libraries would print into this file. A character that a stream cannot encode is escaped. Ctrl-C
+    during an import ends the program at once, because libraries would turn it into other errors. An OSError in a thread
+    is not printed, because the main thread gets it.
     """
     _repair_streams()
     hook, threading.excepthook = threading.excepthook, _report_thread

@@ -23,8 +23,7 @@ MOST = 1e30
 
 SUFFIXES: Final = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 BABYLM: Final = "babylm"
-"""The value of ``--word-checkpoints`` that stands for the word counts of the BabyLM challenge (Charpentier et al.
-2025): every 1M words up to 10M, every 10M up to 100M, every 100M up to 1,000M."""
+"""The value of ``--word-checkpoints`` for the word counts of the BabyLM challenge (Charpentier et al. 2025)."""
 BABYLM_MILLIONS: Final = (*range(1, 10), *range(10, 100, 10), *range(100, 1001, 100))
 _COUNT = re.compile(r"([1-9][0-9]*)([kMB]?)")
 
@@ -66,12 +65,11 @@ class TrainConfig:
     patience: int = 0
     """Stop after this number of dev evaluations without a new lowest loss; 0: never stop early."""
     checkpoint_every: int = 0
-    """Number of steps between additional checkpoints, besides those at each evaluation on dev; 0: write no additional
-    ones."""
+    """Number of steps between additional checkpoints, besides those at each evaluation on dev; 0: none."""
     word_checkpoints: tuple[str, ...] = ()
     """Keep the weights after these numbers of words, for example 500k,1M,2M, in folders such as
-    RUN/checkpoints/words_1M. The value babylm stands for every 1M up to 10M, every 10M up to 100M, every 100M up to
-    1000M. Words are separated by white space; each pass over a word counts."""
+    RUN/checkpoints/words_1M. babylm stands for every 1M up to 10M, every 10M up to 100M, every 100M up to 1000M. Words
+    are separated by white space; each pass over a word counts."""
     log_every: int = 10
     """Number of steps between rows of metrics.jsonl."""
     log_to: LogTo = "tensorboard"
@@ -131,8 +129,7 @@ def lr_factor(
         warmup_steps: Steps of the linear warm-up.
         schedule: The shape after the warm-up. ``wsd`` is warm-up, stable, decay (Hu et al. 2024, MiniCPM, section 4).
         decay_share: With ``wsd``, the share of ``num_steps``, rounded to whole steps, in which the rate falls linearly.
-            If the warm-up reaches into these steps, there is no stable phase and the rate falls right after the
-            warm-up.
+            If the warm-up reaches into these steps, there is no stable phase.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
