@@ -1,25 +1,21 @@
 """Check a ``tokenizer.json`` made elsewhere, and convert it into the form that every command reads.
 
-Decoding the tokens of any text must restore the text. So the tokenizer must be byte-level, must not change a character
-(for example lowercase it, replace it by a similar one or leave it out), and must have entries for ``<bos>`` and
-``<eos>``. It may put a space before a text that does not begin with one, if it was made with ``add_prefix_space``.
-The post-processor of some tokenizers, such as RoBERTa's and Llama's, adds tokens to a text. The converted file adds
-none, because every command puts ``<bos>`` and ``<eos>`` around a sentence itself.
-This module tries the tokenizer's normalizer on every character of the first four planes of Unicode that can be in the
-texts of this project, on every pair of ASCII characters, on runs of one character, on the words in the normalizer's
-patterns, and on texts with things that some normalizers replace. If the pre-tokenizer or the decoder can remove or
-replace text, this module tries the whole tokenizer on the same texts. A tokenizer that changes only other texts is
-not noticed here; ``build-dataset`` then drops and counts the sentences that decoding does not restore.
+The tokenizer must be byte-level, must restore every text from its tokens, and must have entries for ``<bos>`` and
+``<eos>``. It may put a space before a text (``add_prefix_space``).
 
-The converted file has to name its ``<bos>`` and ``<eos>``. It does so in its template for pairs of texts. No command
-encodes pairs, so this template adds nothing to a text.
+The check runs the normalizer on texts with every character of the first four planes of Unicode that occurs in
+normalised text, with every pair of ASCII characters, and with the words in the normalizer's patterns. If the
+pre-tokenizer or the decoder can lose text, the check also encodes and decodes these texts. A tokenizer that changes
+only other texts is not noticed here; ``build-dataset`` then drops and counts the sentences that decoding does not
+restore.
 
-The ids of a text do not change, with one exception. The tokenizers library searches a text for "added tokens" before
-anything else, so the string ``<|endoftext|>`` inside a text would become the token that ends a text. The conversion
-makes special tokens plain entries with the same ids. No text produces these entries any more: ``<|endoftext|>`` is
-encoded by its characters. Ordinary added tokens (``"special": false``) stay as they are if decoding restores the text
-around them. If the tokenizer comes from the folder of a model (``adopted_tokenizer``), all ordinary added tokens stay,
-so that a text has the ids that transformers gives.
+The converted tokenizer gives a text the same ids as the original, with three exceptions:
+
+- It adds no tokens before or after a text, because every command puts ``<bos>`` and ``<eos>`` around a sentence itself.
+- Special tokens become plain entries with the same ids. The string ``<|endoftext|>`` inside a text would otherwise
+  become the token that ends a text, because the tokenizers library searches every text for added tokens.
+- Ordinary added tokens (``"special": false``) become plain entries too if decoding does not restore the text around
+  them. The function ``adopted_tokenizer`` keeps all of them, so that a text has the ids that transformers gives.
 """
 
 import json
@@ -72,13 +68,11 @@ PROBES: Final = (
 _WORDS_OF_A_PROBE: Final = 64
 _ESCAPE: Final = re.compile(r"\\[pP]\{[^}]*\}|\\[A-Za-z]|\(\?[a-z]*[:=!<]?")
 _WORD: Final = re.compile(r"[^\W\d_]{2,}")
-"""Matches a word of two or more letters. To find the words in a regular expression, first remove what ``_ESCAPE``
-matches."""
+"""A word of two or more letters."""
 _LOSSLESS: Final = frozenset({"ByteLevel", "Digits", "Fuse"})
 """Steps of pre-tokenizers and decoders that neither remove nor replace text."""
 _NOT_IN_TEXTS: Final = frozenset({"Cn", "Cs", "Co", "Cc", "Cf", "Zs"})
-"""Categories of characters that are not tried: no normalised text has them, or this version of Python does not know
-them."""
+"""Unicode categories that are not tried: unassigned, private, control and format characters, surrogates and spaces."""
 
 
 def adopt_tokenizer(source: Path, out: Path, *, bos: str, eos: str) -> dict[str, Json]:
@@ -87,8 +81,8 @@ def adopt_tokenizer(source: Path, out: Path, *, bos: str, eos: str) -> dict[str,
     Args:
         source: The ``tokenizer.json`` to convert.
         out: The ``tokenizer.json`` to write.
-        bos: The entry that begins every sentence. It may be the same as ``eos``, because models read ``bos`` but never
-            predict it, and predict ``eos`` but never read it.
+        bos: The entry that begins every sentence. It may be the same as ``eos``, because models only read ``bos`` and
+            only predict ``eos``.
         eos: The entry that ends every sentence.
 
     Raises:
@@ -110,9 +104,9 @@ def adopt_tokenizer(source: Path, out: Path, *, bos: str, eos: str) -> dict[str,
 
 
 def adopted_tokenizer(source: Path, *, bos: int | str, eos: int | str) -> Tokenizer:
-    """Return the converted tokenizer of a model's folder. It adds no tokens before or after a text.
+    """Return the converted tokenizer of a model's folder.
 
-    For a folder that ``export`` wrote, the result equals the tokenizer of the run, byte for byte.
+    For a folder that ``export`` wrote, the result is byte-identical to the tokenizer that the model was trained with.
 
     Args:
         source: The ``tokenizer.json`` of the model.
@@ -120,7 +114,7 @@ def adopted_tokenizer(source: Path, *, bos: int | str, eos: int | str) -> Tokeni
         eos: Id or name of the entry that ends every sentence.
 
     Raises:
-        InputError: As ``adopt_tokenizer``, and if another file of the folder adds tokens.
+        InputError: As ``adopt_tokenizer``, and if another file of the folder contradicts ``source``.
     """
     content = _content(source)
     _check_other_files(source, content)
@@ -140,7 +134,7 @@ def adopted_tokenizer(source: Path, *, bos: int | str, eos: int | str) -> Tokeni
 
 
 def _content(source: Path) -> dict[str, Any]:
-    """Return the content of a ``tokenizer.json`` without its post-processor, which would add tokens to a text."""
+    """Return the content of a ``tokenizer.json`` without its post-processor, which may add tokens to a text."""
     data = read_tokenizer_file(source)
     try:
         tokenizers.Tokenizer.from_str(data.decode("utf-8-sig"))
@@ -154,15 +148,7 @@ def _content(source: Path) -> dict[str, Any]:
 
 
 def _adopted(source: Path, content: Mapping[str, Any], *, bos: str, eos: str, keep_all: bool = False) -> Tokenizer:
-    """Return the converted tokenizer.
-
-    Args:
-        source: The file, for errors.
-        content: Its content.
-        bos: The entry that begins every sentence.
-        eos: The entry that ends every sentence.
-        keep_all: Keep every ordinary added token, even if decoding does not restore the text around it.
-    """
+    """Return the converted tokenizer. If ``keep_all`` is true, every ordinary added token stays."""
     inner: Any = tokenizers.Tokenizer.from_str(json.dumps(content))
     added, vocab = _added(content), inner.get_vocab()
     problems = [*_problems(inner, content), *_problems_of_entries(vocab, added, bos=bos, eos=eos)]
@@ -229,7 +215,7 @@ def _check_other_files(source: Path, content: Mapping[str, Any]) -> None:
 
 
 def _restored(content: Mapping[str, Any], ordinary: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the ordinary added tokens that do no harm: decoding restores the texts that contain them."""
+    """Return the ordinary added tokens for which decoding restores the texts that contain them."""
 
     def restores(inner: Any, token: Mapping[str, Any]) -> bool:  # noqa: ANN401 - a tokenizer of the library
         name = normalise_text(token["content"])
@@ -258,7 +244,7 @@ def _vocab(content: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _problems(inner: Any, content: Mapping[str, Any]) -> Iterator[str]:  # noqa: ANN401
-    """Yield the problems of the steps that turn text into tokens: normalizer, pre-tokenizer, model and decoder."""
+    """Yield the problems of the normalizer, pre-tokenizer, model and decoder."""
     model = content["model"]
     kinds = {
         name: _kinds(content[name], inside)
@@ -288,10 +274,7 @@ def _problems_of_entries(vocab: Mapping[str, int], added: Mapping[str, int], *, 
 
 
 def _change_by(normalizer: Any) -> tuple[str, str] | None:  # noqa: ANN401
-    """Return a text that a normalizer changes, and the result. None if it changes no text.
-
-    A space that the normalizer puts before a text is not a change.
-    """
+    """Return a text that a normalizer changes, other than by a space before it, and the result."""
     own = _probes_of_patterns(_steps(json.loads(normalizer.__getstate__()), "normalizers"))
     for probe in (*PROBES, *own, *_systematic_probes()):
         normalised = normalizer.normalize_str(probe).removeprefix(" ")
@@ -306,7 +289,7 @@ def _change_by(normalizer: Any) -> tuple[str, str] | None:  # noqa: ANN401
 
 
 def _probes_of_patterns(steps: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return normalised texts with the strings and the words that occur in the patterns of steps."""
+    """Return texts with the strings and words in the patterns of a normalizer, pre-tokenizer or decoder."""
     patterns = [pattern for step in steps if isinstance(pattern := step.get("pattern"), dict)]
     found = [pattern["String"] for pattern in patterns if "String" in pattern]
     for pattern in patterns:
@@ -316,7 +299,7 @@ def _probes_of_patterns(steps: Iterable[Mapping[str, Any]]) -> list[str]:
 
 @cache
 def _systematic_probes() -> Sequence[str]:
-    """Return normalised texts to try: with every character, every pair of ASCII characters, runs of one character."""
+    """Return texts with every character, every pair of ASCII characters, and runs of each ASCII character."""
     ascii_letters = [chr(code) for code in range(0x21, 0x7F)]
     characters = map(chr, range(0x80, 0x40000))
     words = [f"x{letter}y" for letter in characters if unicodedata.category(letter) not in _NOT_IN_TEXTS]
@@ -353,10 +336,10 @@ def _problems_of_text(content: Mapping[str, Any], added: Mapping[str, int]) -> I
 
 
 def _kinds(part: Mapping[str, Any] | None, inside: str) -> list[str]:
-    """Return the type of a step such as the normalizer, or the types of its members if the step is a sequence."""
+    """Return the types of the steps of a normalizer, pre-tokenizer or decoder."""
     return [] if part is None else [each["type"] for each in _steps(part, inside)]
 
 
 def _steps(part: Mapping[str, Any], inside: str) -> list[Mapping[str, Any]]:
-    """Return the steps of a sequence of steps, also of sequences inside it; for a single step, the step itself."""
+    """Return the steps of a normalizer, pre-tokenizer or decoder, with the sequences inside it flattened."""
     return [step for each in part[inside] for step in _steps(each, inside)] if inside in part else [part]

@@ -1,12 +1,10 @@
 """Turn trees and texts into arrays of token ids and actions, block by block, in this process or in several.
 
-A ``Block`` has some trees of one file with their texts. It becomes a ``BuiltBlock``, whose content is flat arrays. The
-arrays depend only on the block, so the dataset has the same bytes for any number of processes. A process does not know
-which phrase labels occur in other blocks. So each block lists its own labels, and its actions refer to this list.
-``SplitBuilder`` gives labels their numbers once all labels of train are known.
+A ``Block`` has some trees of one file with their texts. It becomes a ``BuiltBlock``, which has flat arrays. They depend
+only on the block, so the dataset has the same bytes for any number of processes. For the same reason each block numbers
+its labels itself. ``SplitBuilder`` renumbers them when all labels of train are known.
 
-A process takes a third of a second to start, so a corpus of a few blocks is built without worker processes. Each worker
-uses one core. At most ``_BLOCKS_AHEAD`` blocks per worker are being built or wait to be yielded.
+A process takes a third of a second to start, so a corpus of a few blocks is built without worker processes.
 """
 
 import gc
@@ -35,12 +33,12 @@ from pipeline.runtime.workers import WorkerError, start_pool, usable_cores
 BLOCK_SENTENCES: Final = 500
 _FEW_BLOCKS: Final = 4
 _BLOCKS_AHEAD: Final = 3
-"""Largest number of blocks per process that are submitted and not yet yielded, whether they are finished or not."""
+"""Maximum number of blocks per process that are being built or wait to be yielded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Block:
-    """Trees of one file with their texts. The trees are not parsed yet."""
+    """Trees of one file, as they were in the file, with their texts."""
 
     path: Path
     """The tree file, for messages."""
@@ -66,7 +64,7 @@ class BuiltBlock:
     """The sentences in UTF-8, with a line end after each."""
     hashes: SentenceHashes
     counts: Counts
-    """The number of trees that were read, kept and dropped when the block was built."""
+    """The number of trees that were read, kept and dropped."""
 
     def __len__(self) -> int:
         return len(self.columns["num_tokens"])
@@ -205,7 +203,7 @@ class BlockPool:
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """Return the dtype of stored token ids: uint16 for a vocabulary of up to 65,535 entries, else uint32."""
+    """Return the dtype in which token ids are stored."""
     return np.dtype(np.uint16 if vocab_size <= 65_535 else np.uint32)
 
 

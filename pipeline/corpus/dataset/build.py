@@ -4,11 +4,11 @@
 ``split_builder`` collects the arrays, and ``dataset_store`` writes the result. Every sentence is stored, or dropped and
 counted by reason.
 
-Dev and test are read before train, so that duplicates of their sentences can be found while train is read. The labels
-of the dataset are TOP and the labels in the kept training sentences, in alphabetical order. All labels are known only
-when all of train has been read. Until then the arrays of dev and test wait in memory. For a control dataset (``--trees
-shuffled`` or ``right``), the sentences are chosen with the given trees, and the trees are replaced at the end. So a
-control dataset has exactly the same sentences as a dataset with the given trees.
+Dev and test are read before train, so that duplicates of their sentences can be found while train is read. Their
+arrays then wait in memory until all of train has been read. The labels of the dataset are TOP and the labels in the
+kept training sentences, in alphabetical order.
+
+A control dataset (``--trees shuffled`` or ``right``) has exactly the same sentences as a dataset with the given trees.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -50,10 +50,10 @@ def build_dataset(config: BuildConfig, progress: Callable[[int], None] | None = 
         progress: Called with the number of trees processed since the last call.
 
     Raises:
-        InputError: If a file is missing or malformed; if trees and text do not pair; if a split is left without a
+        InputError: If a file is missing or malformed; if trees and text do not match; if a split is left without a
             sentence; if dev or test has labels unseen in training and ``unseen_labels`` is "refuse"; if
-            ``--dev-share`` or ``--test-share`` is given, but the documents are not known; or if there are fewer
-            documents than folds (each distinct sentence that belongs to no document counts as a document).
+            ``--dev-share`` or ``--test-share`` is given, but the documents are not known; or if there are too few
+            documents for the folds (``assign_folds``).
         StoreError: If something exists at ``out``, or the dataset cannot be written.
         WorkerError: If a worker process was killed.
     """
@@ -117,7 +117,7 @@ def _read(
     sources: Mapping[str, SplitSources],
     progress: Callable[[int], None] | None,
 ) -> dict[str, SplitBuilder]:
-    """Read all splits. Return a ``SplitBuilder`` for each split, which holds the sentences that are kept."""
+    """Return a ``SplitBuilder`` with the kept sentences of each split."""
     builders = {name: SplitBuilder() for name in sources}
     train = builders["train"]
     waiting: dict[str, list[BuiltBlock]] = {}
@@ -176,7 +176,7 @@ def shuffle_trees(arrays: dict[str, NDArray[Any]], generator: np.random.Generato
     """Give each sentence the tree of another sentence of as many tokens; return how many kept their own tree."""
     source = permutation_within_lengths(np.diff(arrays["offsets"]), generator)
     actions = Ragged(arrays["actions"], arrays["action_offsets"])
-    # The actions are moved in pieces, because each action needs an index of 8 bytes while it is moved.
+    # The actions are moved in pieces, because moving an action needs an index of 8 bytes.
     pieces = [actions.take(source[i : i + _ROWS_AT_ONCE]).values for i in range(0, len(source), _ROWS_AT_ONCE)]
     shuffled = Ragged.from_lengths(np.concatenate(pieces), actions.lengths[source])
     arrays["actions"], arrays["action_offsets"] = shuffled.values, shuffled.offsets
@@ -184,10 +184,10 @@ def shuffle_trees(arrays: dict[str, NDArray[Any]], generator: np.random.Generato
 
 
 def permutation_within_lengths(lengths: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
-    """Return for each sentence the sentence whose tree it takes: if possible, another sentence of the same length.
+    """Return for each sentence the number of the sentence whose tree it takes.
 
-    All sentences of the same length are put in a random circle, and each takes the tree of the one before it. So each
-    tree is used once. A sentence keeps its own tree if no other sentence has its length.
+    All sentences of the same length are put in a random circle, and each takes the tree of the sentence before it. A
+    sentence keeps its own tree only if no other sentence has its length.
 
     Args:
         lengths: int64 ``[M]``, tokens per sentence.
@@ -220,11 +220,7 @@ def _trained_on(
     text_sha256: str,
     statistics: Mapping[str, Any],
 ) -> list[TrainingText]:
-    """Return records of all texts on which the training split depends, for counting their words.
-
-    The first record describes the text of the split. The other records describe the texts on which the tokenizer was
-    trained and, if a parser or teacher made the trees, the texts on which it was trained.
-    """
+    """Return records of the training split's text, and of the training texts of its tokenizer and parser or teacher."""
     files: dict[str, int | None] = {}
     others = list(read_record(config.tokenizer, RECORD_SUFFIX, of=TOKENIZER, sha256=tokenizer.sha256))
     for stem in train.stems:

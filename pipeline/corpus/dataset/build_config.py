@@ -20,7 +20,7 @@ MAX_FOLDS: Final = 255
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildConfig:
-    """The input files of ``build-dataset``, the dataset that it writes, and the sentences that it leaves out."""
+    """The options of ``build-dataset``."""
 
     train: tuple[Path, ...]
     """STEM of the training files, for example trees/train. STEM.mrg has the trees, and STEM.txt their text.

@@ -1,17 +1,16 @@
 """Write, read and describe a dataset: the token ids and oracle actions of every split, and their tokenizer.
 
     DATASET/tokenizer.json
-    DATASET/words.json              the number of words in the split train, the number that the tokenizer was
-                                    trained on, and the number that the parser or teacher that made the trees was
-                                    trained on (``word_budget``)
+    DATASET/words.json              the number of words in the split train, and the numbers of words that the tokenizer
+                                    and the parser or teacher were trained on (``word_budget``)
     DATASET/dataset.zarr            attributes: labels, sha256 digests, and where the trees come from
     DATASET/dataset.zarr/SPLIT      tokens, offsets, actions, action_offsets, document_ids, num_words, num_bytes,
                                     documents (a table as UTF-8 bytes), folds (train only, if build-dataset had
                                     --folds); attributes: statistics, and counts of dropped and repaired sentences
 
-Each split is one Zarr group, and reading a dataset loads every split into memory. An action takes two bytes, and a
-token two (four if the vocabulary has more than 65,535 entries), so 100 million words take about a gigabyte. Everything
-except ``words.json`` is checked against a sha256 when it is read.
+Reading a dataset loads every split into memory. An action takes two bytes, and a token two (four if the vocabulary has
+more than 65,535 entries), so 100 million words take about a gigabyte. Everything except ``words.json`` is checked
+against a sha256 when it is read.
 """
 
 import json
@@ -74,10 +73,10 @@ class Split:
     sha256: str
     """sha256 of all arrays and attributes of the split, as they are stored."""
     document_table: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
-    """The table of documents as it is stored. The property ``documents`` parses it on each access."""
+    """The table of documents. The property ``documents`` parses it on each access."""
 
     folds: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
-    """``[M]``: the fold of each sentence, numbered from 1. The array is empty if the sentences have no folds."""
+    """``[M]``: the fold of each sentence, numbered from 1. Empty if there are no folds."""
 
     @property
     def documents(self) -> tuple[Document, ...]:
@@ -106,7 +105,7 @@ class Split:
 
     @property
     def num_folds(self) -> int:
-        """The number of folds; 0 if the sentences have no folds. No fold is empty."""
+        """The number of folds; 0 if there are none."""
         return int(self.folds.max(initial=0))
 
     @property
@@ -133,23 +132,21 @@ class Dataset:
     location: str
     """The path or URL that the user gave, for messages."""
     path: Path
-    """The folder with the files of the dataset. For a URL, this folder is a copy in the cache."""
+    """The folder of the dataset. For a URL, this folder is a copy in the cache."""
     tokenizer: Tokenizer
     labels: tuple[str, ...]
     """Label 0 is TOP. The other labels are in alphabetical order."""
     splits: dict[str, Split]
     trees: Trees
     tree_source: str
-    """Where the trees come from, in words: the option ``--trees``, the beginning of a digest of the tree files, and the
-    parsers and teachers that made the trees."""
+    """Where the trees come from, in words: the option ``--trees``, a digest of the tree files, parsers and teachers."""
     counts: dict[str, dict[str, Any]]
     """For each split: ``num_trees``, ``num_kept``, and ``dropped`` and ``repaired`` by reason."""
     statistics: dict[str, dict[str, Any]]
-    """The result of ``split_statistics`` for each split. Empty if an older version of this project wrote
-    the dataset without statistics."""
+    """The result of ``split_statistics`` for each split. Empty for a dataset of an older version."""
     trained_on: Sequence[TrainingText]
-    """Records of the texts behind the training split: its own text, and the texts that its tokenizer, and its
-    parser or teacher, were trained on."""
+    """Records of the text of the training split, and of the texts that the tokenizer and the parser or teacher were
+    trained on."""
     sha256: str
     """sha256 of the labels, the source of the trees, the tokenizer and all splits."""
 
@@ -167,7 +164,7 @@ class Dataset:
         """Return a split.
 
         Raises:
-            InputError: If the split does not exist. The message names the splits that exist.
+            InputError: If the split does not exist.
         """
         if name not in self.splits:
             raise InputError(f"{self.location}: no split {name!r}, expected one of {', '.join(self.splits)}")
@@ -188,8 +185,8 @@ def write_dataset(
 ) -> str:
     """Write a dataset; return its sha256.
 
-    Nothing is left at ``location`` if writing fails. For a URL the dataset is written to a temporary folder and then
-    uploaded. The upload ends with the file that makes the dataset valid.
+    Nothing is left at ``location`` if writing fails. An upload to a URL ends with the file that makes the dataset
+    valid.
 
     Raises:
         StoreError: If something exists at ``location``, or the dataset cannot be written.
@@ -219,7 +216,7 @@ def write_dataset(
         for name in splits:
             (folder / name).rename(store / name)
         fsync(store)
-        # The sha256 does not cover words.json: it identifies the arrays, not the sizes of the training texts.
+        # The sha256 does not cover words.json.
         if trained_on:
             write_atomically(folder / WORDS, (json.dumps(to_json(trained_on), indent=1) + "\n").encode())
         tokenizer.save(folder / "tokenizer.json")
@@ -244,7 +241,7 @@ def _new_folder(location: Place) -> Iterator[Path]:
 
 
 def check_absent(location: Place) -> None:
-    """Check that nothing exists at ``location``, so that nothing is overwritten.
+    """Check that nothing exists at ``location``.
 
     Raises:
         StoreError: If something exists there.
@@ -254,9 +251,9 @@ def check_absent(location: Place) -> None:
 
 
 def load_dataset(location: Place) -> Dataset:
-    """Return a dataset after checking it against its sha256 digests. A dataset at a URL is first copied into the cache.
+    """Return a dataset after checking it against its sha256 digests.
 
-    If the copy is damaged, it is fetched once more. If the second copy is damaged too, the error names the URL.
+    A dataset at a URL is first copied into the cache. If the copy is damaged, it is fetched once more.
 
     Raises:
         StoreError: If there is no dataset at ``location``, or it has another format version.
@@ -353,7 +350,7 @@ class _Source(TypedDict):
 
 
 class _Statistics(TypedDict, total=False):
-    """The types of what `split_statistics` returns."""
+    """The types of the result of ``split_statistics``."""
 
     tokens: list[Count]
     words: list[Count]
@@ -377,7 +374,7 @@ class _SplitAttributes:
 
 
 def _trained_on(path: Path, splits: Mapping[str, Split], tree_source: str, tokenizer: Tokenizer) -> list[TrainingText]:
-    """Return the content of ``words.json``. Without the file (older versions), only the words of train are known."""
+    """Return the content of ``words.json``. In a dataset of an older version, only the words of train are known."""
     record = path / WORDS
     if is_there(record):
         value = read_json(record, list[Any], remedy="remove it, or build the dataset again")
@@ -454,7 +451,7 @@ def _folds(split: Split) -> dict[str, dict[str, int]]:
 
 
 def _pieces(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Yield an array in pieces, because callers compute values of many bytes per item and memory is limited."""
+    """Yield an array in pieces, to save memory."""
     for first in range(0, len(values), 1 << 20):
         yield values[first : first + (1 << 20)]
 
@@ -490,7 +487,7 @@ def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_s
 
 
 def _check_split(path: Path, split: Split, vocab_size: int, num_labels: int) -> None:
-    """Check that no id is out of bounds for a model, because a matching digest does not show that ids are valid."""
+    """Check that every id is within its bounds, which a matching digest does not show."""
     starts = split.actions.offsets[:-1]
     if (
         0 in split.actions.lengths

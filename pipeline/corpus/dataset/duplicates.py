@@ -2,12 +2,11 @@
 
 Two sentences are exact duplicates if their normalised texts are the same string. A sentence of train is a near
 duplicate if at least half of its 8-grams of words occur in dev or test. Here a word is a sequence of letters and
-digits, and case is ignored. A sentence of fewer than eight words has no 8-gram, so it can only be an exact duplicate.
-The share of 8-grams measures the containment of the sentence in the whole text of dev and test (Broder 1997, On the
-Resemblance and Containment of Documents).
+digits, and case is ignored. A sentence of fewer than eight words can only be an exact duplicate. The share of 8-grams
+is the containment of Broder (1997, On the Resemblance and Containment of Documents).
 
-Only 64-bit hashes are kept: 8 bytes per word of dev and test. Two different strings have the same hash with probability
-2^-64. If a million sentences are compared with a million others, the expected number of false duplicates is about 5e-8.
+Only 64-bit hashes are kept: 8 bytes per word of dev and test. If a million sentences are compared with a million
+others, the expected number of false duplicates is about 5e-8.
 """
 
 import re
@@ -54,7 +53,7 @@ def hash_sentences(texts: Sequence[str]) -> SentenceHashes:
 
 
 class HeldOut:
-    """Find duplicates of the sentences of dev and test. This object holds only the hashes of these sentences."""
+    """Find duplicates of the sentences of dev and test."""
 
     def __init__(self, hashes: Sequence[SentenceHashes]) -> None:
         self._texts = _unique([each.texts for each in hashes])
@@ -78,7 +77,7 @@ def is_among(values: NDArray[np.uint64], members: NDArray[np.uint64]) -> NDArray
 
 
 def _shingles(words: Ragged) -> Ragged:
-    """Return the hash of every ``NUM_WORDS`` consecutive words of each text. A text of fewer words has no hashes."""
+    """Return the hash of every ``NUM_WORDS`` consecutive words of each text."""
     num_starts = max(0, len(words.values) - NUM_WORDS + 1)
     hashes = np.zeros(num_starts, np.uint64)
     for i, power in enumerate(_POWERS):

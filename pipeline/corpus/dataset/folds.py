@@ -3,9 +3,9 @@
 A teacher is overconfident on the sentences that it was trained on. If K teachers each leave out one of K folds, every
 sentence has a teacher that left it out (cross-fitting; Chernozhukov et al. 2018, Double/debiased machine learning).
 
-A document is never divided, because its sentences resemble each other. If the documents are not known, sentences with
-the same text go to the same fold. Duplicates in different documents may be in different folds: short sentences such as
-"Yes." are in most documents, so keeping all duplicates together would put most documents into one fold.
+A document is never divided, because its sentences resemble each other. Sentences with the same text may be in different
+folds if they are in different documents. Otherwise short sentences such as "Yes.", which are in most documents, would
+put most documents into one fold.
 """
 
 import heapq
@@ -18,8 +18,8 @@ from pipeline.corpus.dataset.dataset_store import Dataset, Split
 from storage.errors import ConfigError, InputError
 
 _STREAM: Final = 3
-"""The random seed of the folds is the pair (seed of the dataset, this number). For shuffled trees, the second number is
-0, 1 or 2, the number of the split."""
+"""The random seed of the folds is the pair (seed of the dataset, this number). The shuffled trees of the three splits
+have the pairs with 0, 1 and 2."""
 
 
 def assign_folds(
@@ -33,7 +33,7 @@ def assign_folds(
 ) -> NDArray[np.uint8]:
     """Return the fold of each of M sentences. The same arguments give the same folds.
 
-    A group is one document. If the documents are not known, a group is all sentences with the same text. Large groups
+    A group is one document. Sentences without a known document are one group if they have the same text. Large groups
     are assigned first, and groups of similar size (within a factor of two) in random order. Each group goes to the fold
     with the fewest tokens so far. So two folds differ by no more tokens than the largest group has.
 

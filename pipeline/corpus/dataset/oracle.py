@@ -5,8 +5,7 @@ actions are SHIFT, which generates ``<eos>`` as TOP's last child, and REDUCE. So
 SHIFTs, one per position.
 
 Actions are integers: SHIFT is 0, REDUCE is 1, NT of label i is 2 + i. Label 0 is TOP. A phrase is (label, first token,
-one past the last token). TOP's phrase is (0, 0, n), without ``<eos>``. As in the module ``trees``, phrases are in the
-order in which they open, but here their labels are numbers.
+one past the last token). TOP's phrase is (0, 0, n), without ``<eos>``. Phrases are in the order in which they open.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ REDUCE: Final = 1
 FIRST_NT: Final = 2
 """NT(label) is ``FIRST_NT + label``."""
 MAX_LABELS: Final = 32_000
-"""The largest number of labels in a dataset, which stores an action in 16 bits. Treebanks have a few hundred labels."""
+"""The largest number of labels in a dataset, which stores an action in 16 bits."""
 
 
 def check_num_labels(trees: str, num_labels: int) -> None:

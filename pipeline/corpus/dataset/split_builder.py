@@ -1,8 +1,7 @@
 """Collect the blocks of one split into the arrays that the dataset stores.
 
-A block holds the sentences that were made from some trees of one file (``blocks.BuiltBlock``). To save memory, a split
-is collected as flat arrays of small integers, without text and without a Python object per sentence. Labels get their
-numbers only in ``finish``, when all labels of train are known.
+A block holds the sentences of some trees of one file (``blocks.BuiltBlock``). To save memory, a split is collected as
+flat arrays of integers, without text. Labels get their numbers in ``finish``, when all labels of train are known.
 """
 
 import hashlib
@@ -27,8 +26,7 @@ from storage.ragged import Ragged
 
 _STORED_COLUMNS: Final = ("document_ids", "num_words", "num_bytes")
 _NO_LABEL: Final = -1
-"""The action stored for NT(X) if the dataset does not have the label X. No kept sentence has such a label; if one did,
-``load_dataset`` would refuse the dataset, because the number is negative."""
+"""The action for NT(X) if the dataset does not have the label X. No kept sentence has this action."""
 
 
 class SplitBuilder:
@@ -37,7 +35,7 @@ class SplitBuilder:
     def __init__(self) -> None:
         self.counts = Counts()
         self.label_counts: Counter[str] = Counter()
-        """For each label except TOP: how many phrases of the added sentences have this label."""
+        """The number of phrases of each label except TOP in the added sentences."""
         self.duplicates: dict[str, Json] = {}
         self.text_hashes: list[NDArray[np.uint64]] = []
         """The hashes of the texts, one array per block."""
@@ -50,7 +48,7 @@ class SplitBuilder:
         }
 
     def count(self, block: BuiltBlock) -> None:
-        """Add the counts of a block to the counts of the split. The method ``add`` adds the sentences of the block."""
+        """Add the counts of a block, but not its sentences."""
         self.counts.num_trees += block.counts.num_trees
         self.counts.num_kept += block.counts.num_kept
         self.counts.dropped.update(block.counts.dropped)
@@ -72,7 +70,7 @@ class SplitBuilder:
             arrays.append(getattr(block, name) if name in ("tokens", "actions") else block.columns[name])
 
     def without_duplicates(self, block: BuiltBlock, held_out: HeldOut, drop: Duplicates) -> BuiltBlock:
-        """Count exact and near duplicates of dev and test in a block; return it without those that ``drop`` names."""
+        """Count the duplicates of dev and test in a block; return the block without those that ``drop`` names."""
         exact, near = held_out.find(block.hashes)
         is_kept = np.ones(len(block), bool)
         for name, reason, found, is_dropped in (
@@ -87,7 +85,7 @@ class SplitBuilder:
         return block.select(is_kept)
 
     def with_labels_of(self, train: "SplitBuilder", block: BuiltBlock, policy: UnseenLabels) -> BuiltBlock:
-        """Drop, change or refuse those sentences of a block that have labels unseen in train; return the new block."""
+        """Drop, change or refuse the sentences of a block with labels unseen in train; return the new block."""
         unseen = [i for i, label in enumerate(block.labels) if label != ROOT and label not in train.label_counts]
         if not unseen:
             return block
@@ -165,15 +163,14 @@ class SplitBuilder:
 
 
 def _most_frequent(label_counts: Counter[str]) -> str | None:
-    """Return the most frequent label, at a tie the first in alphabetical order; None if there is no label."""
+    """Return the most frequent label, at a tie the first in alphabetical order."""
     return min(label_counts, key=lambda label: (-label_counts[label], label), default=None)
 
 
 def _with_labels_mapped(block: BuiltBlock, unseen: Sequence[int], fallback: str, rows: NDArray[np.int64]) -> BuiltBlock:
-    """Return a block in which ``fallback`` replaces unseen labels. ``rows``: indices of the sentences with such labels.
+    """Return a block in which the label ``fallback`` replaces the labels ``unseen`` of the sentences ``rows``.
 
-    As everywhere in a dataset, a phrase X whose only child is a phrase X is merged with this child. So some of these
-    sentences get fewer actions.
+    As everywhere in a dataset, a phrase X whose only child is a phrase X is merged with this child.
     """
     labels = (*block.labels, fallback)
     new = np.arange(FIRST_NT + len(labels), dtype=np.int16)

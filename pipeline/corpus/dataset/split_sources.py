@@ -2,8 +2,7 @@
 
 A STEM is the common part of the paths of files that belong together: STEM.mrg has trees, and STEM.txt their text. A
 split has files of its own, or it consists of whole documents drawn at random from the training files. A document is
-never divided between splits, because its sentences resemble each other. If train had half of a document, the other half
-would not be new text for the model.
+never divided between splits, because its sentences resemble each other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,13 +34,13 @@ class StemFiles(NamedTuple):
     trees: Path
     texts: Path
     documents: Path | None
-    """STEM.docs, which names the document of each tree. None if the file does not exist."""
+    """STEM.docs, which names the document of each tree."""
     runs: DocumentRuns | None
-    """The content of the file ``documents``. None if the file does not exist."""
+    """The content of STEM.docs and STEM.documents.tsv."""
     parsed_by: str
-    """The parser that made the trees; empty if no parser made them, as for a treebank."""
+    """The parser that made the trees; empty for a treebank."""
     sampled_from: str
-    """The teacher from which the command ``sample`` drew trees and text; empty if no teacher made the trees."""
+    """The teacher from which the command ``sample`` drew trees and text; else empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -83,8 +82,9 @@ def choose_sources(
         seed: Seed of the random order.
 
     Raises:
-        InputError: If a file is missing or malformed; if two STEMs of a split have a document of the same name; if
-            ``shares`` is not empty, but the documents are not known; or if no document fits into a share.
+        InputError: If a file is missing, malformed, or both plain and compressed; if two STEMs of a split have a
+            document of the same name; if ``shares`` is not empty, but the documents are not known; or if no document
+            fits into a share.
     """
     found = {name: [_read_stem(stem) for stem in paths] for name, paths in stems.items()}
     for files in found.values():
@@ -97,12 +97,7 @@ def choose_sources(
 
 
 def _read_stem(stem: Path) -> StemFiles:
-    """Return the files of a STEM.
-
-    Raises:
-        InputError: If trees or text are missing; if a file exists both plain and compressed; if a file is malformed; or
-            if there is STEM.documents.tsv, but no STEM.docs.
-    """
+    """Return the files of a STEM."""
     documents, table = find_companion(stem, DOCS_SUFFIX), find_companion(stem, TABLE_SUFFIX)
     if table is not None and documents is None:
         raise InputError(
@@ -144,7 +139,7 @@ def _sources(stems: Sequence[StemFiles], chosen: set[str] | None) -> SplitSource
 
 
 def _draw_documents(stems: Sequence[StemFiles], shares: Mapping[str, float], seed: int) -> dict[str, set[str]]:
-    """Return the names of the documents that go to train, and of those that go to each split of ``shares``."""
+    """Return the names of the documents that go to train and to each split of ``shares``."""
     sizes: dict[str, int] = {}
     for stem in stems:
         if stem.runs is None:

@@ -1,10 +1,9 @@
 """Compute statistics of a split: lengths, tree heights, labels, branching, and how much text is from each source.
 
-The statistics come from the finished arrays, so they describe what models see. Lengths are in tokens, except in the
-histogram ``words``. For a control dataset, for example one with right-branching trees, the statistics describe the
-trees of the control and not those of the treebank. The actions are read 20,000 sentences at a time. A histogram is a
-list: ``tokens[7]`` is the number of sentences of 7 tokens. Sizes above a limit are counted as the limit: a sentence of
-300 tokens is counted in ``tokens[200]``.
+The statistics describe the stored trees: for a dataset with right-branching trees, these trees and not the treebank's.
+Lengths are in tokens, except in the histogram ``words``. A histogram is a list: ``tokens[7]`` is the number of
+sentences of 7 tokens. Sizes above a limit are counted as the limit: a sentence of 300 tokens is counted in
+``tokens[200]``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,7 +79,7 @@ def split_statistics(
 
 
 def _depths(actions: NDArray[np.int16]) -> NDArray[np.int32]:
-    """Return how many phrases are open after each action. The actions are those of consecutive sentences."""
+    """Return how many phrases are open after each action of consecutive sentences."""
     steps = (actions >= FIRST_NT).astype(np.int8) - (actions == REDUCE)
     return np.cumsum(steps, dtype=np.int32)
 
@@ -88,13 +87,12 @@ def _depths(actions: NDArray[np.int16]) -> NDArray[np.int32]:
 def _children(actions: NDArray[np.int16], depths: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return for each phrase except TOP, in any order, its number of children and whether its only child is a phrase.
 
-    After NT(X), X itself is the innermost open phrase. After a SHIFT or REDUCE, the innermost open phrase is the parent
-    of the token or phrase that is now complete. So each action belongs to one phrase: the innermost open phrase after
-    the action. A stable sort by depth puts the actions of one phrase together: first its NT, then a SHIFT or REDUCE for
-    each child.
+    Each action belongs to one phrase: the innermost open phrase after the action. A stable sort by depth puts the
+    actions of one phrase together: first its NT, then a SHIFT or REDUCE for each child. For example, in NT(X) NT(Y)
+    SHIFT SHIFT REDUCE SHIFT REDUCE, X has the NT(X), the first REDUCE (its child Y) and the last SHIFT (a token).
     """
     inside = np.flatnonzero(depths > 1)
-    # numpy sorts 16-bit integers by radix sort, which is faster than its sort for wider integers.
+    # numpy sorts 16-bit integers by radix sort, which is faster.
     small = np.uint16 if depths.max(initial=0) < 1 << 16 else np.int32
     order = inside[np.argsort(depths[inside].astype(small), kind="stable")]
     actions = actions[order]
@@ -130,7 +128,7 @@ def _sources(
 
 
 def _shortened(names: list[str]) -> str:
-    """Return the names as one string. If there are many names, return the first few and the number of the others."""
+    """Return the first names as one string, with the number of the others."""
     others = f", {len(names) - MAX_LICENCES} more" if len(names) > MAX_LICENCES else ""
     return ", ".join(names[:MAX_LICENCES]) + others
 

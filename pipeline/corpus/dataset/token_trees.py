@@ -1,13 +1,11 @@
 """Convert trees over words to trees over the tokens of the text, and trees over tokens to trees over words.
 
-The tokens are fixed, and the tree is adapted to them. A token inside one word goes under the lowest phrase over this
-word. A token over several words goes under their lowest common ancestor. In terms of spans: a token belongs to a phrase
-if the phrase covers every word that the token touches. So the tokens of a phrase are consecutive, and two binary
-searches find the first and the last token. The tokens of a word become siblings; the tree has no node for the word.
+The tokens are fixed, and the tree is adapted to them. A token belongs to a phrase if the phrase covers every word that
+the token touches. So a token inside one word goes under the lowest phrase over this word, and a token over several
+words goes under their lowest common ancestor. The tokens of a word become siblings; the tree has no node for the word.
 
-``build-dataset`` stores the trees over tokens as actions. ``evaluate parses`` reads gold trees with this module and
-compares predicted trees with them. If the text that the tokens decode to differs from the text of the sentence, both
-commands drop and count the sentence.
+``build-dataset`` stores these trees, and ``evaluate parses`` reads gold trees with this module. Both commands drop and
+count a sentence if decoding its tokens does not restore its text.
 """
 
 import re
@@ -28,7 +26,7 @@ from storage.errors import InputError
 UNSEEN: Final = "label unseen in training"
 NOT_REVERSIBLE: Final = "text that decoding its tokens does not restore"
 LEAF_TAG: Final = "XX"
-"""Part of speech of every word in a tree made from tokens. The true part of speech is not known."""
+"""Part of speech of every word in a tree made from tokens."""
 _BATCH_SENTENCES: Final = 1_000
 _WORD: Final = re.compile("[^ ]+")
 
@@ -47,7 +45,7 @@ class TokenTree:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenSentence:
-    """A sentence as a model reads it, and its tree over the same tokens."""
+    """A sentence and its tree over its tokens, with labels as numbers."""
 
     text: str
     ids: list[int]
@@ -61,7 +59,7 @@ class TokenSentence:
 
 
 class FittedSentence(NamedTuple):
-    """A sentence and its tree over its tokens. Labels are still strings."""
+    """A sentence and its tree over its tokens, with labels as strings."""
 
     sentence: Sentence
     ids: list[int]
@@ -105,14 +103,11 @@ def align(phrases: Sequence[Phrase], word_spans: Sequence[Span], token_spans: Se
 def tree_over_words(phrases: Sequence[Phrase], text: str, token_spans: Sequence[Span]) -> Tree:
     """Return a tree over tokens as a tree over words. It can be written in brackets and read by ``import-trees``.
 
-    The text is divided into words at every space and at every edge of a phrase. So a string between spaces is one word,
-    or several words if the tree divides it ("barks" and "." in "barks.", or "do" and "n't"). Each phrase then covers
-    whole words, and ``align`` restores its tokens.
-
-    Two kinds of edges cannot be written in brackets, so they move. An edge between tokens that share a character moves
-    in front of this character. If a space is a token of its own, an edge between the space and the word after it moves
-    in front of the space. So a phrase that starts at this word also gets the space. Then each phrase that covers only
-    spaces is left out, and a phrase X whose only child is a phrase X is merged with this child.
+    The text is divided into words at every space and at every edge of a phrase. For example, "barks." is two words if
+    a phrase ends before the full stop. ``align`` restores the tokens of each phrase, with two exceptions. An edge of a
+    phrase between tokens that share a character moves in front of this character. An edge after a token that is only a
+    space moves in front of this token. Then each phrase that covers only spaces is left out, and a phrase X whose only
+    child is a phrase X is merged with this child.
 
     Args:
         phrases: The phrases over tokens, in opening order. The first covers all tokens.
@@ -154,9 +149,8 @@ def read_gold_trees(
 ) -> tuple[list[TokenSentence], Counts]:
     """Return the sentences of STEM.mrg and STEM.txt, with trees over a model's tokens, and the counts of dropped trees.
 
-    No sentence is dropped because of a label that the model does not have. Such labels get numbers from ``len(labels)``
-    up and are counted as repaired. The model predicts none of these numbers, so a gold phrase with an unknown label
-    counts as missed, as it should.
+    Labels that the model does not have get numbers from ``len(labels)`` up and are counted as repaired. The model never
+    predicts these numbers, so a gold phrase with such a label counts as missed.
 
     Args:
         stem: STEM: the path of the two files without ``.mrg`` and ``.txt``. Either file may be a ``.gz``.

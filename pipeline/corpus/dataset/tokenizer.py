@@ -3,20 +3,12 @@ r"""Train, read and apply the tokenizer: a reversible byte-level BPE, stored who
 The text is first cut into pre-tokens, and no token crosses their edges. A pre-token is a punctuation mark or symbol, a
 sequence of letters, or a sequence of digits, each with the space before it. So tokens hardly ever cross the edges of
 constituents. The tokenizer itself puts a space before the text, unless the text already begins with one. So a word has
-the same tokens at the start of a sentence and in the middle of one, and the texts "dog" and " dog" have the same ids.
-The file gives the same ids in any program that reads it (docs/decisions/0015).
+the same tokens at the start of a sentence and in the middle of one. ``Tokenizer.decode`` removes the space before the
+text; other programs that read the file keep it. The file gives the same ids in any program (docs/decisions/0015).
 
-Other programs that read the file decode each token with its space, so for them the text of a sentence begins with a
-space. Here, ``Tokenizer.decode`` removes this space. Normalised text never begins with a space, so decoding restores it
-exactly. The tokenizers that older versions of this project trained put a space before every text, and the decoders in
-their files remove it. Such files still work.
-
-``train-tokenizer`` gives ``<bos>``, ``<eos>`` and ``<pad>`` the ids 0, 1 and 2. ``adopt-tokenizer``, which converts a
-tokenizer of Hugging Face's format, records which entries serve as ``<bos>`` and ``<eos>``. It stores them in
-the file's template for pairs of texts, which no command uses for anything else. The special tokens are entries of the
-vocabulary, but they are not listed as "added tokens", because the tokenizers library searches each text for added
-tokens. It would turn the string ``<eos>`` in a text into the special token, and decoding could not restore the text.
-``export`` lists the special tokens as added tokens, because other programs write them into their input on purpose.
+The special tokens are entries of the vocabulary, but they are not listed as "added tokens". The tokenizers library
+searches each text for added tokens, so the string ``<eos>`` in a text would become the special token. ``export`` lists
+the special tokens as added tokens, because other programs write them into their input on purpose.
 """
 
 import json
@@ -42,22 +34,22 @@ SPECIAL_TOKENS: Final = ("<bos>", "<eos>", "<pad>")
 MIN_VOCAB_SIZE: Final = len(SPECIAL_TOKENS) + 256
 SPLIT_PATTERN: Final = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]|\s"
 TWO_LEADING_SPACES: Final = r"(?<![\s\S])  "
-"""Matches only at the start of a text. ``^`` would also match after a line end. Backslash A, which other kinds of
-regular expressions have for the start, is not valid in JavaScript, where transformers.js reads the same file."""
+"""Matches only at the start of a text. ``^`` would also match after a line end, and backslash A is not valid in
+JavaScript, where transformers.js reads the same file."""
 
 _LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 _BYTE_OF_LETTER = {letter: ord(letter) for letter in _LETTERS if ord(letter) < 256}
 _OTHERS = sorted({*range(256)} - {*_BYTE_OF_LETTER.values()})
 _BYTE_OF_LETTER |= dict(zip(_LETTERS[len(_BYTE_OF_LETTER) :], _OTHERS, strict=True))
-"""Each key is a letter in the entries of a byte-level vocabulary. Its value is the byte that the letter represents."""
+"""The byte that each letter in the entries of a byte-level vocabulary represents."""
 _PROBE = "Don't (ever) pay $5.00, naïve “friend” \U0001f600 <eos>!"
 
 
 class Tokenizer:
     """A byte-level BPE that adds neither ``<bos>`` nor ``<eos>``.
 
-    ``decode(encode(text)) == text`` for any normalised text, and for any other text that does not begin with a space.
-    The exceptions are texts that contain an added token (``added_ids``). Only adopted tokenizers may have such tokens.
+    ``decode(encode(text)) == text`` for any text that does not begin with a space. The only exceptions are texts that
+    contain an added token of an adopted tokenizer (``added_ids``).
     """
 
     def __init__(self, data: bytes, *, where: str = "tokenizer") -> None:
@@ -69,7 +61,6 @@ class Tokenizer:
 
         Raises:
             InputError: If the file is not a tokenizer, does not say which entries are special, or is not reversible.
-                Files of ``train-tokenizer`` and ``adopt-tokenizer`` pass these checks.
         """
         try:
             self._inner: Any = tokenizers.Tokenizer.from_str(data.decode("utf-8-sig"))
@@ -106,8 +97,7 @@ class Tokenizer:
             )
         self._special_ids = frozenset((self.bos_id, self.eos_id, self.pad_id))
         self.added_ids: frozenset[int] = frozenset(self._inner.get_added_tokens_decoder())
-        """The ids of ordinary added tokens, which an adopted tokenizer may have. Where a text contains such a token,
-        ``encode`` returns its id."""
+        """The ids of ordinary added tokens, which only an adopted tokenizer may have."""
         self.vocab_size: int = self._inner.get_vocab_size()
         """V: the number of entries, including special tokens."""
         self.sha256: str = sha256_bytes(data)
@@ -134,7 +124,7 @@ class Tokenizer:
 
         Args:
             texts: Normalised sentences or paragraphs.
-            vocab_size: Largest number of entries. Training stops earlier if no pair of pieces occurs twice.
+            vocab_size: Maximum number of entries. Training stops earlier if no pair of pieces occurs twice.
 
         Raises:
             ConfigError: If ``vocab_size`` is less than the number of special tokens and bytes.
@@ -196,10 +186,7 @@ class Tokenizer:
         return [(encoding.ids, encoding.offsets) for encoding in self._inner.encode_batch(list(texts))]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids. Special tokens are skipped, and bytes that are not UTF-8 become U+FFFD.
-
-        The space that the tokenizer puts before a text is removed.
-        """
+        """Return the text of ids. Special tokens are skipped, and bytes that are not UTF-8 become U+FFFD."""
         return self.decode_batch([ids])[0]
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
@@ -216,7 +203,7 @@ class Tokenizer:
     def decode_with_spans(self, ids: Sequence[int]) -> tuple[str, list[Span]] | None:
         """Return the text of ids, and the characters that each token covers, including a space before a word.
 
-        The ids can be any tokens, and not only those into which the tokenizer would divide the text.
+        The ids need not be those that ``encode`` returns for the text.
 
         Returns:
             None if the ids have no text: one of them is special, or their bytes are not UTF-8.
@@ -236,7 +223,7 @@ class Tokenizer:
         return text, [(max(start, 0), max(stop, 1)) for start, stop in spans]
 
     def decode_piece(self, token_id: int) -> str:
-        """Return the text of one token as any other program decodes it with this file."""
+        """Return the text of one token as other programs decode it, with the space before a word."""
         piece: str = self._inner.decode([token_id])
         return piece
 
@@ -247,13 +234,13 @@ class Tokenizer:
 
 
 def why_not_a_tokenizer(data: bytes, error: Exception) -> str:
-    """Return why the tokenizers library cannot read a file. Its own error names a wrong place if parts are missing."""
+    """Return why the tokenizers library cannot read a file. Its own error misleads if parts are missing."""
     missing = "" if b'"model"' in data else "it has no part 'model'; it may be only a vocabulary"
     return encoding_problem(data) or missing or str(error)
 
 
 def problem_with_ids(vocab: Mapping[str, int]) -> str | None:
-    """Return the problem as text if the ids of a vocabulary have gaps, else None. Models need one embedding per id."""
+    """Return a message if the ids of a vocabulary have gaps, else None."""
     if sorted(vocab.values()) == list(range(len(vocab))):
         return None
     return f"its {len(vocab)} entries have ids up to {max(vocab.values(), default=0)}, expected ids without gaps"
@@ -302,7 +289,7 @@ def json_bytes(content: Mapping[str, Any]) -> bytes:
 def special_template(ids: Mapping[str, int], *, bos: str, eos: str) -> dict[str, Any]:
     """Return a ``post_processor`` that adds nothing to a text, but records which entries begin and end a text.
 
-    The entries are recorded in the template for pairs of texts. No command uses this template for anything else.
+    The entries are recorded in the template for pairs of texts, because no command encodes pairs.
     """
     before, after = ({"SpecialToken": {"id": token, "type_id": 0}} for token in (bos, eos))
     first, second = ({"Sequence": {"id": letter, "type_id": 0}} for letter in ("A", "B"))
@@ -340,7 +327,7 @@ def train_tokenizer(
         texts: UTF-8 files, plain or .gz, with one sentence or paragraph per line, or JSON lines or tables. Blank lines
             are ignored.
         out: The ``tokenizer.json`` to write.
-        vocab_size: Largest number of entries.
+        vocab_size: Maximum number of entries.
         column: The field of JSON lines or the column of a table that holds the text, as for ``read_running_text``.
         progress: Called with the number of lines read since the last call.
 

@@ -1,12 +1,12 @@
-"""Define how to read each source of BabyLM 2023 and 2024/25: find the text and speaker of a line, and the documents.
+"""Define how to read each source of BabyLM 2023 and 2024/25.
 
 A source is a corpus of BabyLM, such as CHILDES, or one of two forms of other text, ``plain`` and ``sentences``. Rules
-remove what a file format or an editor added: tags, codes, entities, remarks, notes, spaces before punctuation marks.
-Rules do not change case and do not judge a sentence by its contents. The only letter that they correct is an *l* that
-should be *I*. Rules drop a line that is not language, such as a page number. They note a reason for each dropped line
-and for each change, and ``cleaning`` counts the reasons. Successive lines of a file may come from different places of
-the original, because the releases were sampled in blocks of some thousand lines, and nothing marks where a block
-begins.
+remove what a file format or an editor added, such as tags, remarks and spaces before punctuation marks. They drop lines
+that are not language, such as page numbers. They note a reason for each change and each dropped line. Rules do not
+change case, and the only letter that they correct is an *l* that should be *I*.
+
+Successive lines of a file may come from different places of the original. The releases were sampled in blocks of some
+thousand lines, and nothing marks where a block begins.
 """
 
 import re
@@ -46,9 +46,9 @@ _TITLE = re.compile(r"(?:= = =|_BOOK_TITLE_ :)\s*(.+?)\s*(?:= = =)?$")
 _SPACED = re.compile(r"(?<!\s)\s+(?=[.,;:!?]+(?:\s|[\"')\]]|$))")
 # A mark between a space and a word, as in "yes ,and". A full stop is such a mark only before a capitalised word.
 _MISPLACED = re.compile(r"(?<=\w)\s+([,;!?]|\.(?=[A-Z]['\u2019a-z\s]))(?=[^\W\d_])(?![DPOX]\b)")
-# Parts of a word that transcripts and treebanks write apart. A pronoun without its beginning, such as 'em or 'im, is a
-# word of its own, and so are 'cause, 'til and 'bout. A letter in quotes, as in "the letter 's'", is no such part. 'm is
-# joined to a preceding I. After other words, 'm stands for "I'm", so it stays apart.
+# The space inside a word that transcripts and treebanks write apart, as in "do n't" or "gon na". It is kept before 'em,
+# 'cause and 'til, which are words of their own, and before a letter in quotes ("the letter 's'"). 'm is joined only to
+# a preceding I. After other words, 'm stands for "I'm".
 _SPACED_PARTS = re.compile(
     r"(?:(?<=\w)\s+(?=(?:n['\u2019]t|['\u2019](?:s|d|re|ve|ll))\b(?!['\u2019](?!\w)))"
     r"|(?<=\bI)\s+(?=['\u2019]m\b(?!['\u2019]))"
@@ -117,8 +117,8 @@ _CHAT_RULES = _compiled(
     (r"[\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
     (r"(?<![\w-])(?:xxx?|yyy?|www)(?![\w-])", "", "unintelligible word"),
 )
-# The sign of a long sound at the end of a word. Used only for lines with a speaker: in these, an ordinary colon has a
-# space before it.
+# The sign of a long sound at the end of a word. Used only for lines with a speaker, where ordinary colons have a space
+# before them.
 _CHAT_LENGTHENED = re.compile(r"(?<=[a-z]):(?=[\s.,?!]|$)")
 _CHAT_SIGNS = re.compile(
     r"[\[&(@0+_:^<>\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d"
@@ -178,16 +178,13 @@ _NOISE = re.compile(
 
 
 def _as_said(correction: re.Match[str]) -> str:
-    """Return the word as it was said, or "" if the same word also occurs earlier in the line."""
+    """Return the word as it was said, or "" if it also occurs earlier in the line."""
     is_again = re.search(rf"\b{re.escape(correction[1])}\b", correction.string[: correction.start()], re.IGNORECASE)
     return "" if is_again else correction[1] + correction[2]
 
 
 def switchboard(draft: Draft) -> None:
-    """Clean Switchboard: a speaker's letter and a turn per line, with annotators' remarks after asterisks.
-
-    A turn was joined from one or more utterances, so speech can follow a remark.
-    """
+    """Clean Switchboard: a speaker's letter and a turn per line, with annotators' remarks after asterisks."""
     draft.drop(_SWDA_HEADER, "header of a transcript")
     if speaker := _SPEAKER.match(draft.text):
         draft.speaker, draft.text = speaker[1] or speaker[2], draft.text[speaker.end() :]
@@ -282,7 +279,7 @@ def gutenberg(draft: Draft) -> None:
 
 
 def qed(draft: Draft) -> None:
-    """Clean QED (2023), which has subtitles of lectures. Their HTML entities can be escaped several times."""
+    """Clean QED (2023), which has subtitles of lectures."""
     undo_entities(draft)
     clean_subtitle(draft)
     _join_punctuation(draft)
@@ -343,4 +340,4 @@ SOURCES: dict[str, Source] = {
     "plain": Source(rules=_as_it_is, has_blanks=True, is_prose=True),
     "sentences": Source(rules=_as_it_is, has_blanks=True),
 }
-"""All sources: those of BabyLM, ``plain`` with one paragraph per line, and ``sentences`` with one sentence per line."""
+"""All sources. ``plain`` has one paragraph per line, and ``sentences`` has one sentence per line."""

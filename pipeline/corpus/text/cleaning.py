@@ -1,9 +1,7 @@
 """Clean raw text to one sentence per line, with the document and speaker of each sentence.
 
-Every line of the input is counted as text, blank, header or dropped. A source is a kind of text with rules of its own,
-such as one part of BabyLM. Changes that these rules make are counted by reason, and examples of changes and dropped
-lines are written for people to read. Memory grows only with the number of documents and speakers: all their names are
-kept, to count the speakers and to give each document a name of its own.
+Every line of the input is counted as text, blank, header or dropped. Changes are counted by reason, and examples of
+changes and dropped lines are written for people to read. Memory grows only with the number of documents and speakers.
 """
 
 import logging
@@ -43,12 +41,11 @@ from storage.files import beside, list_files, written_whole
 from storage.fingerprints import Json
 
 MAX_WORD_CHARS = 200
-"""Largest number of characters of a word. A sentence with a longer string between spaces is left out."""
+"""Maximum number of characters of a word. A sentence with a longer word is left out."""
 HEAD_LINES = 2000
 """Number of lines at the beginning of a file that are examined to decide whether the file is hard-wrapped."""
 MAX_WRAPPED_LINES = 1000
-"""Largest number of lines of a hard-wrapped paragraph. A longer paragraph is not prose, and is read in pieces of this
-size."""
+"""Maximum number of lines of a hard-wrapped paragraph. A longer paragraph is read in pieces of this size."""
 OVERLONG_LINE = f"a line of over {MAX_LINE_BYTES >> 20} MiB"
 OVERLONG_WORD = f"a word of over {MAX_WORD_CHARS} characters"
 
@@ -63,17 +60,15 @@ def clean_texts(
     """Write ``OUT.txt``, one normalised sentence per line, and the files that describe its lines.
 
     ``OUT.docs`` names the document of each sentence. ``OUT.documents.tsv`` has one row per document. ``OUT.speakers``
-    has the speaker of each sentence or ``-``; it is written only if a source has speakers. ``OUT.dropped.tsv`` has
-    examples of what was dropped and repaired. The new files are first written under temporary names. Then the old files
-    of OUT are removed, and the new files are renamed, ``OUT.txt`` last. So if ``OUT.txt`` exists after the process was
+    has the speaker of each sentence or ``-``; it is written only if a source (``babylm``) has speakers.
+    ``OUT.dropped.tsv`` has examples of what was dropped and repaired. If ``OUT.txt`` exists after the process was
     killed, all files belong together.
 
     Args:
         texts: Files, plain or gzipped, or folders. For a folder, all files below it except hidden ones are read, in the
             order of their names.
         out_stem: OUT. Its folder is created.
-        config: Source, licence and what to do at an error. The source is a name of ``SOURCES``, for all files, or
-            "babylm". With "babylm", the name of each file is the name of its BabyLM source.
+        config: The options of ``clean-text``. With ``source="babylm"``, each file must have the name of its source.
         progress: Called with the number of lines read since the last call.
 
     Returns:
@@ -201,7 +196,7 @@ def _paragraphs(
     joins: bool,
     ends_at_blank: bool,
 ) -> Iterator[Paragraph]:
-    """Yield each line that becomes text. If ``joins`` is set, yield the lines of each paragraph together.
+    """Yield each line that becomes text; if ``joins`` is true, the lines of each paragraph together.
 
     The function also begins documents, and counts all lines that it does not yield.
     """
@@ -273,7 +268,7 @@ def _split(paragraph: Paragraph, source: Source, record: CleaningRecord, words: 
 def _decodable(
     lines: Iterator[Line], path: Path, record: CleaningRecord, on_error: OnError, progress: Callable[[int], None] | None
 ) -> Iterator[Line]:
-    """Yield the lines that can be read; count the others as dropped. With "stop", a line not in UTF-8 is an error."""
+    """Yield the lines that can be read; count the others as dropped."""
     for line in lines:
         if progress is not None:
             progress(1)
@@ -301,7 +296,7 @@ class _DocumentNames:
         self._current = ""
 
     def begin(self, path: Path, source: str, *, is_whole: bool) -> None:
-        """Begin a file. ``is_whole`` says whether the whole file is one document."""
+        """Begin a file. If ``is_whole`` is true, the whole file is one document."""
         self._source = self._source_name or source
         self._file, self._is_whole = path.name.removesuffix(".gz"), is_whole
         self._num_untitled = 0

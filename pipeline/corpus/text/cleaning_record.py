@@ -10,9 +10,9 @@ from pipeline.corpus.text.text_files import Line
 from storage.fingerprints import Json
 
 SAMPLES = 20
-"""Largest number of examples that are written for one source and reason."""
+"""Maximum number of examples that are written for one source and reason."""
 SAMPLE_CHARS = 200
-"""Largest number of characters in a cell of the table of examples. Longer cells are cut."""
+"""Maximum number of characters in a cell of the table of examples. Longer cells are cut."""
 COLUMNS = ("what", "source", "reason", "count", "file", "line", "text", "result")
 """Columns of ``OUT.dropped.tsv``."""
 Kind = Literal["text", "blank", "header", "dropped"]
@@ -20,7 +20,7 @@ Kind = Literal["text", "blank", "header", "dropped"]
 
 @dataclass(slots=True)
 class _Counts:
-    """The counts of one source: lines of each kind, lines for each reason, sentences, words, documents and speakers."""
+    """The counts of one source."""
 
     lines: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -50,7 +50,7 @@ class _Counts:
 
 @dataclass(slots=True)
 class _Sample:
-    """Keep every n-th row of a sequence. n doubles when too many rows are kept. So the kept rows stay evenly spread."""
+    """Keep every n-th row of a sequence. n doubles when too many rows are kept."""
 
     num_seen: int = 0
     every: int = 1
@@ -74,7 +74,7 @@ class CleaningRecord:
         self._samples: defaultdict[tuple[str, str, str], _Sample] = defaultdict(_Sample)
 
     def begin(self, path: Path, source: str) -> None:
-        """Begin a file of a source. Later calls of the other methods count for this source."""
+        """Begin a file of a source. The other methods then count for this source."""
         self._path, self._source, self._document = path, source, ""
         self._counts = self.by_source.setdefault(source, _Counts())
 
@@ -89,7 +89,7 @@ class CleaningRecord:
         self._sample("dropped", reason, line, "")
 
     def repaired(self, reason: str, line: Line, result: str) -> None:
-        """Count a change of a line. A line may have several changes. Call ``line`` to count the line itself."""
+        """Count a change of a line. Call ``line`` to count the line itself."""
         self._counts.repaired[reason] += 1
         self._sample("repaired", reason, line, result)
 

@@ -40,7 +40,7 @@ COMPANION_SUFFIXES: Final = (
     DOCS_SUFFIX, TABLE_SUFFIX, SPEAKERS_SUFFIX, DROPPED_SUFFIX, FAILURES_SUFFIX, PARSE_RECORD_SUFFIX,
     SAMPLE_RECORD_SUFFIX,
 )  # fmt: skip
-"""Files that describe STEM.txt and STEM.mrg. They are outdated as soon as STEM.txt or STEM.mrg is replaced."""
+"""Files that are outdated as soon as STEM.txt or STEM.mrg is replaced."""
 NO_SPEAKER: Final = "-"
 """Line of STEM.speakers for a sentence whose speaker is unknown."""
 
@@ -153,7 +153,7 @@ def documents_array(documents: Iterable[Document]) -> NDArray[np.uint8]:
 
 
 def documents_of_array(table: NDArray[np.uint8]) -> tuple[Document, ...]:
-    """Return the documents of an array that ``documents_array`` made. A name can occur more than once.
+    """Return the documents of an array that ``documents_array`` made.
 
     Raises:
         ValueError: If ``table`` is not such an array.
@@ -170,7 +170,7 @@ def wrong_length(names: Path, num_lines: int, num_trees: int) -> InputError:
 
 
 def find_companion(stem: Path, suffix: str) -> Path | None:
-    """Return the optional file ``STEM + suffix``, or its ``.gz``; None if neither file exists.
+    """Return the optional file ``STEM + suffix``, or its ``.gz``.
 
     Raises:
         InputError: If both files exist.
@@ -180,9 +180,7 @@ def find_companion(stem: Path, suffix: str) -> Path | None:
 
 
 def parsed_by(stem: Path) -> str:
-    """Return what made the trees of a STEM: a parser with the sha256 of its model, or "flat" for flat trees.
-
-    The result is "" if there is no STEM.parse.json, which means that no parser made the trees.
+    """Return the parser that made the trees of a STEM, or "flat" for flat trees; "" if there is no STEM.parse.json.
 
     Raises:
         InputError: If STEM.parse.json is damaged.
@@ -232,7 +230,7 @@ _Record = TypeVar("_Record", _ParseRecord, _SampleRecord)
 
 
 def _read_record(path: Path, kind: type[_Record]) -> _Record | None:
-    """Return the record that ``parse`` or ``sample`` wrote next to its trees; None if there is no record."""
+    """Return the record that ``parse`` or ``sample`` wrote next to its trees."""
     if not is_there(path):
         return None
     remedy = "expected the record that 'parse' or 'sample' writes next to its trees; make the trees again, or remove "
@@ -240,15 +238,15 @@ def _read_record(path: Path, kind: type[_Record]) -> _Record | None:
 
 
 def words_of_stem(stem: Path, texts: Path) -> tuple[dict[str, int | None], list[TrainingText]]:
-    """Return the word counts of the files that a STEM's text is from, and what its parser or teacher was trained on.
+    """Return which files a STEM's text comes from, and what its parser or teacher was trained on.
 
     Args:
         stem: STEM.
         texts: STEM.txt, plain or gzipped.
 
     Returns:
-        A map from the sha256 of each file to its number of words, and a list of the texts that the parser (or the
-        teacher) was trained on. For a treebank, the map has only STEM.txt, and the list is empty.
+        The number of words of each file by its sha256, and the training texts of the parser or teacher. For a treebank,
+        the only file is STEM.txt, and there are no training texts.
 
     Raises:
         InputError: If STEM.parse.json or STEM.sample.json is damaged.

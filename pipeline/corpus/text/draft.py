@@ -25,7 +25,7 @@ class Draft:
     """The reasons for all changes of the line, without repetitions."""
 
     def replace(self, pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str], reason: str) -> None:
-        """Replace every match. If the text changed, note the reason; if no word is left, drop the line."""
+        """Replace every match, and treat the new text as ``change`` does."""
         self.change(pattern.sub(replacement, self.text), reason)
 
     def apply(self, rules: Rules) -> None:
@@ -34,7 +34,7 @@ class Draft:
             self.replace(pattern, replacement, reason)
 
     def change(self, text: str, reason: str) -> None:
-        """Replace the text, and note the reason if the text changed. If no word is left in it, drop the line."""
+        """Replace the text, and note the reason if the text changed. If no word is left, drop the line."""
         if text == self.text:
             return
         if not self.dropped and has_word(self.text) and not has_word(text):

@@ -1,9 +1,8 @@
 """Recognise files that are not running text, and read the text inside JSON lines and tables.
 
-People keep text as JSON lines, CSV and TSV, often next to trees, HTML and XML. If these files were read as running
-text, they would become sentences. Only the beginning of a file is examined, so a large file costs no more than a small
-one. The rules are cautious: they should never refuse real text. So a table without a header, and with commas and
-spaces as in prose, may be read as text.
+If tables, trees or markup were read as running text, they would become sentences. Only the beginning of a file is
+examined. The rules should never refuse real text. So a table without a header, with commas and spaces as in prose, may
+be read as text.
 """
 
 import csv
@@ -21,7 +20,7 @@ from pipeline.corpus.text.text_files import Line, OnError, read_lines, with_docu
 from storage.errors import ConfigError, InputError
 
 HEAD_LINES: Final = 200
-"""Largest number of lines at the beginning of a file that are examined."""
+"""Maximum number of lines at the beginning of a file that are examined."""
 HEAD_CHARS: Final = 1 << 20
 """After this number of characters, no further line is examined."""
 TEXT_FIELD: Final = "text"
@@ -52,9 +51,9 @@ class Record(NamedTuple):
     number: int
     """Number of the record's line, from 1. If a row has several lines, the number of the first."""
     cells: Mapping[str, Any]
-    """Values by field. Cells of a table are strings. They are also found by the number of their column, from "1"."""
+    """Values by field. In a table, the keys also include the numbers of the columns, from "1"."""
     fault: str = ""
-    """Why the record cannot be read. "" if it can."""
+    """Why the record cannot be read; else ""."""
 
 
 _TREE = re.compile(r"\s*\(\s*[^\s()]*\s*(?:\(|$)")
@@ -99,7 +98,7 @@ _LINE_FORMS: Final = (
 """Forms of lines that are not text. Each form has a pattern for one line, the smallest share of lines that must match,
 a name, and advice for the user."""
 _FORM_LINES: Final = 8
-"""A file with fewer lines than this is not compared with ``_LINE_FORMS``, because so few lines prove nothing."""
+"""A file with fewer lines than this is not compared with ``_LINE_FORMS``."""
 _FRAMES = r"\{\d+\}\{\d+\}"
 """The beginning of a subtitle of MicroDVD: its first and last frame."""
 _FOR_SUBTITLES: Final = "use clean-text --source open_subtitles, which removes the times"
@@ -207,7 +206,7 @@ _TIME = re.compile(
 _OBJECT = re.compile(r"\s*(?:\S+ +)?\{\s*(['\"])[^'\"]*\1\s*:")
 """The beginning of a JSON object or of a dictionary of Python. A word, such as a key, may come before it."""
 _MARKED_SHARE: Final = 0.1
-"""A file is not text if at least this share of its lines has a tag or a time. Some texts have a tag here and there."""
+"""A file is not text if at least this share of its lines has a tag or a time."""
 
 
 def form_of(head: Sequence[Line], path: Path) -> Form:
@@ -249,20 +248,20 @@ def read_running_text(
 ) -> Iterator[Line]:
     """Yield the lines of running text in a file.
 
-    A file of text gives its lines. A JSON object or a row of a table gives the lines of its text, all with the line
-    number of the object or row; the first of them has ``begins_document``.
+    The lines of the text in a JSON object or a row of a table all have the line number of the object or row. The first
+    of them has ``begins_document``.
 
     Args:
         path: The file, plain or gzipped.
-        column: The field of JSON lines or the column of a table that holds the text. "" stands for the field ``text``
-            of JSON lines. A number stands for a column of a table without a header, from 1.
+        column: The field of JSON lines, or the name or number (from 1) of the column of a table, that holds the text.
+            "" stands for the field ``text`` of JSON lines.
         on_error: What to do at a line that is too long, and at an object or row that cannot be read: "stop", or "skip"
-            to yield it as a line with ``fault`` and without text.
+            to yield a line without text.
         is_subtitles: Whether the file may be subtitles with times or frames. The caller removes the times and frames.
 
     Raises:
-        InputError: As ``read_lines``; if the file is neither text nor records with this column; if ``on_error`` is
-            "stop", at the first record that cannot be read.
+        InputError: As ``read_lines``; if the file is neither text nor records with this column; or if a record cannot
+            be read and ``on_error`` is "stop".
         ConfigError: If a column is given for a file of text.
     """
     lines = read_lines(path, on_error)
@@ -292,7 +291,7 @@ def refuse_unless_text(path: Path) -> None:
     """Check that a file holds running text.
 
     Raises:
-        InputError: If the file holds anything else, or cannot be read. The error says what was found and what to do.
+        InputError: If the file holds anything else, or cannot be read.
     """
     form = form_of(read_head(read_lines(path, "skip")), path)
     if form.kind != "text":
@@ -341,10 +340,7 @@ def check_columns(form: Form, names: Sequence[str], path: Path, remedy: str = ""
 def read_records(form: Form, lines: Iterable[Line], column: str) -> Iterator[Record]:
     """Yield the records of JSON lines or of a table. Blank lines are left out.
 
-    Args:
-        form: The form of the file.
-        lines: All lines of the file.
-        column: The column that will be read. If it is the name of a column of a table, the first row is the header.
+    If ``column`` is the name of a column of a table, the first row is the header.
     """
     yield from _objects(lines, column) if form.table is None else _rows(lines, form.table, column)
 
@@ -406,7 +402,7 @@ def _rows(lines: Iterable[Line], table: Table, column: str) -> Iterator[Record]:
 
 
 def _counts(names: Sequence[str]) -> bool:
-    """Return whether the cells of a first row only number the columns, from 0 or 1. Some programs write such rows."""
+    """Return whether the cells of a first row only number the columns, from 0 or 1."""
     numbers = [name for name in names if name]
     return numbers in ([str(i + first) for i in range(len(numbers))] for first in (0, 1))
 
@@ -429,7 +425,7 @@ def _parsed(text: str) -> Any:  # noqa: ANN401 - parsed JSON
 
 
 def _table(texts: Sequence[str], path: Path) -> Form | None:
-    """Return the form of a table; None if the lines are not a table."""
+    """Return the form of a table."""
     if (table := find_table(texts, path)) is None:
         spaced = "a table with spaces between columns"
         is_spaced = has_spaced_columns(texts)
@@ -440,7 +436,7 @@ def _table(texts: Sequence[str], path: Path) -> Form | None:
 
 
 def _marked(full: Sequence[str]) -> Form | None:
-    """Return the form of markup or of subtitles with times; None if few lines are marked."""
+    """Return the form of markup or of lines with times, if enough lines have tags or times."""
     tags = [found for text in full if (found := [match[0] for match in _TAG.finditer(text)])]
     is_all = all(text.lstrip()[0] == "<" and text.rstrip()[-1] == ">" for text in full)
     is_marked = (len(tags) > 1 or is_all) and len(tags) >= len(full) * _MARKED_SHARE
@@ -455,7 +451,7 @@ def _marked(full: Sequence[str]) -> Form | None:
 
 
 def _of_lines(full: Sequence[str]) -> Form | None:
-    """Return the first form in ``_LINE_FORMS`` that enough lines match; None if there is no such form."""
+    """Return the first form in ``_LINE_FORMS`` that enough lines match."""
     for pattern, share, found, remedy in _LINE_FORMS:
         if len(full) >= _FORM_LINES and sum(bool(pattern.match(text.rstrip())) for text in full) >= len(full) * share:
             return Form(kind="other", found=found, remedy=remedy)
@@ -463,7 +459,7 @@ def _of_lines(full: Sequence[str]) -> Form | None:
 
 
 def _json(first: str, full: Sequence[str], path: Path, *, is_all: bool) -> Form | None:
-    """Return the form of JSON; None if the lines are not JSON."""
+    """Return the form of JSON."""
     objects = [value for text in full if isinstance(value := _parsed(text), dict)]
     if len(objects) * 2 > len(full):
         columns = tuple(dict.fromkeys(name for value in objects for name in value))
@@ -476,7 +472,7 @@ def _json(first: str, full: Sequence[str], path: Path, *, is_all: bool) -> Form 
 
 
 def _is_json(whole: str, *, is_all: bool) -> bool:
-    """Return whether a text is JSON with strings or objects. If ``is_all`` is false, its end may be cut off."""
+    """Return whether a text is JSON with strings or objects. Unless ``is_all`` is true, its end may be missing."""
     decoder, at = json.JSONDecoder(), 0
     has_strings = False
     while at < len(whole):

@@ -1,8 +1,7 @@
 """Handle groups of lines that belong together: notes in brackets, a book's licence, tiers of a transcript, subtitles.
 
-The rules of a source see one line at a time. The functions of this module run before the rules: they join lines or
-leave lines out, and count the lines that they take away. They look at most ``MAX_LICENCE_LINES`` lines ahead, so memory
-is bounded.
+The rules of a source (``babylm``) see one line at a time. The functions of this module run before the rules. They join
+lines or leave lines out, and count these lines. They look at most ``MAX_LICENCE_LINES`` lines ahead.
 """
 
 import re
@@ -17,11 +16,11 @@ from pipeline.corpus.text.subtitles import CUE, without_codes
 from pipeline.corpus.text.text_files import Line
 
 MAX_NOTE_LINES: Final = 20
-"""Largest number of lines that follow the first line of a note or caption in brackets."""
+"""Maximum number of lines of a note or caption in brackets, not counting the first line."""
 MAX_LICENCE_LINES: Final = 500
-"""Largest number of lines of a licence. Those of Project Gutenberg have up to 360 lines."""
+"""Maximum number of lines of a licence. Those of Project Gutenberg have up to 360 lines."""
 MAX_TIER_LINES: Final = 200
-"""Largest number of lines that continue a line of a transcript."""
+"""Maximum number of lines that continue a line of a transcript."""
 MAX_CUE_CHARS: Final = 2000
 """After this number of characters, a subtitle is not joined with further lines."""
 _HEADERS: Final = (
@@ -41,11 +40,11 @@ _LICENCES: Final = tuple(
         (r"End of (?:the |this )?Project Gutenberg", r".*newsletter to hear about new ebooks"),
     )
 )
-"""For the notices of Project Gutenberg before and after a book: how the first and the last line of the notice begin."""
+"""How the first and the last line begin in the two notices that Project Gutenberg puts before and after a book."""
 
 
 class _Ahead:
-    """Lines that can be seen before they are read."""
+    """An iterator over lines that can also show the next lines."""
 
     def __init__(self, lines: Iterator[Line]) -> None:
         self._lines = lines
@@ -72,7 +71,7 @@ class _Ahead:
 def with_whole_notes(lines: Iterator[Line], record: CleaningRecord) -> Iterator[Line]:
     """Join the lines of a note or caption in brackets that closes on a later line.
 
-    The joined line takes the place of the first line. The other lines of the note are counted as dropped.
+    The joined line counts as the first line. The other lines of the note are counted as dropped.
     """
     ahead = _Ahead(lines)
     for line in ahead:
@@ -89,7 +88,7 @@ def with_whole_notes(lines: Iterator[Line], record: CleaningRecord) -> Iterator[
 
 
 def without_licences(lines: Iterator[Line], record: CleaningRecord) -> Iterator[Line]:
-    """Leave out what Project Gutenberg puts before and after a book. A licence whose last line is not found stays."""
+    """Leave out the notices of Project Gutenberg. A notice whose last line is not found stays."""
     ahead = _Ahead(lines)
     for line in ahead:
         last = next((last for first, last in _LICENCES if first.match(line.text)), None)
@@ -127,13 +126,13 @@ def with_whole_tiers(lines: Iterator[Line], record: CleaningRecord) -> Iterator[
 def with_whole_cues(lines: Iterator[Line], record: CleaningRecord, *, is_rolling: bool = False) -> Iterator[Line]:
     """Join the lines of each subtitle. Leave out the times, numbers and names of subtitles, and headers.
 
-    Blank lines separate subtitles, not documents. They are counted and not yielded.
+    Blank lines separate subtitles, not documents. They are not yielded.
 
     Args:
         lines: Lines of a file that gives the time of each subtitle.
         record: Updated with each line that is not yielded.
-        is_rolling: Whether the file has automatic captions, which a speech recogniser made. They show each line several
-            times, so a line that repeats the line before it is left out.
+        is_rolling: Whether a speech recogniser made the subtitles. They show each line several times, so a line that
+            repeats the line before it is left out.
     """
     ahead = _Ahead(lines)
     waiting: Line | None = None
@@ -142,7 +141,7 @@ def with_whole_cues(lines: Iterator[Line], record: CleaningRecord, *, is_rolling
         text = line.text.strip()
         cue, following = CUE.match(text), ahead.see(1)
         rest = text[cue.end() :] if cue else text
-        is_ass = text.startswith("Dialogue:")  # then comments, which are no subtitles, may follow
+        is_ass = text.startswith("Dialogue:")  # in ASS, comments between subtitles belong to the header
         if not text or (cue and not is_ass):
             is_header = False
         elif begins_block and text.startswith(_HEADERS):

@@ -1,18 +1,17 @@
 """Split English prose into sentences by rules. There is no model, and time is linear in the length of a paragraph.
 
 A sentence ends with a full stop, question mark, exclamation mark or ellipsis, together with the closing quotes and
-brackets that follow it. White space must come next, and then a word that can begin a sentence. There are exceptions: no
-sentence ends after certain abbreviations and initials, inside brackets, or before a verb of saying. Sentences inside a
-quotation are split, as in treebanks. A paragraph is not cut before a small letter (except before words such as
-"iPhone"), so a text without capitals is hardly ever split. This module does not handle line ends. ``python -m
-benchmarks.splitting`` measures how often the rules agree with people.
+brackets that follow it. White space must come next, and then a word that can begin a sentence. No sentence ends after
+certain abbreviations and initials, inside brackets, or between a quotation and a phrase such as "Mr. Smith said".
+Sentences inside a quotation are split, as in treebanks. A text without capitals is hardly ever split, because no
+sentence begins with a small letter (except in words such as "iPhone"). ``python -m benchmarks.splitting`` measures how
+often the rules agree with people.
 """
 
 import re
 
 MAX_WORDS = 400
-"""Largest number of words of a sentence that ``split_long`` does not cut. A parser reads at most 510 words, and to a
-parser punctuation marks are words as well."""
+"""``split_long`` cuts a sentence of more words than this. A parser reads at most 510 words and punctuation marks."""
 
 _OPENING = "\"'\u201c\u2018\u00ab([{\u2014\u2013*\u2022-"
 _CLOSING = "\"'\u201d\u2019\u00bb)\\]}"
@@ -25,8 +24,7 @@ _BRACKET = re.compile(r"[()\[\]]")
 _FIRST_WORD = re.compile(rf"[{re.escape(_OPENING)}\s]*([^\W_]+(?:['\u2019]\w+)?)?")
 _PAIRS = {")": "(", "]": "["}
 MAX_BRACKETED = 600
-"""Largest number of characters between a bracket and its closing bracket. A bracket that does not close within this
-number is ignored as a mistake."""
+"""A bracket that does not close within this number of characters is ignored as a mistake."""
 
 
 def _words(listed: str) -> frozenset[str]:
@@ -77,9 +75,8 @@ def split_sentences(paragraph: str) -> list[str]:
     """Return the sentences of a normalised paragraph, in order and without the spaces between them.
 
     Joining the sentences with single spaces restores the paragraph. A piece without a letter or digit stays with the
-    sentence before it. Text in round or square brackets is not split if the bracket closes within ``MAX_BRACKETED``
-    characters. The exception is a bracket that opens at the beginning of a sentence. It may hold whole sentences, so
-    its text is split.
+    sentence before it. Text in round or square brackets is split only if the bracket opens at the beginning of a
+    sentence.
     """
     sentences: list[str] = []
     start = 0
@@ -130,10 +127,7 @@ def _append(sentences: list[str], piece: str) -> None:
 
 
 def _bracketed(text: str) -> list[tuple[int, int]]:
-    """Return the positions of the outermost brackets, in order, without those that never close or close too late.
-
-    Brackets close too late if they are more than ``MAX_BRACKETED`` characters apart.
-    """
+    """Return the positions of the outermost brackets that close within ``MAX_BRACKETED`` characters, in order."""
     spans: list[tuple[int, int]] = []
     opened: list[tuple[str, int]] = []
     for match in _BRACKET.finditer(text):
@@ -177,7 +171,7 @@ def _after_word(text: str, start: int, match: re.Match[str], last: str, word: st
         return not (word[0].isdigit() or (len(word) == 1 and word.isupper() and word not in "AI"))
     if low in _EITHER or _LETTERS.fullmatch(last):
         return word.lower() in _STARTERS and not _THREE_CAPITALS.match(text, match.end())
-    # A single capital is usually an initial. But in "and I. Then" or "vitamin C. The" it is not, and the sentence ends.
+    # A single capital is usually an initial, but not in "and I. Then" or "vitamin C. The".
     if _INITIAL.fullmatch(last) and last.isupper():
         is_name = word in ("A", "I") or (word in ("May", "Will") and last != "I")
         return match.start() - start > 2 and word.lower() in _STARTERS and not is_name

@@ -1,8 +1,8 @@
 """Remove credits, tags, marks of music, descriptions of sounds, speakers' names and dashes before turns from subtitles.
 
-Text in square brackets or braces is a description, and is removed if it has two letters in a row. Round brackets can
-also hold speech. So text in round brackets is removed only if it is in capitals, names a sound or a way of speaking, or
-is the whole line. A speaker's name comes before a colon. The name is in capitals, or is a role such as Narrator.
+Text in square brackets or braces is removed if it has two letters in a row. Round brackets can also hold speech. So
+text in round brackets is removed only if it is in capitals, names a sound or a way of speaking, or is the whole line.
+A speaker's name comes before a colon. The name is in capitals, or is a role such as Narrator.
 """
 
 import re
@@ -79,10 +79,9 @@ _MANNER = (
     r"in an? (?:[\w-]+ ){0,2}(?:voice|tone|accent|whisper)|under (?:his|her|their) breath|"
     rf"to (?:him|her|them)sel(?:f|ves)|(?!(?:{_NO_MANNER})\b)\w{{3,}}ly)"
 )
-# A description: text in square brackets, even if the closing bracket is on another line, and text in round brackets
-# that is in capitals or names a sound. A single word of up to four capitals may be an abbreviation, and is kept. A
-# longer word in capitals is kept too if its brackets are inside a sentence. A verb without an ending names a sound if
-# it is alone in its brackets, or if a plural before it says who makes it: (people laugh).
+# A description, such as [door opens], (LAUGHTER AND MUSIC), (sighs heavily), (people laugh) or *coughs*. The closing
+# bracket of [door opens] may be on another line. "Member of (NATO)" and "a big (SOMETHING) thing" do not match: a word
+# in capitals may be an abbreviation, or be stressed.
 _SOUND = re.compile(
     r"\[[^\w\[\]]*\]|\[(?=[^\[\]]*(?:[^\W\d_]{2}|V\.O|O\.S))(?:[^\[\]]*\]|[^\[\]]{1,60}$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
     rf"(?:^[-\u2013\s]*|(?<=\s))\((?!(?<=[a-z]\s\()(?!(?i:{_SOUND_VERBS}|{_SOUND_NOUNS}))[A-Z]{{5,}}\))"
@@ -109,13 +108,12 @@ _CAPITALS = (
     rf"(?!P\.?S\b)(?:\d+(?:ST|ND|RD|TH) )?(?:(?:Mrs?|Ms|Dr)\.? )?(?:Ma?c)?[{_UPPER}][{_UPPER}.'\u2019-]+"
     rf"(?:(?: |/|, (?=(?:ON|OVER|OFF|V\.O)\b))(?:[{_UPPER}.'\u2019&-]+|#?\d+)){{0,4}}"
 )
-# A speaker's name: in capitals, or a role. A name in capitals is kept if the text after the colon is in capitals too,
-# because then it may belong to the text.
+# A speaker's name: in capitals, or a role. A name in capitals stays if the text after the colon is in capitals too.
 _NAME = re.compile(
     rf"(?m)^ *(?:{_ROLES}|(?=[^:\n]*:(?:\s*$|.*[a-z])){_CAPITALS}(?: ?\([^()\n]*\))?)\s*:(?:\s+|$|(?=[A-Z\"\u201c]))"
 )
 _TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+(?:[-\u2013\u2014]+|>>+)\s*(?=[A-Z\"\u201c'\u2018\u00bf\d.])")
-# Descriptions are first replaced by NUL. These patterns find what must be removed together with the NUL: the dash of an
+# Descriptions are first replaced by NUL. These patterns find what is removed together with the NUL: the dash of an
 # empty turn, a colon, a space before a punctuation mark.
 _EMPTY_TURN = re.compile(r"(?:^|(?<=\s))[-\u2013]+\s*\0(?:\s*\0)*\s*(?=[-\u2013]\s|$)")
 _COLON = re.compile(r"^([-\u2013\s]*)(?:[A-Z][a-z][\w.'\u2019-]*(?: [A-Z][\w.'\u2019-]*){0,3}\s*)?\0\s*:")

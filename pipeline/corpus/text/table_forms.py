@@ -4,7 +4,7 @@ Prose has commas too. So lines with commas or semicolons must have equal numbers
 they need a header or a column of numbers, or both if there are spaces next to the delimiters. For lines with tabs or
 vertical bars, three rows with the same number of cells are enough. But lines that have an indent or a speaker before
 the tab are text. Rows that begin with consecutive numbers are a table even if their lengths differ, because quotes
-around cells with commas may be missing. ``find_table`` treats any file that is named .csv or .tsv as a table.
+around cells with commas may be missing.
 """
 
 import csv
@@ -28,8 +28,7 @@ to the delimiters, at least this share of the cells neither begins nor ends with
 _COLUMNS_OF_TEXT: Final = frozenset({"text", "sentence", "sentences", "content", "utterance"})
 
 _FORMULA = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
-"""How a formula begins. Includes the full-width forms of ``=``, ``+``, ``-`` and ``@``: some spreadsheets accept
-them."""
+"""How a formula begins. Some spreadsheets accept the full-width forms of ``=``, ``+``, ``-`` and ``@``."""
 _PLAIN_NUMBER = re.compile(r"[-+]?[0-9][0-9,]*(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?%?")
 
 csv.field_size_limit(MAX_LINE_BYTES)  # a cell can hold a book; the default limit is 131,072 characters
@@ -50,8 +49,8 @@ def as_cell(text: str) -> str:
     """Return a text as a cell of a table, changed so that no spreadsheet treats the cell as a formula.
 
     A text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return gets an apostrophe in front, which
-    spreadsheets do not show. Numbers stay as they are, and so do texts without a letter or digit, such as a dash.
-    ``text_of_cell`` gives the text back.
+    spreadsheets do not show. Numbers and texts without a letter or digit stay as they are. ``text_of_cell`` gives the
+    text back.
     """
     return f"'{text}" if _is_taken_for_formula(text) else text
 
@@ -66,7 +65,7 @@ def _is_taken_for_formula(text: str) -> bool:
 
 
 def find_table(texts: Sequence[str], path: Path) -> Table | None:
-    """Return the form of a table; None if the lines are not a table.
+    """Return the form of a table, or None if the lines are not a table.
 
     Args:
         texts: The first lines of a file, of which at least one is not blank.
@@ -77,8 +76,8 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
         plain = _head_rows(texts, delimiter, quoted=False, spaced=False)
         if delimiter == "|" and plain and len(plain[0]) == 1 and re.search("[,;]", plain[0][0]):
             continue  # the first row has commas and no bars, so the bars below it are parts of cells
-        # If all lines have the same number of cells when quotes are ignored, but the quotes would join some lines into
-        # one row, the quotes belong to the text.
+        # If all lines have the same number of cells when quotes are ignored, but the quotes would join some lines,
+        # the quotes belong to the text.
         are_marks = len(quoted) < len(plain) and len({*map(len, plain)}) == 1
         if not are_marks and (columns := _columns(quoted, is_prose=False)) and _shows_quotes(texts, quoted, delimiter):
             return Table(columns, delimiter, quoted=True)
@@ -169,8 +168,8 @@ def _columns(rows: Sequence[Sequence[str]], *, is_prose: bool, spaced: bool = Fa
     elif spaced:
         is_table = is_long and has_header and has_numbers
     else:
-        # Without a column of numbers, only a header in ASCII counts. In Chinese, for example, which has no spaces, a
-        # whole sentence looks like the name of a column.
+        # Without a column of numbers, only a header in ASCII counts. In Chinese, which has no spaces, a whole sentence
+        # looks like the name of a column.
         has_latin_header = has_header and "".join(names).isascii()
         is_long_table = is_long and (has_latin_header or (has_numbers and width > 2))
         is_table = is_tight and (is_long_table or (has_header and has_numbers))
@@ -180,8 +179,8 @@ def _columns(rows: Sequence[Sequence[str]], *, is_prose: bool, spaced: bool = Fa
 def has_spaced_columns(texts: Sequence[str]) -> bool:
     """Return whether lines are rows of a table with spaces between columns: a header, and numbers in one column.
 
-    A table of more than two columns must have decimals or two columns of numbers, because sentences of equal length may
-    have a number at the same place. The header may lack a name for a first column of row numbers.
+    A table of more than two columns must have decimals or two columns of numbers. The header may lack a name for a
+    first column of row numbers.
     """
     rows = [text.split() for text in texts if text.strip()]
     if len(rows) > 1 and len(rows[1]) == len(rows[0]) + 1 and rows[1][0].isdecimal():
@@ -195,10 +194,7 @@ def has_spaced_columns(texts: Sequence[str]) -> bool:
 
 
 def _numbered(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Return the cells of the first row if the first cells of the rows are consecutive numbers; else ().
-
-    The first row may be a header.
-    """
+    """Return the cells of the first row if the rows, or all rows after a header, begin with consecutive numbers."""
     if len(rows) < 3 or any(len(row) < 2 or row[1][:1].isspace() for row in rows):
         return ()
     firsts = [row[0] for row in rows]

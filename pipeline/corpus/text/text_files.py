@@ -1,8 +1,7 @@
 """Normalise text, and read text files line by line. An error names the faulty line.
 
 Text is normalised once, when it is read. Teacher, student, trees and evaluation all see the string that
-``normalise_text`` returns. Normalisation changes only white space, invisible characters, lone surrogates and the
-Unicode form. Everything else stays as it was written: case, quotes, dashes and spelling.
+``normalise_text`` returns. Normalisation does not change case, quotes, dashes or spelling.
 """
 
 import gzip
@@ -23,8 +22,7 @@ OnError = Literal["stop", "skip"]
 it."""
 
 # Characters without a width of their own: controls that are not white space, format characters (joiners, marks of
-# direction, soft hyphens, tags, the byte order mark), fillers and variation selectors. A leaf of a tree that has only
-# these characters has no visible word.
+# direction, soft hyphens, tags, the byte order mark), fillers and variation selectors.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f"
@@ -36,8 +34,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def normalise_text(text: str) -> str:
     """Return ``text`` in NFC, without control and zero-width characters, with single spaces and no spaces at the ends.
 
-    The function is idempotent. All white space (no-break spaces, tabs, line ends) becomes a space. A lone surrogate,
-    which no UTF-8 file has, becomes U+FFFD, so that the result can always be encoded.
+    The function is idempotent. A lone surrogate becomes U+FFFD, so that the result can always be encoded.
     """
     if not (text.isascii() and text.isprintable()):
         text = _SURROGATE.sub("\ufffd", _INVISIBLE.sub("", text))
@@ -50,8 +47,8 @@ BRACKETS: Final = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB
 _BRACKET = re.compile("|".join(BRACKETS))
 _MARK = r"<\|(?:end|start|begin)_?of_?text\|>"
 _END_OF_TEXT: Final = re.compile(rf"^\s*{_MARK}\s*|\s*{_MARK}\s*$|{_MARK}(?=\w)")
-"""A mark such as ``<|endoftext|>`` between two texts of a file. Inside a line, with spaces or quotes around it, the
-mark is a word of the text."""
+"""A mark such as ``<|endoftext|>`` between two texts of a file. Inside a line, with a space or quote after it, the mark
+belongs to the text."""
 
 
 def unescape_brackets(word: str) -> str:
@@ -65,10 +62,10 @@ def escape_brackets(word: str) -> str:
 
 
 MAX_LINE_BYTES: Final = 1 << 24
-"""Largest size of a line that is read: 16 MiB, including the line end. No sentence, paragraph or tree is as long; even
-a whole novel is shorter. To skip or refuse a longer line takes at most twice this amount of memory."""
+"""Maximum size of a line that is read: 16 MiB, including the line end. Skipping or refusing a longer line takes at most
+twice this amount of memory."""
 MAX_SKIPPED_BYTES: Final = 1 << 29
-"""Largest size of a line that can be skipped: 512 MiB. A longer line is an error even with "skip". A gzip file of a few
+"""Maximum size of a line that can be skipped: 512 MiB. A longer line is an error even with "skip". A gzip file of a few
 MB can hold one line of many GB."""
 
 
@@ -84,7 +81,7 @@ class Line(NamedTuple):
     is_whole: bool = True
     """False if the line is longer than ``MAX_LINE_BYTES``. Then its text is empty."""
     fault: str = ""
-    """What is wrong with a JSON object or a row of a table whose text cannot be read. "" for all other lines."""
+    """What is wrong with a JSON object or a row of a table whose text cannot be read; else ""."""
     begins_document: bool = False
     """True for the first line of a document. A document is the text of a JSON object or of a row of a table, or the
     text after a mark such as ``<|endoftext|>``."""
@@ -101,9 +98,8 @@ def read_lines(path: Path, on_long: OnError = "stop") -> Iterator[Line]:
             ``is_whole`` false.
 
     Raises:
-        InputError: If the file is missing, cannot be read, or is a damaged gzip file; or, if ``on_long`` is "stop", at
-            the first line that is too long; in any case at a line longer than ``MAX_SKIPPED_BYTES``. The error for a
-            long line names the line.
+        InputError: If the file is missing, cannot be read, or is a damaged gzip file; if a line is longer than
+            ``MAX_LINE_BYTES`` and ``on_long`` is "stop"; or if a line is longer than ``MAX_SKIPPED_BYTES``.
     """
     try:
         with BufferedReader(open_file(path)) as raw:
@@ -174,7 +170,7 @@ def read_texts(path: Path, on_error: OnError = "stop") -> Iterator[str | None]:
     If ``on_error`` is "skip", yield None for a line that is not UTF-8 or longer than ``MAX_LINE_BYTES``.
 
     Raises:
-        InputError: As ``read_lines``; and if ``on_error`` is "stop", at the first line that is not UTF-8.
+        InputError: As ``read_lines``; and if a line is not UTF-8 and ``on_error`` is "stop".
     """
     for line in read_lines(path, on_error):
         if not line.is_utf8 and on_error == "stop":

@@ -1,22 +1,19 @@
 """Record how many words a tokenizer, parser, teacher or student was trained on, and add the records up.
 
 BabyLM limits the number of training words, and also counts the training words of every other model that helped, such as
-a parser. So each command that trains writes a record: a list of ``TrainingText``. The record of a run includes the
-records of everything that the run was made from. These files hold the records:
+a parser. So each command that trains writes a record: a list of ``TrainingText``. These files hold the records:
 
     TOKENIZER.words.json    next to a tokenizer, written by train-tokenizer
     PARSER.json             the description of a parser, written by train-parser
     STEM.parse.json         the texts that were parsed, and the parser's record
     STEM.sample.json        the record of the teacher from which text was drawn
-    DATASET/words.json      the records of the training split, of the tokenizer, and of the parser or teacher that made
-                            the trees
+    DATASET/words.json      the records of the training split, the tokenizer, and the parser or teacher
     DUMP.history.jsonl      the records of the teachers
     RUN/run.json            the records of everything that the run was made from
 
-Nothing is guessed. If a record is missing, the number of words is not known, and the total says so. Text is recognised
-by the sha256 of its files, and each text counts once. If two models read different parts of a file, the whole file
-counts. So if all numbers are known, the total is never too low. The total is too high if the same text is in two
-different files.
+If a record is missing, the total says that it is a lower bound. Text is recognised by the sha256 of its files, and each
+text counts once. If two models read different parts of a file, the whole file counts. So the total is never too low if
+all numbers are known. It is too high if the same text is in two different files.
 """
 
 import json
@@ -52,7 +49,7 @@ class TrainingText:
     name: str
     """Names of the files, or another description, to show to people."""
     num_words: Count | None
-    """The number of words in the text, however often training read it; None if it is not known."""
+    """The number of words in the text, whatever the number of epochs; None if it is not known."""
     part: str = ""
     """sha256 of the text that was read, which can be a part of the files; "" if it is not known."""
     files: dict[str, Count | None] = field(default_factory=dict)
@@ -84,8 +81,7 @@ class WordBudget:
     num_words: int
     """The sum over the texts whose words are known."""
     not_known: tuple[str, ...]
-    """The tokenizers, parsers and models whose training words are not known. If there are any, the sum is a lower
-    bound."""
+    """The models and tokenizers whose training words are not known. If there are any, the sum is a lower bound."""
 
     def to_json(self) -> dict[str, Json]:
         """Return both fields as a JSON object."""
@@ -93,11 +89,10 @@ class WordBudget:
 
 
 def budget(texts: Sequence[TrainingText]) -> WordBudget:
-    """Add up records. Each text counts once.
+    """Add up records, each text once.
 
     Texts that share a file or have the same ``part`` are one group. If all texts of a group have the same ``part``,
-    only this part counts. Otherwise all files of the group count as a whole, because the union of different parts is
-    not known.
+    only this part counts. Otherwise all files of the group count as a whole.
     """
     groups: list[list[TrainingText]] = []
     for text in texts:
@@ -154,7 +149,7 @@ def not_known(of: str, name: str, *, sha256: str = "", note: str = "") -> Traini
 
 
 def parser_not_known(model: str, *, sha256: str) -> TrainingText:
-    """Return the training text of a parser without a record, with what is published about benepar's models."""
+    """Return the training text of a parser without a record. A note says what is published about benepar's models."""
     note = ""
     if (encoder := PUBLISHED_PARSERS.get(model)) is not None:
         note = (

@@ -1,6 +1,6 @@
 """Recognise hard-wrapped text, which is cut into lines of nearly the same width, and join the lines of a paragraph.
 
-A blank line ends a paragraph. An indented line does not. So lines of verse are joined too.
+An indented line does not end a paragraph, so lines of verse are joined too.
 """
 
 import re
@@ -19,10 +19,10 @@ MIN_LINES: Final = 3
 _MIN_WIDTH: Final = 35
 """Smallest width, in characters, that hard-wrapped text is assumed to have."""
 _SLACK: Final = 5
-"""A line counts as full if the next word would not have fitted, or would have left less room than this many characters.
-Some programs end a line a little too early, to make the lines about equally long."""
+"""A line counts as full if the next word would not have fitted, or would have left less room than this many
+characters."""
 _WIDEST: Final = 0.95
-"""The width of a text is the length that this share of its lines do not exceed: a few lines may be longer."""
+"""The width of a text is the length that this share of its lines do not exceed."""
 _ENDS_INSIDE = re.compile(r"[\w,;\u2019'-]")
 _WORD = re.compile(r"[^\W\d_]+")
 _LAST_CHARS: Final = 40
@@ -37,17 +37,12 @@ def is_wrapped(lines: Sequence[str]) -> bool:
 
 
 def wrapped_share(lines: Sequence[str]) -> float:
-    """Return the share of lines that seem to be cut inside a sentence because they are full. A low share counts as 0.
+    """Return the share of lines that seem to be cut inside a sentence because they are full.
 
     Only lines directly followed by another line of text are counted. Such a line seems to be cut if it ends with a
     letter, a digit, a comma, a semicolon, an apostrophe or a hyphen, the next line begins with a small letter, and the
-    next line's first word would not have fitted into the line, or only just (``_SLACK``).
-
-    Args:
-        lines: Lines of a text, blank ones included.
-
-    Returns:
-        A number in [0, 1]; 0 if it is below ``MIN_WRAPPED`` or fewer than ``MIN_LINES`` lines are cut.
+    next line's first word would not have fitted into the line, or only just (``_SLACK``). The result is 0 if the share
+    is below ``MIN_WRAPPED`` or fewer than ``MIN_LINES`` lines are cut.
     """
     texts = [text.strip() for text in lines]
     pairs = [(one, other) for one, other in pairwise(texts) if one and other]
@@ -73,9 +68,9 @@ def words_of(lines: Iterable[str]) -> frozenset[str]:
 def join_lines(lines: Iterable[tuple[str, str]], words: frozenset[str]) -> tuple[str, bool]:
     """Return the lines of a paragraph as one line, and whether hyphens were removed.
 
-    If a line ends with a word and a hyphen, the next line follows without a space. The hyphen itself is removed if the
-    joined word is one of ``words``. Otherwise it stays, as in "well-known". After a soft hyphen the next line follows
-    without a space, too; cleaning has already removed the soft hyphen itself.
+    If a line ends with a word and a hyphen, the next line follows without a space. The hyphen is removed if the joined
+    word is one of ``words``; otherwise it stays, as in "well-known". The next line also follows without a space if the
+    line had a soft hyphen at its end, which cleaning has removed.
 
     Args:
         lines: The cleaned text of each line, and the line as it was in the file.
