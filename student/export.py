@@ -4,16 +4,13 @@
     OUT/tokenizer.json, tokenizer_config.json, special_tokens_map.json         PreTrainedTokenizerFast
     OUT/README.md                                                              the model card (``student.model_card``)
 
-Weights keep their names. This module writes the files itself and does not import transformers, for two reasons.
-transformers 4.x cannot load what transformers 5 saves (``TokenizersBackend``). And the tokenizer class that exists in
-both versions returns ``token_type_ids`` by default under 4.x; GPT-2 would add these to its embeddings. So
-``model_input_names`` leaves ``token_type_ids`` out.
+This module does not import transformers, because transformers 4.x cannot load what transformers 5 saves
+(``TokenizersBackend``). ``model_input_names`` leaves ``token_type_ids`` out. Otherwise 4.x would pass them to GPT-2,
+which adds them to its embeddings.
 
-The tokenizer puts ``<bos>`` before a text and nothing after the text. In the exported folder ``<bos>``, ``<eos>`` and
-``<pad>`` are special tokens. So the characters ``<eos>`` in a text give the special token. Other programs expect this,
-because they put special tokens into their input as text. In a run's ``tokenizer.json`` these three are ordinary
-entries, so that the characters ``<eos>`` in a corpus do not end a sentence. docs/decisions/0015 says why the folder and
-the run differ.
+The tokenizer puts ``<bos>`` before a text and nothing after the text. With the exported tokenizer, the characters
+``<eos>`` in a text give the special token, as other programs expect. With a run's ``tokenizer.json`` they do not, so
+that they cannot end a sentence of a corpus (docs/decisions/0015). The same holds for ``<bos>`` and ``<pad>``.
 """
 
 import json
@@ -40,7 +37,7 @@ MAIN: Final = "main"
 """BabyLM's name for the folder or branch of the final checkpoint, if several checkpoints are exported."""
 DEFAULTS: Final = ExportConfig()
 USUAL_POSITIONS: Final = 512
-"""The number of positions to which BabyLM's pipeline cuts and pads texts when it fine-tunes."""
+"""The length to which BabyLM's pipeline cuts and pads texts when it fine-tunes."""
 
 
 def export(
@@ -53,16 +50,15 @@ def export(
 ) -> dict[str, Any]:
     """Write a finished student's run as a Hugging Face folder; return the summary that ``export`` prints.
 
-    With ``config.push``, also send the folders to the hub. If sending fails, the folders stay. With ``config.dry_run``,
-    send nothing and leave no folder.
+    With ``config.push``, also send the folders to the hub. If sending fails, the folders stay.
 
     Args:
-        run: A run directory of train-student.
+        run: A run directory of ``train-student``.
         out: The folder to make. If the files cannot be written, no folder is left.
         which: The checkpoint.
-        all_checkpoints: Write the checkpoint ``which`` to OUT/main, and the word checkpoints (weights kept after 1M
-            words and so on) to OUT/chck_1M and so on. With ``config.push``, this is done whenever there are word
-            checkpoints.
+        all_checkpoints: Write the checkpoint ``which`` to OUT/main, and each word checkpoint (weights kept after 1M
+            words and so on) to a folder such as OUT/chck_1M. With ``config.push``, this happens whenever there are
+            word checkpoints.
         config: The entries of the model card, and where to send the folders.
 
     Raises:
@@ -199,7 +195,7 @@ def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, by
         },
     }
     config = {
-        # Both transformers 4 and 5 have a class of this name.
+        # transformers 4 and 5 both have this class.
         "tokenizer_class": "PreTrainedTokenizerFast",
         **names,
         "added_tokens_decoder": {str(i): token for i, token in added.items()},
@@ -220,7 +216,7 @@ def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, by
 
 
 def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """Return the ids of the special tokens by transformers' names. After ``adopt-tokenizer`` some can be equal."""
+    """Return the ids of the special tokens. After ``adopt-tokenizer`` some can be equal."""
     return {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,

@@ -7,11 +7,9 @@ Model FLOPs are what the arithmetic needs. They leave out padding and repeated c
     N = n (4 D² + 2 D F) + V D
 
 n is the number of blocks, D the embedding size, F the size of the feed-forward layers, V the vocabulary, and l the
-length of the row that holds the position. A row is one input sequence of a batch (``student.rows``). Its length is the
-number of its own positions, without the padding up to the longest row of the batch. N counts the parameters of matrix
-products: the blocks and the output layer, which is tied to the token embedding. Embedding look-ups, biases and gains
-are not products. Under the causal mask, attention needs only half of its products. As in PaLM and elsewhere, all of
-them count here.
+length without padding of the row that holds the position. A row is one input sequence of a batch (``student.rows``). N
+counts the parameters of matrix products: the blocks and the output layer. The products that the causal mask makes
+unnecessary also count, as in PaLM.
 """
 
 import re
@@ -35,19 +33,19 @@ PEAK_TFLOPS: Final[tuple[tuple[tuple[str, ...], float, float], ...]] = (
     (("L40S",), 362.0, 91.6),
     (("L4",), 121.0, 30.3),
 )
-"""Peak rates from the manufacturer's data sheets. An entry has some words of a device's name, the TFLOPS of dense
-bfloat16 products on tensor cores, and the TFLOPS of float32 products without tensor cores (TF32 is off by default, and
-this project leaves it off). The first entry whose words all occur in the name applies."""
+"""Peak rates from the manufacturer's data sheets: words of a device's name, TFLOPS of dense bfloat16 products on tensor
+cores, and TFLOPS of float32 products without tensor cores (TF32 is off). The first entry whose words all occur in the
+name applies."""
 
 
 def num_matmul_parameters(config: StudentConfig) -> int:
-    """Return N, the number of parameters of matrix products; see the module."""
+    """Return N, the number of parameters of matrix products."""
     size = config.embed_dim
     return config.num_blocks * (4 * size**2 + 2 * size * config.inner_dim) + config.vocab_size * size
 
 
 def training_flops(config: StudentConfig, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return ``[M]``: model FLOPs of training once on each of M rows, given how many positions each row has."""
+    """Return ``[M]``: model FLOPs of training once on each of M rows with ``lengths`` positions."""
     rows = lengths.astype(np.float64)
     return rows * (6 * num_matmul_parameters(config) + 12 * config.num_blocks * config.embed_dim * rows)
 

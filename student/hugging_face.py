@@ -1,12 +1,12 @@
 """Open a student for evaluation: a run, or a folder in Hugging Face's format (an export or another GPT-2).
 
-This module reads config.json, model.safetensors and tokenizer.json as transformers does, without importing it. Only a
-model with the student's architecture, the student's activation and tied output weights can be opened; any other model
-is an error. The folder's tokenizer is converted to this project's form in memory, as ``adopt-tokenizer`` does. Added
-tokens that are not special stay, so a text has the ids that transformers gives. The exception is a text with the name
-of a special token, such as ``<|endoftext|>``, which is read as plain characters here. The tokens that begin and end a
-text are those that the tokenizer's files name. If these files name none, config.json gives their ids. Converting an
-export's tokenizer gives the bytes of the run's tokenizer, so the results of the export and of the run are comparable.
+This module does not import transformers. Only a model with the student's architecture and activation and with tied
+output weights can be opened; any other model is an error.
+
+The folder's tokenizer is converted in memory, as ``adopt-tokenizer`` does. A text gets the ids that transformers gives.
+The exception is the name of a special token, such as ``<|endoftext|>``: in a text it is read as plain characters.
+Converting an export's tokenizer gives the bytes of the run's tokenizer, so the results of the export and of the run are
+comparable.
 """
 
 from collections.abc import Mapping
@@ -48,11 +48,11 @@ _DEFAULTS: Final = {
     "add_cross_attention": (False,),
     "tie_word_embeddings": (True,),
 }
-"""Values that the student supports, by key of config.json. If the key is missing, transformers uses the first value."""
+"""Values that the student supports, by key of config.json. The first value is transformers' default."""
 OURS: Final = "rnng_distill"
-"""Key of config.json for what ``export`` records about the training. transformers does not use it."""
+"""Key of config.json for what ``export`` records about the training."""
 _BUFFERS: Final = (".attn.bias", ".attn.masked_bias")
-"""Suffixes of the names of the causal masks that old files contain. They are not weights."""
+"""Suffixes of the names of the causal masks in old files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,12 +63,12 @@ class OpenedStudent:
     tokenizer: Tokenizer
     files: ModelFiles
     context: Context
-    """What the model reads before a sentence of a split: nothing, or the earlier sentences of its document."""
+    """What the model reads before a sentence: nothing, or the earlier sentences of its document."""
     trained_context: str
-    """The context in training. If a folder does not record it: ``not known``, and then ``context`` is ``sentence``."""
+    """The context in training. ``not known`` if a folder does not record it; ``context`` is then ``sentence``."""
     num_trained_positions: int | None
-    """The number of position embeddings that were trained; None if it is not known. Log-probabilities at later
-    positions are meaningless."""
+    """The number of position embeddings that were trained, if it is known. Log-probabilities at later positions are
+    meaningless."""
 
 
 def open_student_or_folder(path: Path, device: torch.device, which: Which = "best") -> OpenedStudent:
@@ -131,7 +131,7 @@ def _open_folder(path: Path, device: torch.device, which: Which) -> OpenedStuden
 
 
 def _training_of(described: Mapping[str, Any]) -> tuple[Context | None, int | None]:
-    """Return the context and the number of trained positions that ``export`` recorded, each None if not recorded."""
+    """Return the context and the number of trained positions, each None if ``export`` did not record it."""
     recorded = described.get(OURS)
     recorded = recorded if isinstance(recorded, dict) else {}
     context: Context | None = next((name for name in get_args(Context) if name == recorded.get("context")), None)
@@ -174,7 +174,7 @@ def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
 
 @dataclass(frozen=True, slots=True)
 class _SpecialTokens:
-    """The parts of a tokenizer's configuration that are read here: strings, or objects with ``content``."""
+    """The special tokens in a tokenizer's configuration: strings, or objects with ``content``."""
 
     bos_token: Any = None
     eos_token: Any = None
@@ -183,8 +183,7 @@ class _SpecialTokens:
 def _special(path: Path, described: Mapping[str, Any], role: str) -> int | str:
     """Return the token that begins or ends a text: its name from the tokenizer's files, or else its id in config.json.
 
-    Programs that score texts with transformers use the tokenizer's tokens too. The ids in config.json are often those
-    of OpenAI's GPT-2, because transformers writes these if nobody gives others.
+    The ids in config.json are often those of OpenAI's GPT-2, which transformers writes by default.
     """
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         file = path.with_name(name)
@@ -204,8 +203,6 @@ def _special(path: Path, described: Mapping[str, Any], role: str) -> int | str:
 
 def _weights(path: Path) -> tuple[dict[str, Tensor], str]:
     """Return the weights under the student's names, and the sha256 of the file.
-
-    The names in a file of a ``GPT2Model`` lack ``transformer.``, so this function adds it.
 
     Raises:
         InputError: If the file is damaged, or has two different matrices for the input and the output.

@@ -1,4 +1,4 @@
-"""Compute the loss that distils a dump into a student, and its gradient, for a block of rows of logits.
+"""Compute the loss that distils a dump into a student, and its gradient.
 
 With the student's logits z, the gold token g, the teacher's distribution p and the temperature T:
 
@@ -9,33 +9,30 @@ With the student's logits z, the gold token g, the teacher's distribution p and 
 
 K are the k tokens that the dump keeps. "rest" is all other tokens as one outcome. Merging outcomes never increases a
 divergence (log-sum inequality, Cover and Thomas 2006, Theorem 2.7.1). So KL is a lower bound on the KL over the whole
-vocabulary, and equals it when k = V. At q = p both KL and its gradient are 0 at every temperature. This is so because
-the dump has log p_T(rest) and the normaliser of p_T for each temperature. Neither can be computed from the top k. Two
-other divergences can replace KL, with the same properties: KL(q || p) (``reverse-kl``) and the Jensen-Shannon
-divergence (``js``: the mean of KL(p || m) and KL(q || m) with m = (p + q) / 2).
+vocabulary, and equals it when k = V. At q = p both KL and its gradient are 0 at every temperature. The dump holds
+log p_T(rest) and the normaliser of p_T for each temperature, because neither can be computed from the top k. Two other
+divergences can replace KL: KL(q || p) (``reverse-kl``) and the Jensen-Shannon divergence (``js``).
 
 log q_T(rest) is a log-sum-exp over the tokens outside K. It is never computed as log(1 - sum of q_T over K), which has
-no correct digits in float32 if q_T(rest) is 1e-8. For comparison there are two other treatments of the rest, which are
-both wrong at q = p. ``renormalise`` rescales the teacher to sum to 1 over K. Then the divergence at q = p is not 0.
-``drop`` leaves the rest out. Then the gradient at q = p is not 0.
+no correct digits in float32 if q_T(rest) is 1e-8. Two other treatments of the rest exist for comparison only.
+``renormalise`` rescales the teacher to sum to 1 over K. Then the divergence at q = p is not 0. ``drop`` leaves the rest
+out. Then the gradient at q = p is not 0.
 
-A dump with draws (tokens sampled from p) does not determine a divergence. It gives an estimate p^_T of the teacher's
-distribution (``student.targets``), and so an estimate of the part of KL that depends on the student, the soft
-cross-entropy:
+A dump with draws (tokens sampled from p) gives only an estimate p^_T of p_T (``student.targets``). The soft
+cross-entropy then replaces the divergence:
 
     SCE  = -sum over w of p^_T(w) log q_T(w)                    loss = alpha CE + (1 - alpha) T^2 SCE
 
 SCE and its gradient are linear in p^_T, so they are unbiased over independent dumps. At q = p the expectation of SCE is
-not 0: it is the entropy of p_T, which the dump does not hold.
+not 0: it is the entropy of p_T.
 
-The gradient is computed by a formula and not by autograd, because the formula takes only one pass over the logits. A
-divergence D is a function of log q_T(i), with i in K or "rest". Let u_i be the derivative of D with respect to
-log q_T(i), U the sum of all u_i, and s = q_T / q_T(rest) outside K. Then
+The gradient is computed by a formula, because autograd would take more passes over the logits. A divergence D is a
+function of log q_T(i), with i in K or "rest". Let u_i be the derivative of D with respect to log q_T(i), U the sum of
+all u_i, and s = q_T / q_T(rest) outside K. Then
 
     dD / dz(v) = (u_v - q_T(v) U) / T  for v in K,              s(v) (u_rest - q_T(rest) U) / T  for others
 
-So outside K the gradient of a row is a multiple of a softmax over the tokens outside K. This module returns sums over
-rows. The caller divides by the global number of positions.
+This module returns sums over rows. The caller divides by the global number of positions.
 
 Shape letters: P positions of a batch, R rows, V vocabulary, k tokens kept or columns of draws.
 """
@@ -64,8 +61,8 @@ class DistillationRows:
         targets: The soft targets of the same P positions. None: the loss is the cross-entropy, whatever ``alpha`` is.
         alpha: Weight of the cross-entropy, in [0, 1].
         temperature: T, above 0. ``targets`` must be for this temperature.
-        tail: Treatment of the tokens outside the top k; see the module. Not used with draws.
-        divergence: D; see the module. Not used with draws.
+        tail: Treatment of the tokens outside the top k. Not used with draws.
+        divergence: D. Not used with draws.
     """
 
     def __init__(
@@ -145,9 +142,9 @@ class DistillationRows:
 
 
 def part_names(targets: Literal["none", "draws"] | Divergence) -> tuple[str, ...]:
-    """Return the names of the sums of ``DistillationRows``, which are in nats. The third sum has no factor T^2.
+    """Return the names of the sums of ``DistillationRows``.
 
-    Without targets there are only two names, because the third sum is 0.
+    The third sum has no factor T^2. Without targets it is 0 and has no name.
     """
     third = {"kl": "kl", "reverse-kl": "reverse_kl", "js": "js_divergence", "draws": "soft_cross_entropy"}
     return ("loss", "cross_entropy", *([third[targets]] if targets != "none" else []))
@@ -157,8 +154,8 @@ def part_names(targets: Literal["none", "draws"] | Divergence) -> tuple[str, ...
 class _Student:
     """What the loss needs from q_T, for R rows.
 
-    The selected ids are the tokens in K. The rest is all other tokens. For a dump with draws no ids are selected, and
-    the rest is the whole vocabulary.
+    The selected ids are the tokens in K. For a dump with draws no ids are selected, and the rest is the whole
+    vocabulary.
     """
 
     log_probs: Tensor
@@ -174,8 +171,7 @@ class _Student:
 def _student(logits: Tensor, index: Tensor, num_selected: int, temperature: float) -> tuple[_Student, _Student]:
     """Return q_1 and q_T, which are the same object if T = 1. The logits are overwritten.
 
-    The largest selected logit of a row (without selected ids: its largest logit) is subtracted first, so that float32
-    loses no digits if the logits are large.
+    The largest selected logit of a row is subtracted first, so that float32 loses no digits if the logits are large.
 
     Args:
         logits: ``[R, V]``.
@@ -217,16 +213,18 @@ def _kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
 def _reverse_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     """Return q log(q / p) and its derivatives with respect to log q, elementwise.
 
-    A teacher's probability below the smallest normal number of the floating-point type counts as that number. The
-    teacher was computed in float32, so a smaller probability is not exact, and a probability of 0 would make the
-    divergence infinite.
+    If p is below the smallest normal number of its type, it counts as this number. With p = 0 the divergence would be
+    infinite.
     """
     q, ratio = log_q.exp(), log_q - log_p.clamp(min=math.log(torch.finfo(log_p.dtype).tiny))
     return q * ratio, q * (ratio + 1)
 
 
 def _jensen_shannon(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (p log(p / m) + q log(q / m)) / 2 and its derivatives with respect to log q, elementwise. 0 log 0 is 0."""
+    """Return (p log(p / m) + q log(q / m)) / 2 and its derivatives with respect to log q, elementwise.
+
+    m is (p + q) / 2, and 0 log 0 is 0.
+    """
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     p, half_q, ratio = log_p.exp(), 0.5 * log_q.exp(), log_q - log_m
     return 0.5 * p * (torch.where(p > 0, log_p, 0.0) - log_m) + half_q * ratio, half_q * ratio

@@ -4,32 +4,22 @@ With weights w_d that add up to 1, and the distribution p_d of dump d at the stu
 
     m(v) = sum over d of w_d p_d(v)
 
-So each teacher is tempered first, and then the results are mixed. Tempering the mixture of the distributions at T = 1
-would give another distribution for T other than 1. That distribution cannot be computed, because its normaliser is a
-sum over the whole vocabulary, which a dump does not hold.
+So each teacher is tempered first, and then the results are mixed.
 
 A dump keeps k_d tokens and the mass r_d of all other tokens. For a token v that dump d does not keep, p_d(v) is not
-known. It is at most c_d, the smaller of r_d and the smallest kept probability. This module uses the mean of all such
-p_d(v), u_d = r_d / (V - k_d). In other words, it mixes the distributions in which each teacher's tail is spread evenly
-over the tokens that the teacher's dump does not keep. This has four consequences:
+known. It is at most c_d, the smaller of r_d and the smallest kept probability. This module uses u_d = r_d / (V - k_d)
+instead: each teacher's tail is spread evenly over the tokens that the dump does not keep. This has three consequences:
 
 - For a token that all dumps keep, the target is exactly m(v), up to the rounding of the dumps.
-- For any other token, both p_d(v) and u_d lie between 0 and c_d. So the target differs from m(v) by at most the sum of
-  w_d c_d over the dumps that do not keep the token.
-- The even spread moves at most r_d of the mass of teacher d. So the total variation distance between the target and m
-  is at most the sum of w_d r_d. The loss merges all tokens outside a row's columns into one outcome. Such merging never
-  increases this distance.
-- If k_d = V in all dumps, nothing is estimated, and the student that minimises the KL has the distribution m.
+- For any other token, the target differs from m(v) by at most the sum of w_d c_d over the dumps that do not keep it.
+- The total variation distance between the target and m is at most the sum of w_d r_d.
 
-The result keeps all tokens that at least one dump keeps. Rows of a batch need equally many columns, W. If several dumps
-keep the same token in a row, the row has unused columns. These get other tokens of the vocabulary, with the estimates
-of these tokens. Because the spread is even, a token has the same value in such a column as in the tail. The mass of
-the tokens outside the W columns of a row is (V - W) times the sum of w_d u_d.
+The result keeps all tokens that at least one dump keeps. All rows have the same number W of columns. If several dumps
+keep the same token in a row, columns are left over. They get other tokens of the vocabulary, with the probability that
+the even spread gives them. The mass of the tokens outside the W columns is (V - W) times the sum of w_d u_d.
 
-The result could instead keep only the tokens that all dumps keep, and then each value would be exact. But a token that
-one teacher finds probable and another does not keep would teach nothing. In all simulations of
-``tests/student/test_mixed_targets.py`` the gradient would then be further from the gradient for the whole
-distributions than it is with this module.
+A mixture of only those tokens that all dumps keep would be exact. But in all simulations of
+``tests/student/test_mixed_targets.py`` its gradient is further from the gradient for the whole distributions.
 
 Dumps with draws (tokens drawn at random from p_d) hold unbiased estimates of p_d. Their weighted sum is an unbiased
 estimate of m, but the bounds above do not hold for this sum.
@@ -56,11 +46,7 @@ if TYPE_CHECKING:
 class MixedTargets:
     """The mixture of the soft targets of several dumps. It has the methods of ``DumpTargets``.
 
-    Args:
-        dumps: The dumps.
-        weights: The weight of each dump; see ``mixture_weights``.
-        split: The sentences that the student reads.
-        options: Options of ``DumpTargets``. If targets are shuffled, all dumps use the same order.
+    If targets are shuffled, all dumps have the same order.
 
     Raises:
         FingerprintMismatchError: If a dump was made from another split or tokenizer, or has other sentences.
@@ -88,12 +74,12 @@ class MixedTargets:
         return self._parts[0].have_draws
 
     def prefetch(self, sentences: np.ndarray) -> None:
-        """Begin to fetch the positions of sentences from all dumps; see ``DumpTargets.prefetch``."""
+        """See ``DumpTargets.prefetch``."""
         for part in self._parts:
             part.prefetch(sentences)
 
     def read(self, sentences: np.ndarray, num_positions: np.ndarray, device: torch.device) -> Targets:
-        """Return the mixed targets of the first positions of some sentences; see ``DumpTargets.read``."""
+        """Return mixed targets; see ``DumpTargets.read``."""
         found = [part.read(sentences, num_positions, device) for part in self._parts]
         drawn = [part for part in found if isinstance(part, DrawnTargets)]
         if drawn:
@@ -128,10 +114,9 @@ def mixture_weights(given: Sequence[float], num_dumps: int) -> list[float]:
 
 
 def mix(parts: Sequence[SoftTargets], weights: Sequence[float], *, temperature: float, vocab_size: int) -> SoftTargets:
-    """Return the mixture of targets of the same R rows, as the module describes it.
+    """Return the mixture of targets of the same R rows, with W = min(V, the sum of all k_d) columns.
 
-    The result has W = min(V, the sum of all k_d) columns. It holds the mixture at the temperature T itself: its
-    ``log_probs`` are T log m(v), and its ``logz`` is 0. So the loss, which divides by T, gets log m(v).
+    The ``log_probs`` of the result are T log m(v), because the loss divides by T. Its ``logz`` is 0.
 
     Args:
         parts: The targets of each dump, all for the temperature T. Ids are distinct in each row.
@@ -162,14 +147,14 @@ def mix(parts: Sequence[SoftTargets], weights: Sequence[float], *, temperature: 
 def _summed(ids: Sequence[Tensor], values: Sequence[Tensor], width: int) -> tuple[Tensor, Tensor]:
     """Return ``width`` distinct ids for each row, and the sum of the values of each id.
 
-    All given ids come first. Then come other ids, which have the sum 0.
+    All given ids come first. Other ids have the sum 0.
 
     Args:
         ids: int64 ``[R, k_d]`` each. The ids of a row of one tensor are distinct.
         values: ``[R, k_d]`` each.
         width: At most V, and at least the number of distinct ids of any row.
     """
-    # The ids 0 to width - 1 as additional columns make sure that each row has at least ``width`` distinct ids.
+    # With the ids 0 to width - 1 as additional columns, each row has at least ``width`` distinct ids.
     others = torch.arange(width, device=ids[0].device).expand(len(ids[0]), width)
     all_ids, order = torch.cat([*ids, others], 1).sort(dim=1)
     is_given = (order < all_ids.shape[1] - width).to(torch.int64)

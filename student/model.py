@@ -1,13 +1,11 @@
 """Compute the student: GPT-2 (Radford et al. 2019), exactly as transformers' ``GPT2LMHeadModel`` does.
 
 The blocks are pre-norm, with learned positions and tanh GELU. The output weights are tied to the token embedding.
-Parameters have the names and layouts of ``GPT2LMHeadModel.state_dict()`` (``Conv1D`` keeps ``[in, out]``), so an export
-copies them without renaming. This module has no text generation and no key-value cache: use transformers for them.
+Parameters have the names and layouts of ``GPT2LMHeadModel.state_dict()``. This module has no text generation and no
+key-value cache.
 
 A row holds one sentence or several (``student.rows``), then padding. Positions count from 0 in each row. The causal
-mask is the only attention mask. Padding comes after the last position of a row, so no position sees it, and nothing
-reads the states of the padding. Computing the padding costs time, but little if the rows of a batch have similar
-lengths.
+mask is the only attention mask, so no position sees the padding. Nothing reads the states of the padding.
 
 Shape letters: M sentences, B rows, L length of the longest row, P positions (n + 1 for a sentence of n tokens),
 D embedding size, H heads, V vocabulary, R any number of positions.
@@ -115,10 +113,7 @@ class Transformer(nn.Module):
 class Student(nn.Module):
     """The student. Satisfies ``pipeline.dumping.next_token.NextTokenModel``.
 
-    Args:
-        config: The sizes.
-        bos_id: Id of ``<bos>``, the first token of every row.
-        seed: Seed of the initial weights, which do not depend on torch's global generator.
+    The initial weights depend on ``seed``, not on torch's global generator.
     """
 
     def __init__(self, config: StudentConfig, *, bos_id: int, seed: int) -> None:
@@ -139,10 +134,7 @@ class Student(nn.Module):
         return self.transformer.wte.weight
 
     def hidden(self, input_ids: Tensor) -> Tensor:
-        """Return ``[B, L, D]`` after the last normalisation, for int64 ``[B, L]`` with L at most ``max_length``.
-
-        The state at position l of a row predicts token l + 1 of the row.
-        """
+        """Return ``[B, L, D]`` after the last normalisation, for int64 ``[B, L]`` with L at most ``max_length``."""
         hidden: Tensor = self.transformer(input_ids)
         return hidden
 
@@ -160,9 +152,6 @@ class Student(nn.Module):
 
         Without sentences the result is ``[0, D]``. It still depends on every parameter, so that a process with an empty
         share of a batch contributes gradients of zero.
-
-        Args:
-            inputs: Rows of at most ``max_length`` positions.
         """
         inputs = inputs.to(self.head_weight.device)
         return self.hidden(inputs.input_ids).flatten(0, 1).index_select(0, inputs.valid)
@@ -180,7 +169,7 @@ class Student(nn.Module):
             inputs: Rows of at most ``max_length`` positions.
             row_loss: The loss.
             num_parts: The number of sums that ``row_loss`` returns.
-            chunk_rows: How many positions get their logits at a time; 0: a number that suits the device.
+            chunk_rows: Positions whose logits are computed at a time; 0: a number that suits the device.
         """
         states = self.states(inputs)
         return vocabulary_loss(states, self.head_weight, None, row_loss, num_parts=num_parts, chunk_rows=chunk_rows)

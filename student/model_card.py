@@ -1,7 +1,7 @@
 """Write the model card of an exported student: its origin, how to load it, and its results.
 
-Every number comes from the run's ``run.json``, history and results. The card shows the results whose weights have the
-sha256 of the exported checkpoint. Of the other results it shows only how many there are.
+Every number comes from the run's ``run.json``, history and results. The card shows the results of the exported
+checkpoint, found by its sha256, and the number of other results.
 """
 
 import math
@@ -28,7 +28,7 @@ SETTINGS: Final = (
     "batch_tokens", "batch_sentences", "accumulate_batches", "lr", "schedule", "warmup_steps", "weight_decay",
     "dropout", "clip_norm", "patience", "seed", "dtype",
 )  # fmt: skip
-"""Options that influence what the student learned. ``run.json`` has all options."""
+"""Options that influence what the student learned."""
 _OF_DISTILLATION: Final = ("alpha", "temperature", "divergence", "tail")
 _OF_DUMP: Final = (
     ("condition", "its distributions are given"),
@@ -59,15 +59,8 @@ def model_card(
 ) -> str:
     """Return the text of ``README.md``.
 
-    Args:
-        run: The student's run.
-        which: The exported checkpoint.
-        tokenizer: The tokenizer of the run.
-        weights: The bytes of the exported ``model.safetensors``.
-        num_parameters: Number of parameters. Tied parameters count once.
-        num_trained: Number of position embeddings that were trained; None if it is not known. See
-            ``student.student_run.num_trained_positions``.
-        config: Licence, language and datasets.
+    ``weights`` are the bytes of the exported ``model.safetensors``. ``num_trained`` is the number of position
+    embeddings that were trained; None if it is not known. In ``num_parameters``, tied parameters count once.
 
     Raises:
         InputError: If a result of the run is damaged.
@@ -126,7 +119,7 @@ def model_card(
 
 
 def _words_seen(run: Path, which: Which) -> str:
-    """Return, as text, how many words training had read when it saved a checkpoint. Every pass over a word counts."""
+    """Return as text how many words training had read when it saved a checkpoint. Every pass over a word counts."""
     if threshold := num_words_of(which):
         return f"{threshold:,}, plus the rest of the words in the step that reached this number"
     if not (run / METRICS).exists():
@@ -150,7 +143,7 @@ def plain(value: object) -> str:
 
 
 def code(value: object) -> str:
-    """Return a value on one line, for a place between backquotes or in an indented block, where nothing is markup."""
+    """Return a value on one line, for a place between backquotes or in an indented block."""
     return " ".join(str(value).replace("`", " ").split())
 
 

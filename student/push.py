@@ -1,7 +1,7 @@
 """Send exported folders to the Hugging Face hub: ``main`` and one branch per word checkpoint (``chck_1M``, …).
 
-The package huggingface_hub speaks with the hub and finds the access token (``HF_TOKEN``, or ``hf auth login``). It
-sends each file only if the hub does not have it yet, so the same command can be run again.
+The package huggingface_hub finds the access token (``HF_TOKEN``, or ``hf auth login``). It sends a file only if the hub
+does not have it yet.
 """
 
 from collections.abc import Iterator, Mapping
@@ -46,7 +46,7 @@ def planned(folders: Mapping[str, Path]) -> dict[str, dict[str, str]]:
 def push(folders: Mapping[str, Path], repository: str, *, private: bool) -> dict[str, Any]:
     """Send each folder to its branch of a repository, which is created if it does not exist. Return what was sent.
 
-    ``main`` goes last. So if the first push to a repository has sent ``main``, it has sent every other branch too.
+    ``main`` is sent last: if a new repository has ``main``, it has every other branch too.
 
     Args:
         folders: The folders by branch.
@@ -97,7 +97,7 @@ def _plain_errors(where: str) -> Iterator[None]:
 def _errors() -> tuple[type[Exception], ...]:
     """Return the errors of the hub and of the network.
 
-    Which HTTP client huggingface_hub uses depends on its version: requests before 1.0, then httpx, now httpx2.
-    ``HfHubHTTPError`` derives from the error class of that client, so its base classes cover the network's errors.
+    The HTTP client of huggingface_hub depends on its version: requests, httpx or httpx2. ``HfHubHTTPError`` derives
+    from the client's error class, so its base classes cover the network's errors.
     """
     return (*HfHubHTTPError.__bases__, OSError)

@@ -1,4 +1,4 @@
-"""Decide which sentences make a row of the student's input, and lay out the rows.
+"""Lay out rows: the sequences that the student reads.
 
 With ``--context sentence`` a row is one sentence. With ``--context document`` a row is consecutive sentences of one
 document, as many as the position embeddings allow, and each sentence sees the sentences before it in the row. In both
@@ -40,7 +40,7 @@ class StudentInputs:
         Args:
             tokens: The token ids of the sentences, without ``<bos>`` and ``<eos>``.
             row_offsets: int64 ``[B + 1]``: row b has sentences ``row_offsets[b]:row_offsets[b + 1]``, at least one.
-            bos_id: Id of ``<bos>``, which comes before each sentence.
+            bos_id: Id of ``<bos>``.
         """
         flat = np.insert(tokens.values.astype(np.int64), tokens.offsets[:-1], bos_id)
         num_positions = np.diff((tokens.offsets + np.arange(len(tokens.offsets)))[row_offsets])
@@ -51,7 +51,7 @@ class StudentInputs:
         return cls(input_ids=torch.from_numpy(input_ids), valid=torch.from_numpy(np.flatnonzero(is_valid)))
 
     def to(self, device: torch.device) -> Self:
-        """Return the rows on a device, by copies that do not wait for the device."""
+        """Return the rows on a device. Copying does not wait for the device."""
         if self.input_ids.device == device:
             return self
         input_ids, valid = (on_device(each.numpy(), device) for each in (self.input_ids, self.valid))
@@ -63,7 +63,7 @@ class Rows:
 
     Args:
         split: The sentences.
-        context: ``sentence`` or ``document``; see the module.
+        context: ``sentence`` or ``document``.
         max_length: Largest number of positions of a row.
         truncate: Whether a sentence with more than ``max_length`` positions keeps its first ``max_length`` positions.
             If False, such a sentence is an error.
@@ -100,7 +100,7 @@ class Rows:
         """int64 ``[R]``: the number of positions of each row of the split."""
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """Return int64 ``[R]``: the sum of ``values``, which has one integer per sentence, over each row."""
+        """Return int64 ``[R]``: the sum over each row of ``values``, one integer per sentence."""
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
         return np.diff(ends[self._offsets])
 
@@ -111,7 +111,7 @@ class Rows:
 
 
 def _document_rows(document_ids: np.ndarray, num_positions: np.ndarray, max_length: int) -> np.ndarray:
-    """Return int64 ``[R + 1]``: the offsets of the rows. A row takes sentences of a document until it is full."""
+    """Return int64 ``[R + 1]``: the offsets of the rows."""
     ends = np.cumsum(num_positions)
     document_ends = np.append(np.flatnonzero(np.diff(document_ids)) + 1, len(document_ids))
     offsets = [0]

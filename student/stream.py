@@ -1,8 +1,8 @@
 """Make the student's batches: tokens from the dataset and, position by position, soft targets from dumps.
 
-``pipeline.training.batching`` chooses the rows of each batch, and ``student.rows`` chooses the sentences of each row.
-A row is what the student reads as one sequence: one sentence, or consecutive sentences of a document.
-``pipeline.runtime.background`` runs this module in a background thread.
+A row (``student.rows``) is a sequence that the student reads: one sentence, or consecutive sentences of a document.
+``pipeline.training.batching`` chooses the rows of each batch. ``pipeline.runtime.background`` runs this module in a
+background thread.
 """
 
 from collections import deque
@@ -36,7 +36,7 @@ class StudentBatch:
     targets: Targets | None
     """The soft targets of the same P positions, if there is a dump."""
     num_positions_global: int
-    """Positions of the whole batch, over all processes. Training divides the sums of the loss by this number."""
+    """Positions of the whole batch, over all processes."""
 
 
 def student_batches(
@@ -49,17 +49,10 @@ def student_batches(
     device: torch.device,
     targets: AnyTargets | None = None,
 ) -> Iterator[StudentBatch]:
-    """Yield one batch for each slice, also for an empty slice.
+    """Yield one batch for each slice, also for an empty slice. Copies to a GPU are asynchronous.
 
-    Args:
-        slices: This process's rows of each batch, and the number of positions in the whole batch; see
-            ``pipeline.training.batching.BatchPlan.slices``.
-        split: The sentences.
-        rows: The rows of the split.
-        bos_id: Id of ``<bos>``.
-        eos_id: Id of ``<eos>``.
-        device: The device for the batches. Copies to a GPU are asynchronous.
-        targets: The soft targets, if there is a dump.
+    A slice is this process's rows of a batch, and the number of positions in the whole batch; see
+    ``pipeline.training.batching.BatchPlan.slices``.
 
     Raises:
         FingerprintMismatchError, CorruptStoreError: See ``DumpTargets.read``.
@@ -86,10 +79,7 @@ def _heads(rows: Ragged, lengths: np.ndarray) -> Ragged:
 def _announced(
     parts: Iterable[tuple[np.ndarray, np.ndarray, int]], targets: AnyTargets
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Yield ``parts`` unchanged, one per batch: sentences, offsets of the rows, positions of the whole batch.
-
-    ``targets`` begins to fetch the sentences of a part up to ``BATCHES_AHEAD`` batches before the part is yielded.
-    """
+    """Yield ``parts`` unchanged, and let ``targets`` fetch their sentences ``BATCHES_AHEAD`` batches ahead."""
     coming: deque[tuple[np.ndarray, np.ndarray, int]] = deque()
     for each in parts:
         targets.prefetch(each[0])

@@ -1,16 +1,14 @@
 """Carry out the commands that use a trained student: score sentences, evaluate and dump.
 
-``teacher.teacher_commands`` has entry points with the same names and signatures: ``open_scorer`` and ``score_split``.
-The command line calls one of the two modules, according to the kind of the run. A student makes no beam search, so this
-module refuses the options of a beam search.
+``teacher.teacher_commands`` has functions with the same names and signatures: ``open_scorer`` and ``score_split``. The
+command line calls one of the two modules, according to the kind of the run. The options of a beam search are an error
+here.
 
 This module scores with a run or a folder in Hugging Face's format. It makes dumps of runs only:
 ``pipeline.dumping.causal_lm_source`` makes dumps of folders.
 
-A dump of a student is for born-again distillation (Furlanello et al. 2018). A student that was trained on such a dump
-shows how much soft targets help if they come from a model without trees. So it is the control for a claim about
-grammars. The distributions are p(w | x_<t). The condition of a dump says what its distributions depend on besides the
-words before, so here it is ``none``.
+A dump of a student is for born-again distillation (Furlanello et al. 2018): it shows how much soft targets help if they
+come from a model without trees. The distributions are p(w | x_<t).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -55,12 +53,6 @@ _READS_ONE = {
 @contextmanager
 def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[str, Any]) -> Iterator[SentenceModel]:
     """Open a student's run, or a folder in Hugging Face's format, to score sentences.
-
-    Args:
-        model: The run directory or the folder.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        checkpoint: The checkpoint of a run.
-        beam: Sizes of a beam search. A student makes no beam search, so this must be empty.
 
     Raises:
         ConfigError: If ``beam`` is not empty.
@@ -112,10 +104,10 @@ def score_split(
         split: Name of the split.
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: The checkpoint of a run.
-        marginal: Whether to sum over the trees that a beam search finds, as a teacher can. Must be False.
-        beam: Sizes of a beam search. It must be empty.
+        marginal: Must be False.
+        beam: Must be empty.
         max_sentences: Return at most this many sentences, evenly spaced. A student that was trained on documents still
-            reads all sentences before them.
+            reads all sentences.
         truth: The folder that the command ``sample-corpus`` wrote, to add the divergences from the true probabilities.
             Not with ``max_sentences``.
 
@@ -157,7 +149,7 @@ def score_split(
 
 
 class StudentSource:
-    """A student's run as a ``DumpSource``. Its distributions depend only on the words before the position."""
+    """A student's run as a ``DumpSource``."""
 
     kind = "a student's run"
     conditions: tuple[Condition, ...] = ("none",)
@@ -187,7 +179,7 @@ class StudentSource:
             )
 
     def load(self, dataset: Dataset, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002
-        """Return the student. It makes no beam search."""
+        """Return the student, and no settings of a search."""
         model, _ = load_student(self.run.path, device)
         return GroupedByLength(model), {}
 
@@ -195,8 +187,7 @@ class StudentSource:
 def batch_tokens(device: torch.device) -> int:
     """Return how many positions to score at a time.
 
-    On a CPU, 1,024 at a time are twice as fast as 8,192, because the activations of 8,192 do not fit into the caches.
-    On a GPU only 8,192 was measured.
+    On a CPU, 1,024 at a time are twice as fast as 8,192. On a GPU only 8,192 was measured.
     """
     return 1024 if device.type == "cpu" else 8192
 
@@ -207,14 +198,8 @@ def _log_probs_in_rows(
 ) -> tuple[Ragged, Ragged | None]:
     """Return the log-probability of each gold token: float32, n + 1 values for a sentence of n tokens.
 
-    The second result is the divergence from the truth at each position: float64 in nats, or None without a truth.
-
-    Args:
-        student: In evaluation mode.
-        split: The sentences.
-        context: ``sentence``: score each sentence alone. ``document``: score it after the earlier sentences in its row.
-        eos_id: Id of ``<eos>``.
-        truth: The true distributions of the split, if they are known.
+    The second result is the divergence from the truth at each position: float64 in nats, or None without a truth. The
+    student must be in evaluation mode.
 
     Raises:
         InputError: See ``Rows``.
@@ -237,10 +222,7 @@ def _log_probs_in_rows(
 
 
 def _settings(opened: OpenedStudent, device: torch.device) -> dict[str, Any]:
-    """Return the settings of a result: what can change its numbers, and how the student was trained.
-
-    The last two entries are the context and the number of positions that the student was trained with.
-    """
+    """Return the settings of a result: what can change its numbers, and how the student was trained."""
     return {
         "batch_tokens": batch_tokens(device),
         "device": device.type,
@@ -251,7 +233,7 @@ def _settings(opened: OpenedStudent, device: torch.device) -> dict[str, Any]:
 
 
 def _context_positions(opened: OpenedStudent) -> int:
-    """Return how many positions a sentence and the text before it may fill; 0 if no text before it is read."""
+    """Return how many positions a sentence and the text before it may fill; 0: the student reads no text before it."""
     if opened.trained_context != "document":
         return 0
     max_length = opened.student.config.max_length

@@ -53,7 +53,7 @@ class StudentConfig:
 
     @property
     def num_weights(self) -> int:
-        """The number of weights in matrices and embeddings. Biases and gains are few and not counted."""
+        """The number of weights in matrices and embeddings, without biases and gains."""
         in_blocks = self.num_blocks * self.embed_dim * (4 * self.embed_dim + 2 * self.inner_dim)
         return (self.vocab_size + self.max_length) * self.embed_dim + in_blocks
 
@@ -121,14 +121,14 @@ class StudentTrainConfig(TrainConfig):
     mass and are for comparison only. A dump with draws (dump-teacher --selection sampled or stratified) needs the
     default."""
     compile: bool = False
-    """Compile the Transformer (torch.compile). Compiling needs a C++ compiler on CPUs and Triton on GPUs. It changes
-    the random numbers of dropout."""
+    """Compile the Transformer (torch.compile). This needs a C++ compiler on CPUs and Triton on GPUs. It changes the
+    random numbers of dropout."""
     peak_tflops: float = 0.0
     """Peak of one device in 10^12 floating-point operations per second. The metric mfu is the share of this peak that
     training reaches. 0: look up the device in a table."""
 
     def __post_init__(self) -> None:
-        # A dataclass with slots is rebuilt as another class, and super() without arguments does not find that class.
+        # super() without arguments does not work in a dataclass with slots.
         super(StudentTrainConfig, self).__post_init__()
         problems = []
         if not 0 <= self.alpha <= 1:
@@ -168,8 +168,7 @@ class StudentCommandConfig(ResumeConfig):
     """How ``train-student`` starts."""
 
     init: Path | None = None
-    """Start from the best weights of this student's run. All sizes must equal those of that run, even sizes left at
-    their defaults."""
+    """Start from the best weights of this student's run. All sizes must equal those of this run."""
     cache_gb: float = 10.0
     """For a dump at a URL: the size of the local cache in gigabytes."""
     dump_weights: tuple[float, ...] = ()

@@ -42,12 +42,9 @@ def load_student(path: Path, device: torch.device, which: Which = "best") -> tup
 def num_trained_positions(run: RunInfo, which: Which) -> int | None:
     """Return how many position embeddings of a checkpoint have had a gradient. The others have their initial values.
 
-    A row of n positions, which is what the student reads at once, gives a gradient to the first n embeddings. So the
-    number depends on the longest row that training has read, and training writes it into each checkpoint.
-
-    Returns:
-        The number, or None if the checkpoint does not record it. Older versions of this project did not record it. Runs
-        that start (``--init``) from weights without this number do not record it either.
+    A sequence of n positions gives a gradient to the first n embeddings. So the number is the length of the longest
+    sequence that training has read. The result is None for checkpoints of older versions of this project, which do not
+    record the number, and for runs that start from such a checkpoint (``--init``).
     """
     recorded = weights_metadata(run.checkpoint(which)).get(TRAINED_POSITIONS)
     return int(recorded) if recorded is not None and recorded.isdecimal() else None

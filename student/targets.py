@@ -1,18 +1,16 @@
 """Read the soft targets of a batch from a dump: the teacher's distributions at one temperature.
 
 The teacher's distribution is p at T = 1, and p_T at the temperature T. A dump of the top k has the teacher's own
-probabilities (``SoftTargets``). A dump with draws keeps some top tokens, or none. The rest is all other tokens, p(rest)
-is their mass, and the dump holds n random draws from the rest. From these draws this module computes estimates p^_T of
-p_T (``DrawnTargets``). For the top tokens p^_T is p_T. For a token w of the rest that was drawn c_w times,
+probabilities (``SoftTargets``). A dump with draws holds some top tokens, or none, and n random draws from all other
+tokens, the rest. From these draws this module computes estimates p^_T of p_T (``DrawnTargets``). For the top tokens
+p^_T is p_T. For a token w of the rest that was drawn c_w times,
 
     p^_T(w) = (c_w / n) (p(rest) / p(w)) p_T(w)
 
-The expectation of c_w / n is p(w) / p(rest), so the expectation of p^_T is p_T. This is importance sampling with p as
-the proposal (for T = 1 see Anshumann et al. 2025, Sparse Logit Sampling). p^_T need not sum to 1. Normalising it would
-make it biased.
+The expectation of p^_T is p_T. This is importance sampling with p as the proposal (for T = 1 see Anshumann et al. 2025,
+Sparse Logit Sampling). p^_T need not sum to 1. Normalising it would make it biased.
 
-A dump of another dataset is an error before the first step. In addition, the gold tokens of dump and dataset are
-compared in every batch, because nothing else would show that targets are at the wrong positions.
+A dump of another dataset is an error. In addition, the gold tokens of dump and dataset are compared in every batch.
 
 Shape letters: R rows, k columns: one for each top token and one for each draw.
 """
@@ -56,7 +54,7 @@ class SoftTargets:
 
     @classmethod
     def from_positions(cls, positions: Positions, temperature_index: int, device: torch.device) -> Self:
-        """Return the targets of some positions of a dump, at the temperature with this index, on ``device``."""
+        """Return the targets of some positions of a dump, at the temperature with this index."""
         arrays: dict[str, np.ndarray] = {
             "ids": positions.ids.astype(np.int64),
             "log_probs": positions.logp,
@@ -71,10 +69,10 @@ class DrawnTargets:
     """Estimates of the teacher's distributions for R rows, at one temperature T."""
 
     ids: Tensor
-    """int64 ``[R, k]``: the top tokens, then the drawn ones. Equal draws share a column, so some columns can be unused;
-    these have an arbitrary id of the vocabulary."""
+    """int64 ``[R, k]``: the top tokens, then the drawn ones. Equal draws share a column, so some columns can be unused.
+    An unused column has an arbitrary id."""
     weights: Tensor
-    """float ``[R, k]``: p^_T(w); 0 in an unused column. A row need not sum to 1."""
+    """float ``[R, k]``: p^_T(w); 0 in an unused column."""
 
     def __getitem__(self, rows: slice) -> Self:
         """Return some of the rows."""
@@ -117,7 +115,7 @@ def estimated_probabilities(
         counts: ``[R, k]``: draws of each id; 0 for the first ``num_top`` ids, the top tokens, and in unused columns.
         tail: float ``[R]``: log of the mass outside the top tokens at T = 1.
         logz: float ``[R]``: log of the sum over w of p(w)^(1/T).
-        num_top: Number of top tokens. The other k - ``num_top`` columns are for draws, one for each draw.
+        num_top: Number of top tokens.
         temperature: T.
     """
     # float16 stores a number below -65,504 as -inf. With a tail of -inf the difference below would then be NaN.
@@ -125,8 +123,7 @@ def estimated_probabilities(
     log_weights = log_probs / temperature - logz.to(log_probs.dtype)[:, None]
     drawn = log_probs[:, num_top:]
     share = counts[:, num_top:].to(log_probs.dtype) / drawn.shape[1]
-    # The ratio p(rest) / p(w) is computed from logarithms, because both probabilities can be too small for float32,
-    # although their ratio is not.
+    # The ratio p(rest) / p(w) is computed from logarithms, because both probabilities can be too small for float32.
     log_weights[:, num_top:] += share.log() + (tail.to(log_probs.dtype)[:, None] - drawn)
     weights = log_weights.exp()
     weights[:, num_top:].masked_fill_(share == 0, 0.0)
@@ -151,18 +148,12 @@ class TargetOptions:
     divergence: Divergence = "kl"
     """The divergence from the soft targets. With draws it must be the default."""
     shuffle_seed: int | None = None
-    """If it is given, one random permutation of the whole split gives each position the targets of another position.
-    This is a control: the distributions are the teacher's, but at the wrong positions. A batch then reads from the
-    whole dump, so the dump should fit into memory."""
+    """If given, a random permutation of the whole split gives each position the targets of another position, as a
+    control. A batch then reads from the whole dump, so the dump should fit into memory."""
 
 
 class DumpTargets:
     """The soft targets of a split, from a dump that was made from this split.
-
-    Args:
-        dump: The dump.
-        split: The sentences that the student reads.
-        options: What the targets are.
 
     Raises:
         FingerprintMismatchError: If the dump was made from another split or tokenizer, or has other sentences.
@@ -198,7 +189,7 @@ class DumpTargets:
         self._temperature_index = dump.temperature_index(options.temperature)
         self._source = None
         if options.shuffle_seed is not None:
-            # The batches of an epoch use other random streams of this seed.
+            # Batches use other random streams of this seed.
             generator = np.random.default_rng([options.shuffle_seed, 0, 1])
             dtype = np.uint32 if split.num_positions < 2**32 else np.int64
             self._source = generator.permutation(np.arange(split.num_positions, dtype=dtype))
@@ -209,17 +200,12 @@ class DumpTargets:
         return self._dump.schema.num_draws > 0
 
     def prefetch(self, sentences: np.ndarray) -> None:
-        """Begin to fetch the positions of sentences, int64 ``[M]``, for a later ``read``. Returns at once."""
+        """Begin to fetch sentences, int64 ``[M]``, for a later ``read``. Returns at once."""
         if self._source is None:  # shuffled targets come from the whole dump
             self._dump.prefetch(sentences)
 
     def read(self, sentences: np.ndarray, num_positions: np.ndarray, device: torch.device) -> Targets:
-        """Return the targets of the first positions of some sentences.
-
-        Args:
-            sentences: int64 ``[M]``: the sentences.
-            num_positions: int64 ``[M]``: the number of positions to read from each sentence.
-            device: The device for the targets.
+        """Return the targets of the first ``num_positions``, int64 ``[M]``, of ``sentences``, int64 ``[M]``.
 
         Raises:
             FingerprintMismatchError: If the dump has other gold tokens than the split.

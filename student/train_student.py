@@ -1,8 +1,7 @@
 """Train a student on a dataset, with or without the soft targets of a dump.
 
-``pipeline.training.training_loop`` takes the steps. This module builds the model, the batches and the description of
-the run. It can also load initial weights from another student's run (``--init``), and compile the Transformer
-(``--compile``).
+This module builds the model, the batches and the description of the run. ``pipeline.training.training_loop`` takes the
+steps.
 """
 
 import contextlib
@@ -71,15 +70,8 @@ class DistillationObjective(nn.Module):
 class StudentTask:
     """A student and its batches, for ``pipeline.training.training_loop``.
 
-    Args:
-        model: The student, on its device.
-        dataset: The dataset with the splits train and dev.
-        rows: The rows of both splits, by name of the split.
-        targets: The soft targets of train. None: the loss is the cross-entropy, as on dev.
-        config: The options of training.
-        world: The processes.
-        num_initial_positions: The number of position embeddings that were already trained in the initial weights. 0
-            if the run starts from random weights; None if the number is not known.
+    Without ``targets`` the loss is the cross-entropy, as on dev. ``num_initial_positions`` is the number of position
+    embeddings that were trained in the initial weights: 0 if these are random, None if it is not known.
     """
 
     def __init__(
@@ -132,8 +124,7 @@ class StudentTask:
     def weights_metadata(self, epoch: int, num_batches: int) -> Mapping[str, str]:
         """Return the metadata of a checkpoint: the number of position embeddings that have had a gradient.
 
-        A row of n positions gives a gradient to the first n embeddings. So the number is the length of the longest row
-        so far, or the number recorded with the initial weights if that number is larger.
+        It is the length of the longest row so far, or the number recorded with the initial weights if that is larger.
         """
         if self._num_initial_positions is None:
             return {}
@@ -190,8 +181,7 @@ def train_student(
         training: The options of training.
         resume: ``auto``: an existing run continues from its checkpoint (`pipeline.runtime.run_start`). ``never``: an
             existing run is an error.
-        init: A student's run of the same sizes. Training starts from its best weights. If the run ``out`` has a
-            checkpoint, training continues from that checkpoint instead.
+        init: A student's run of the same sizes, whose best weights are the initial weights.
         dump_weights: The weight of each dump in the mixture, above 0. Empty: equal weights.
 
     Raises:
@@ -223,7 +213,7 @@ def plan_student(
     The arguments and errors are those of ``train_student``.
 
     Raises:
-        ConfigError: If the command itself runs in several processes.
+        ConfigError: Also if the command itself runs in several processes.
     """
     with _prepared(data, dump, sizes, training, init, dump_weights) as prepared:
         prepared.world.refuse_several("train-student --plan")
@@ -276,9 +266,8 @@ def _prepared(
             dumps, training = [], dataclasses.replace(training, targets="none")
         fingerprints, targets = dict(dataset.fingerprints), None
         readers = [DumpReader(each) for each in dumps]
-        # ``trained_on`` lists the texts on which the student was trained, and the texts on which the models that helped
-        # it were trained. A student reads no trees. So the text of the dataset's parser is in the list only if the
-        # teacher of a dump read the parser's trees. In this case the dump records the parser's text.
+        # A student reads no trees. So the text on which the dataset's parser was trained counts as training text only
+        # if the teacher of a dump read the parser's trees. Then the dump records this text.
         trained_on = renamed((text for text in dataset.trained_on if text.of != PARSER), "student")
         trained_on += [text for reader in readers for text in trained_on_of_dump(reader.folder)]
         if readers:
@@ -308,8 +297,7 @@ def _prepared(
             compile_transformer(model, device)
         run = RunDescription(
             kind="student",
-            # ``dump_weights`` is recorded only for a mixture of several dumps, so that the configuration of a run with
-            # one dump equals that of older versions.
+            # With one dump, the configuration equals that of older versions.
             configuration=options.to_json(config, training) | ({"dump_weights": weights} if len(readers) > 1 else {}),
             model={"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id},
             fingerprints=fingerprints,
@@ -352,7 +340,7 @@ def _manifest_sha256(dumps: Sequence[DumpReader]) -> str:
 
 
 def _about_dumps(dumps: Sequence[DumpReader], weights: Sequence[float]) -> dict[str, Any] | None:
-    """Return what ``run.json`` records about the dumps; see ``dump_summaries`` in `pipeline.runtime.run_directory`."""
+    """Return what ``run.json`` records about the dumps."""
     about: list[dict[str, Any]] = [
         {"path": str(dump.folder), "schema": dump.schema.to_json(), "statistics": dump.summary.to_json()}
         for dump in dumps
@@ -383,13 +371,12 @@ def load_initial_weights(model: Student, path: Path, dataset: Dataset) -> tuple[
     """Load the best weights of another student's run into ``model``.
 
     Returns:
-        The sha256 of the weights file, and the number of positions that were trained; see ``num_trained_positions``.
+        The sha256 of the weights file, and the result of ``num_trained_positions``.
 
     Raises:
-        RunError: If ``path`` is not a student's run, or its checkpoint is missing, damaged or does not have the sizes
-            in the run's ``run.json``.
+        RunError: If ``path`` is not a student's run, or its checkpoint is missing or damaged.
         FingerprintMismatchError: If the run has another tokenizer than the dataset.
-        ConfigError: If the run has other sizes than ``model``. The message names each option and the value to give.
+        ConfigError: If the run has other sizes than ``model``.
     """
     run = open_run(path, "student")
     check_tokenizer(ModelFiles.of_run(run), dataset)
@@ -413,12 +400,11 @@ def load_initial_weights(model: Student, path: Path, dataset: Dataset) -> tuple[
 def compile_transformer(model: Student, device: torch.device) -> None:
     """Make ``torch.compile`` compile the model's Transformer at its first call.
 
-    Only the embeddings, the blocks and the last normalisation are compiled, in place. Parameters keep their names, so
-    a compiled run can continue from a checkpoint of an uncompiled run, and an uncompiled run from one of a compiled
-    run. The loss over the vocabulary is not compiled, because it has a backward pass of its own.
+    Parameters keep their names, so a run with ``--compile`` can continue from a checkpoint of a run without it, and the
+    other way round. The loss over the vocabulary is not compiled, because it has a backward pass of its own.
 
     Shapes are dynamic from the first batch on, because row lengths differ from batch to batch. torch makes one graph
-    for training and one for dev. For batches of a single row it makes two more, again one for training and one for dev.
+    for training and one for dev, and two more for batches of a single row.
 
     Compiled code adds numbers in another order, so losses differ by rounding. With dropout they differ more, because
     compiled code draws other random numbers from the same seeds.

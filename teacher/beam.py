@@ -1,33 +1,27 @@
-"""Find next-token mixtures and parses by beam search over trees, token by token, without looking ahead.
+"""Find next-token mixtures and parses by word-synchronous beam search over trees (Stern, Fried, Klein 2017).
 
-This is word-synchronous beam search (Stern, Fried, Klein 2017). Before position t a sentence has several hypotheses.
-Each has the tokens x_<t, its own actions y so far, and the score log p(x_<t, y). The search extends them action by
-action. At each step every valid action of every hypothesis gives a successor, and the ``beam`` best successors of the
-sentence survive. A survivor whose action is SHIFT becomes a candidate c of the position. Let y_c be its actions before
-this SHIFT, and u_c the model's state before this SHIFT. The candidate's score is log p(x_<t, y_c) + log p(SHIFT | u_c).
-The actions of the other survivors are executed, and these survivors are extended at the next step. The best ``beam``
-candidates are kept. Then
+Before position t a sentence has several hypotheses. Each has the tokens x_<t, its own actions y so far, and the score
+log p(x_<t, y). The search extends them action by action. At each step every valid action of every hypothesis gives a
+successor, and the ``beam`` best successors of the sentence survive. A survivor whose action is SHIFT becomes a
+candidate c of the position. The other survivors are extended at the next step. The best ``beam`` candidates are kept.
+Let y_c be the actions of candidate c before this SHIFT, and u_c the model's state before this SHIFT. Then
 
+    score of c        = log p(x_<t, y_c) + log p(SHIFT | u_c)
     w_c               = softmax of the candidates' scores
     p(w | x_<t)       = sum over c of w_c p(w | u_c, SHIFT)                 the **mixture**, over the whole vocabulary
     prefix at t       = log sum over c of p(x_<=t, y_c, SHIFT)
 
-After the mixture is recorded, the search adds log p(x_t | u_c) to the scores and keeps the best ``word_beam``
-candidates for the next position. So the mixture depends on x_<t alone. The search does not foresee the end of a
-sentence either. Where x_t is ``<eos>``, the mixture is over all candidates, but candidates with open constituents do
-not survive ``<eos>``. Only complete candidates, in which only TOP is open, are hypotheses of the whole sentence.
+After the mixture is recorded, the search adds log p(x_t | u_c, SHIFT) to the scores and keeps the best ``word_beam``
+candidates for the next position. So the mixture depends on x_<t alone. Where x_t is ``<eos>``, the mixture is over all
+candidates, but only complete candidates survive ``<eos>``. In a complete candidate, only TOP is open.
 
-An action never raises the score of a hypothesis. So dropping a hypothesis that is no better than the ``beam``-th best
-candidate does not change the result. The search at a position of a sentence ends when the sentence has no hypothesis
-left to extend. After ``max_actions`` NTs and REDUCEs only SHIFT is valid, so the search ends there at the latest. In a
-tie the earlier hypothesis wins, then the earlier action.
+After ``max_actions`` NTs and REDUCEs only SHIFT is valid. An action never raises a score, so a hypothesis that is no
+better than the ``beam``-th best candidate can be dropped. In a tie the earlier hypothesis wins, then the earlier
+action.
 
-Prefix probabilities sum over some trees only. So they are lower bounds on the RNNG's own prefix probabilities, and
-wider beams usually make the bounds tighter. The mixtures are a language model of their own: the log-probability of a
-sentence is the sum of the log-probabilities of its gold tokens under the mixtures.
-
-Many sentences advance together, one action and one token at a time. Sentences that begin alike are one search up to
-their first difference (``_Step``). ``stack_pool`` describes which other results are shared.
+Prefix probabilities sum over some trees only. So they are lower bounds on the RNNG's own prefix probabilities. The
+mixtures are a language model of their own: the log-probability of a sentence is the sum of the log-probabilities of its
+gold tokens under the mixtures.
 
 Shape letters: M sentences, P positions, B beam, D embedding size, V vocabulary, R rows, n hypotheses, A actions.
 """
@@ -55,19 +49,17 @@ from teacher.teacher_config import BeamConfig
 BATCH_SENTENCES = 128
 """Number of sentences that are searched together."""
 BATCH_TOKENS = 8192
-"""Limit on the positions that are searched together. This limit keeps batches of long sentences small."""
+"""Limit on the positions that are searched together."""
 MAX_NODES = 4096
-"""A node is one push onto a stack (``stack_pool``). If a pool of stacks has more nodes than this, and more than twice
-as many as after its last compaction, a compaction removes the nodes that no hypothesis needs. With two layers of size
-256, a node and its data take 17 KB at most."""
+"""A node is one push onto a stack. If a ``StackPool`` has more nodes than this, the nodes that no hypothesis needs are
+removed. With two layers of size 256, a node takes 17 KB at most."""
 _TILE_ROWS, _TILE_COLUMNS = 512, 1000
-"""Rows and columns of a tile: the logits that are computed at once if only sums of their exponentials are needed. A
-tile has 2 MB, which fit into the cache of a CPU's core. On other devices, a tile has all columns."""
+"""Rows and columns of the matrix of logits that is computed at once if only its log-sum-exp is needed. The matrix has
+2 MB, which fit into the cache of a CPU's core. On other devices it has all columns."""
 _MIXTURE_ROWS = 256
 """Number of candidates whose probabilities are computed at once if mixtures are needed."""
 _SAFE_LOG_SUM = 60.0
-"""If the log of a sum of exponentials is at most this far from 0, then no exponential that matters to the sum overflows
-or underflows in float32."""
+"""If the log of a sum of exponentials is at most this far from 0, float32 needs no subtraction of the largest logit."""
 _SHIFT_COLUMN = 0
 
 
@@ -84,12 +76,11 @@ class BeamResult:
     """n + 1 values per sentence in [1, B]: the effective number of candidates, exp of the entropy of their weights."""
     phrases: list[list[TokenPhrase]]
     """The phrases of the best parse, in opening order. Unlabelled constituents have label 1. If no candidate is
-    complete, the best hypothesis after the last token is closed by REDUCEs, even if this takes more than
-    ``max_actions``."""
+    complete, REDUCEs close the best hypothesis after the last token, without the limit ``max_actions``."""
     parse_log_probs: np.ndarray
     """``[M]``: the joint log-probability of the sentence and its parse."""
     states: Tensor | None
-    """``[P, V + 1]`` if requested: the log-probabilities of the mixtures, then ``num_effective`` again."""
+    """``[P, V + 1]`` if requested: the log-probabilities of the mixtures, then ``num_effective``."""
 
 
 class BeamSearch:
@@ -119,26 +110,20 @@ class BeamSearch:
     def search(self, tokens: Ragged, *, with_states: bool = False) -> BeamResult:
         """Search sentences, given without ``<eos>``.
 
-        Sentences of similar length are searched together. Sentences of one batch that begin alike, such as minimal
-        pairs, are one search up to their first difference.
+        Sentences of one batch that begin alike, such as minimal pairs, are one search up to their first difference.
         """
         gold = append_eos(tokens, self.model.eos_id)
         found = _Found(self.model, gold, with_states=with_states)
         order = longest_first(gold.lengths, gold)
         for first, stop in consecutive_batches(gold.lengths[order], self._batch_tokens, self._batch_sentences):
-            # The second sort puts sentences of unequal length that begin alike next to each other.
+            # This sort puts sentences that begin alike next to each other.
             sentences = np.array(sorted(order[first:stop], key=lambda i: gold[i].tobytes()), np.int64)
             _Batch(self, gold, sentences, found, self._max_nodes).search()
         return found.result()
 
 
 class BeamTeacher:
-    """A teacher that gets no trees: a ``pipeline.dumping.next_token.MixtureModel`` with the mixtures of a search.
-
-    Attributes:
-        search: The search.
-        vocab_size: V.
-    """
+    """A teacher that gets no trees: a ``pipeline.dumping.next_token.MixtureModel`` with the mixtures of a search."""
 
     def __init__(self, model: Rnng, config: BeamConfig) -> None:
         self.search = BeamSearch(model, config)
@@ -149,10 +134,7 @@ class BeamTeacher:
         return tokens
 
     def states(self, inputs: Ragged) -> Tensor:
-        """Return ``[P, V + 1]``: see ``BeamResult.states``.
-
-        A state is already a whole distribution, because the search needs the logits of all candidates anyway.
-        """
+        """Return ``[P, V + 1]``: see ``BeamResult.states``."""
         states = self.search.search(inputs, with_states=True).states
         assert states is not None
         return states
@@ -170,13 +152,13 @@ class BeamTeacher:
 def _vocabulary(model: Rnng) -> Tensor:
     """Return ``[V, D + 1]``: embeddings and biases. The product with a row (state, 1) is the logits.
 
-    The bias is a column of the matrix, because adding it after the product would take a third of the product's time.
+    Adding the bias after the product would take a third of the product's time.
     """
     return torch.cat([model.token_embedding, model.token_bias[:, None]], dim=1)
 
 
 class _Found:
-    """Collect results in the order in which the sentences were given. The search takes them longest first."""
+    """Collect results in the order in which the sentences were given."""
 
     def __init__(self, model: Rnng, gold: Ragged, *, with_states: bool) -> None:
         num_positions, num_sentences = len(gold.values), len(gold)
@@ -224,10 +206,9 @@ def phrases_of(model: Rnng, actions: list[int]) -> list[TokenPhrase]:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """Position t of a batch. Sentences that are equal before t form a group, and those equal up to t a branch.
+    """Position t of a batch. A group is all sentences with equal x_<t. A branch is all sentences with equal x_<=t.
 
-    Groups and branches are numbered from 0 in the order of the sentences. A sentence that ends at t shares its branch
-    only with sentences that are identical to it.
+    A sentence that ends at t shares its branch only with identical sentences.
     """
 
     rows: np.ndarray
@@ -243,10 +224,7 @@ class _Step:
 
 
 def _steps(gold: Ragged) -> Iterator[_Step]:
-    """Yield all positions of a batch.
-
-    Only neighbours can share a group, so sentences that begin alike should be next to each other.
-    """
+    """Yield all positions of a batch. Only neighbouring sentences can share a group."""
     keys = np.full((len(gold), int(gold.lengths.max())), -2)
     keys[np.arange(keys.shape[1]) < gold.lengths[:, None]] = gold.values
     keys[np.arange(len(gold)), gold.lengths - 1] = -1  # the last <eos> differs from an <eos> in the text
@@ -278,7 +256,7 @@ def _log_sum_of(rows: Tensor, tiles: tuple[Tensor, ...]) -> Tensor:
 
 
 class _Batch:
-    """Search some sentences. All are at the same position at any time. Equal prefixes are searched once."""
+    """Search some sentences, all at the same position at any time."""
 
     def __init__(self, search: BeamSearch, gold: Ragged, sentences: np.ndarray, found: _Found, max_nodes: int) -> None:
         self._model = search.model
@@ -341,10 +319,9 @@ class _Batch:
         )
 
     def _read(self, candidates: Hypotheses, step: _Step, t: int) -> Hypotheses:
-        """Record the mixtures at position ``t``. Return the candidates of each branch.
+        """Record the results at position ``t``. Return the candidates of each branch, with the gold token in the score.
 
-        Their scores include the gold token. Where a sentence ends, the score is -inf for candidates that are not
-        complete.
+        Where a sentence ends, a candidate that is not complete has the score -inf.
         """
         starts = run_starts(candidates.group)
         counts = np.diff(starts, append=len(candidates))
@@ -411,7 +388,7 @@ class _Batch:
         return found
 
     def _shift(self, extended: Hypotheses, step: _Step) -> Hypotheses:
-        """Push the gold tokens onto the best candidates of unfinished branches; return the hypotheses after them."""
+        """Push the gold tokens onto the best candidates of unfinished branches; return the new hypotheses."""
         going_on = np.flatnonzero(~step.is_last[extended.group])
         going_on = going_on[np.lexsort((-extended.score[going_on], extended.group[going_on]))]
         best = extended.take(going_on[ranks(extended.group[going_on]) < self._config.word_beam])
@@ -426,13 +403,8 @@ class _Batch:
     def _finish(self, entered: Hypotheses, extended: Hypotheses, step: _Step) -> None:
         """Record the best parses of the sentences that end at this position.
 
-        If a sentence has no complete candidate, its best hypothesis before the position is kept. ``_close`` closes it
-        at the end of the search.
-
-        Args:
-            entered: The hypotheses before the position.
-            extended: The candidates of each branch at the position.
-            step: The position.
+        If a sentence has no complete candidate in ``extended``, its best hypothesis before the position, from
+        ``entered``, is kept for ``_close``.
         """
         ending = np.flatnonzero(step.is_last)
         number = np.full(len(step.is_last), -1)  # the number of each branch among all branches that ended
@@ -456,7 +428,7 @@ class _Batch:
 
     def _close(self, hypotheses: Hypotheses) -> Hypotheses:
         """Close all constituents but TOP with REDUCEs, then add ``<eos>``; return the resulting hypotheses."""
-        hypotheses = hypotheses.take(np.arange(len(hypotheses)))  # a copy, which is changed below
+        hypotheses = hypotheses.take(np.arange(len(hypotheses)))  # a copy
         while len(still_open := np.flatnonzero(~self._pool.is_complete(hypotheses.node))):
             hypotheses.score[still_open] += self._pool.action_log_probs(hypotheses.node[still_open])[:, REDUCE]
             reduced = self._act(hypotheses.take(still_open), np.full(len(still_open), REDUCE))

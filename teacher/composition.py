@@ -1,7 +1,6 @@
 """Compose the value of a constituent from its label and its children. Each way of composing is one class.
 
-A composition reads nothing outside the constituent, so all constituents of one height are composed at once. To add a
-way of composing, add a class with ``compose`` and a name in ``make_composition``.
+A composition reads nothing outside the constituent, so all constituents of one height are composed at once.
 
 The value of a token or a constituent is a row of C numbers. The first D numbers are the vector that is pushed onto the
 stack. Only the composition of the parent constituent reads the other numbers.
@@ -30,9 +29,9 @@ from teacher.recurrence import (
 )
 
 OUTPUT_GAIN = 5.0
-"""Factor on the usual initial weights of the BiLSTM's output layer. Without it a constituent's vector starts more than
-ten times smaller than a token's, the stack hardly sees what is inside a constituent, and subject-verb agreement is
-learnt many epochs later (docs/decisions/0013)."""
+"""Factor on the usual initial weights of the BiLSTM's output layer. Without this factor, a constituent's vector starts
+more than ten times smaller than a token's, and subject-verb agreement is learnt many epochs later
+(docs/decisions/0013)."""
 
 
 class Composition(nn.Module, ABC):
@@ -54,13 +53,13 @@ class Composition(nn.Module, ABC):
     def composer(self) -> Callable[[Tensor, CompositionLevel], Tensor]:
         """Return a function that does what ``compose`` does, for many calls with the same weights.
 
-        The function reads the results of ``as_children`` in place of the values, so that a child of several
-        constituents is prepared once. Results that all calls share are computed here, before the function is returned.
+        The first argument of the function is the result of ``as_children``, not the values. So a child of several
+        constituents is prepared once.
         """
         return self.compose
 
     def as_children(self, values: Tensor) -> Tensor:
-        """Return ``[N, *]``: children with values ``[N, C]``, prepared for the function that ``composer`` returns."""
+        """Return ``[N, *]``: values ``[N, C]`` of children, prepared for the function that ``composer`` returns."""
         return values
 
     def leaves(self, vectors: Tensor) -> Tensor:
@@ -74,8 +73,7 @@ class Composition(nn.Module, ABC):
     def input_products(self, vectors: Tensor) -> Tensor | None:
         """Return the products of all token vectors ``[V, D]`` with the composition's input weights, one row per token.
 
-        ``forward`` can take these products as an argument instead of computing them. The result is None if this
-        composition has no such products.
+        The result is None if this composition has no such products.
         """
         del vectors
         return None
@@ -93,7 +91,7 @@ class Composition(nn.Module, ABC):
             vectors: ``[N, D]``: the vectors of the tokens.
             levels: Height 1 first.
             dropout: Applied to each new vector.
-            products: The tokens' rows of ``input_products``. Give them in evaluation only.
+            products: The tokens' rows of ``input_products``, in evaluation only.
         """
         del products
         values = self.leaves(vectors)
@@ -108,8 +106,7 @@ class BiLstmComposition(Composition):
     """Two LSTMs (Dyer et al. 2016, section 3.2).
 
     One LSTM reads the label, then the children from the left. The other reads the label, then the children from the
-    right. The vector is tanh(W [h1; h2] + b), where h1 and h2 are the last hidden states of the two LSTMs. Their first
-    step depends on the label alone, so it is computed once per label. Both directions run as one batched product.
+    right. The vector is tanh(W [h1; h2] + b), where h1 and h2 are the last hidden states of the two LSTMs.
     """
 
     def __init__(self, num_labels: int, dim: int) -> None:
@@ -125,11 +122,11 @@ class BiLstmComposition(Composition):
             self.output.weight *= OUTPUT_GAIN
 
     def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
-        """See ``Composition.compose``. Use this for inference only: it keeps nothing for a backward pass."""
+        """See ``Composition.compose``. For inference only: it keeps nothing for a backward pass."""
         return self.composer()(self.as_children(values), level)
 
     def composer(self) -> Callable[[Tensor, CompositionLevel], Tensor]:
-        """See ``Composition.composer``. It computes the states after each label, which all calls share."""
+        """See ``Composition.composer``. All calls share the states after each label, which are computed here."""
         return partial(self._compose, self._label_states())
 
     def as_children(self, values: Tensor) -> Tensor:
@@ -144,7 +141,7 @@ class BiLstmComposition(Composition):
         return torch.tanh(self.output(ends))
 
     def input_products(self, vectors: Tensor) -> Tensor:
-        """Return ``[V, 8D]``: the tokens' part of the gates, first of the LSTM from the left, then of the other."""
+        """Return ``[V, 8D]``: the tokens' part of the gates, first for the LSTM from the left, then for the other."""
         return torch.addmm(self.bias, vectors, self.input_weight)
 
     def forward(
@@ -178,9 +175,8 @@ class AttentionComposition(Composition):
         a = softmax over children of (v_i · W_q o / sqrt(D))        m = sum_i a_i v_i
         g = sigmoid(W_o o + W_m m + b)                              vector = g * o + (1 - g) * m
 
-    In Kuncoro et al. the query also contains the state of the stack below the constituent. With that query, the vector
-    would depend on everything to the left of the constituent, and the constituents of one height could not be composed
-    before the stack states.
+    In Kuncoro et al. the query also contains the state of the stack below the constituent. With that query, a
+    constituent could not be composed before the stack state to its left is known.
     """
 
     def __init__(self, num_labels: int, dim: int) -> None:
@@ -199,7 +195,7 @@ class AttentionComposition(Composition):
         child_vectors = values.index_select(0, children)
         scores = (child_vectors * self.query(label_vectors).index_select(0, owner)).sum(1)
         scores = scores.to(state_dtype(scores)) * self.dim**-0.5
-        # Softmax within each constituent. The largest score is subtracted first, so that no exponential overflows.
+        # Softmax within each constituent.
         largest = scores.detach().new_full((len(labels),), -torch.inf)
         largest = largest.scatter_reduce(0, owner, scores.detach(), "amax")
         weights = (scores - largest.index_select(0, owner)).exp()

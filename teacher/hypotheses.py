@@ -1,7 +1,7 @@
 """Keep the hypotheses of a beam search in numpy arrays on the host, and find the best hypotheses of each group.
 
-A hypothesis is a sequence of tokens and actions so far, with its probability. The hypotheses of a group have the same
-tokens. The hypotheses of a group are consecutive, so ``Hypotheses.group`` has one run of equal values per group.
+A hypothesis is a sequence of tokens and actions so far, with its probability. A group is all hypotheses with the same
+tokens. They are consecutive, so ``Hypotheses.group`` has one run of equal values per group.
 
 Shape letters: n hypotheses, G groups, A actions.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Hypotheses:
-    """n hypotheses, grouped by their tokens unless a method says otherwise."""
+    """n hypotheses, sorted by group unless a method says otherwise."""
 
     group: np.ndarray
     """int64 ``[n]``: the number of the group."""
@@ -37,7 +37,7 @@ class Hypotheses:
         return self.take(order[ranks(self.group[order]) < num])
 
     def and_then(self, others: "Hypotheses") -> "Hypotheses":
-        """Return these hypotheses followed by others. The result is not grouped."""
+        """Return these hypotheses followed by others, not sorted."""
         return Hypotheses(
             np.concatenate([self.group, others.group]),
             np.concatenate([self.score, others.score]),
@@ -49,8 +49,7 @@ class Hypotheses:
 class History:
     """The actions of all hypotheses ever made.
 
-    An event is an action with a link to the event before it. So an event stands for all actions up to its own. Event 0
-    is NT(TOP) or ``<bos>``.
+    An event is an action with a link to the event before it. Event 0 is NT(TOP) or ``<bos>``.
     """
 
     def __init__(self) -> None:
@@ -80,18 +79,16 @@ def best_successors(
 ) -> tuple[Hypotheses, np.ndarray]:
     """Return the best successors of each group's hypotheses, and the columns of their actions in ``totals``.
 
-    The actions are not executed: a successor has its new score, and the node and event of the hypothesis that it
-    succeeds.
+    The actions are not executed: a successor has a new score, but the node and the event of the old hypothesis.
 
     Args:
-        hypotheses: n hypotheses. Some of the G groups may have none.
+        hypotheses: n hypotheses of G groups. A group may have none.
         totals: ``[n, A]``: the scores of the successors; -inf if the action is not valid.
         to_beat: ``[G]``: the score that a successor in each group must exceed.
         beam: Number of successors per group. In a tie the earlier hypothesis wins, then the earlier column.
     """
     group, rank = hypotheses.group, ranks(hypotheses.group)
-    # Most successors are not among the best. A partition finds the ``beam``-th best score, and only successors with at
-    # least this score are sorted.
+    # A partition finds the ``beam``-th best score, and only successors with at least this score are sorted.
     edge = np.full(len(to_beat), -np.inf)
     rivals = np.full((len(to_beat), int(rank.max()) + 1, totals.shape[1]), -np.inf)
     if rivals[0].size > beam:

@@ -1,34 +1,28 @@
 """Turn a batch of action sequences into a level schedule: which LSTM cells can run together, and in which order.
 
-This is integer work in numpy, vectorised over all actions of a batch. Nothing loops over the nodes of a tree.
-
-**Strategies.** There are two ways to generate a tree, called strategies. Both use the same numbers for SHIFT, REDUCE
-and NT (``Derivation.action``). The actions of a sentence are ``NT(TOP)``, the actions of its tree, SHIFT of ``<eos>``,
-REDUCE.
+**Strategies.** The actions of a sentence are ``NT(TOP)``, the actions of its tree, SHIFT of ``<eos>``, REDUCE. There
+are two ways to generate a tree, called strategies:
 
 top-down   Constituents have labels. ``NT(X)`` opens a constituent; REDUCE composes all elements that are on the stack
            above the last open ``NT(X)`` (Dyer et al. 2016). The dataset holds these actions.
 binary     Constituents have no labels. REDUCE composes the top two elements of the stack (Kim et al. 2019).
-           ``NT(TOP)`` at the start means the push of ``<bos>``. The last REDUCE joins the tree and ``<eos>``. There is
-           no other NT. ``binarise`` makes these actions from those of the dataset.
-
-**Derivation.** ``derive_top_down`` and ``derive_binary`` find the stack depth of each push, and the constituent that
-has the pushed element as a child.
+           ``NT(TOP)`` at the start means the push of ``<bos>``. There is no other NT. The last REDUCE joins the tree
+           and ``<eos>``. ``binarise`` makes these actions from those of the dataset.
 
 **Schedule.** With the tree given, an RNNG need not execute the actions one after the other.
 
 1. A composition depends only on what is below it in the tree. So all constituents of height 1 in the batch are
    composed at once, then those of height 2, and so on.
-2. Stack states form a trie. A push onto a state makes a new state, which is one element deeper and is a child of the
-   old state. All pushes of depth 1 are computed at once, then those of depth 2, and so on.
+2. Stack states form a trie, in which a push makes a child. All pushes of depth 1 are computed at once, then those of
+   depth 2, and so on.
 
-The last two actions of a sentence are the SHIFT of ``<eos>`` and a REDUCE. Nothing reads the states after these two
-actions or the constituent of this REDUCE, so the schedule leaves them out.
+The schedule leaves out the last two actions of each sentence, SHIFT of ``<eos>`` and REDUCE, because nothing reads the
+states after them. Every other action has a row, which stands for its push. The next action is decided from the state
+after this push.
 
-Shape letters: M sentences, T actions of the batch (a time is an index into them), N tokens (without ``<eos>``),
-P = N + M positions, K composed constituents, O pushes of nonterminals (binary strategy: of ``<bos>``), S rows. Each
-action ``t`` except the last two of a sentence has a row, which stands for the push of action ``t``. Action ``t + 1`` is
-decided from the state after this push.
+Shape letters: M sentences, T actions of the batch, N tokens (without ``<eos>``), P = N + M positions, K composed
+constituents, O pushes of nonterminals (binary strategy: of ``<bos>``), S rows. The time of an action is its index among
+the T actions.
 """
 
 from dataclasses import dataclass
@@ -41,7 +35,7 @@ from pipeline.dumping.next_token import append_eos
 from storage.ragged import Ragged
 
 Branching = Literal["left", "right"]
-"""The direction in which the children of a constituent are paired if there are more than two."""
+"""How ``binarise`` joins more than two children. left: ((c1 c2) c3). right: (c1 (c2 c3))."""
 NO_TIME = -1
 """The value for "no such action" in an array of times."""
 
@@ -58,27 +52,25 @@ class Derivation:
     """int64: the number of elements on the stack after the action."""
     owner: np.ndarray
     """int64: the time of the REDUCE that composes the element pushed by this action into a constituent. ``NO_TIME`` for
-    a nonterminal, and for a child of the last REDUCE of a sentence, because nothing reads the constituent that this
-    last REDUCE makes."""
+    a nonterminal, and for a child of a sentence's last REDUCE."""
     label: np.ndarray
     """int64: the label of the constituent, at a REDUCE. 0 at other actions and with the binary strategy."""
     reduce_allowed: np.ndarray
-    """bool: whether REDUCE is valid after this action. After ``<eos>`` REDUCE is the only valid action, and nothing
-    reads this value, so there it may be False."""
+    """bool: whether REDUCE is valid after this action. Meaningless after ``<eos>``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompositionLevel:
-    """The constituents of one height, most children first.
+    """The m constituents of one height, most children first. They have c children in all.
 
-    The K constituents of a batch are numbered in this order, level after level, from the lowest height.
+    The K constituents of a batch are numbered in this order, from height 1 up.
     """
 
     labels: np.ndarray
     """int64 ``[m]``: the label of each constituent."""
     children: np.ndarray
-    """int64 ``[2, c]``: the index of each child's value among N tokens followed by K constituents. Row 0 lists all
-    first children, then all second children, and so on. Row 1 does the same, counting from the right."""
+    """int64 ``[2, c]``: the index of each child among N tokens followed by K constituents. Row 0 lists all first
+    children, then all second children, and so on. Row 1 does the same, counting from the right."""
     step_sizes: tuple[int, ...]
     """The number of constituents with a first child, with a second child, and so on. The sum is c."""
 
@@ -87,9 +79,8 @@ class CompositionLevel:
 class StackLevel:
     """The pushes of one stack depth, in row order.
 
-    A derivation can push several elements onto one state. Top-down, these are a nonterminal and then the constituent
-    that it becomes. With the binary strategy they are a token and then each constituent that begins with this token.
-    The first pushes onto all states form the first group, the second pushes form the second group, and so on.
+    A derivation can push several elements onto one state: for example, first a nonterminal and later the constituent
+    that it becomes. The first pushes onto all states form group 1, the second pushes form group 2, and so on.
     ``parents`` is sorted by the number of pushes onto each state, largest first. So the n pushes of a group go onto the
     first n of ``parents``.
     """
@@ -97,9 +88,9 @@ class StackLevel:
     parents: np.ndarray
     """int64 ``[q]``: the distinct rows (of S) onto which these pushes go. Empty at depth 1."""
     group_sizes: tuple[int, ...]
-    """The number of parents with a first push (all q of them), with a second push, and so on. Empty at depth 1."""
+    """The number of pushes in each group. Empty at depth 1."""
     size: int
-    """The number of rows of this depth. At depth 1 it is the number of sentences, else the sum of ``group_sizes``."""
+    """The number of pushes of this depth."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +100,7 @@ class Schedule:
     tokens: np.ndarray
     """int64 ``[N]``."""
     gold: np.ndarray
-    """int64 ``[P]``: the token of each position. ``<eos>`` is included."""
+    """int64 ``[P]``: the token of each position, ``<eos>`` included."""
     compositions: tuple[CompositionLevel, ...]
     """Height 1 first."""
     nt_labels: np.ndarray
@@ -125,13 +116,13 @@ class Schedule:
     reduce_allowed: np.ndarray
     """bool ``[S]``: whether REDUCE is valid as the next action."""
     action_index: np.ndarray
-    """int64 ``[S]``: the index of the next action among all actions of the batch."""
+    """int64 ``[S]``: the time of the next action."""
     actions: Ragged
     """int64, M rows: the actions of the sentences."""
 
     @property
     def num_rounds(self) -> int:
-        """The number of LSTM steps that must run one after the other: in one stack layer plus in the composition."""
+        """The number of LSTM steps that must run one after the other, in one stack layer and in the composition."""
         return len(self.stack) + sum(1 + len(level.step_sizes) for level in self.compositions)
 
 
@@ -144,14 +135,7 @@ class TreeBatch:
 
 
 def build_schedule(tokens: Ragged, actions: Ragged, derivation: Derivation, *, eos_id: int) -> Schedule:
-    """Return the schedule of a batch of sentences.
-
-    Args:
-        tokens: Token ids of M sentences, without ``<eos>``.
-        actions: The complete actions of these sentences: ``NT(TOP)`` … ``SHIFT`` of ``<eos>``, ``REDUCE``.
-        derivation: The derivation of these actions.
-        eos_id: Id of ``<eos>``.
-    """
+    """Return the schedule of M sentences, from their tokens without ``<eos>`` and their complete actions."""
     action, last, depth = derivation.action, derivation.last, derivation.depth
     is_nt, is_shift, is_reduce = action >= FIRST_NT, action == SHIFT, action == REDUCE
     is_row = np.ones(len(action), bool)
@@ -203,7 +187,7 @@ def _heights(owner: np.ndarray, num_children: np.ndarray, words: np.ndarray) -> 
 def _composition_levels(
     derivation: Derivation, composed: np.ndarray, num_children: np.ndarray, height: np.ndarray, place: np.ndarray
 ) -> tuple[CompositionLevel, ...]:
-    """Return the levels of constituents. ``composed`` has the times of their REDUCEs, in the constituents' order."""
+    """Return the levels. ``composed`` has the times of the REDUCEs of all constituents, in the order of the levels."""
     order = np.full(len(place), -1)
     order[composed] = np.arange(len(composed))
     children = np.flatnonzero(derivation.owner >= 0)
@@ -285,7 +269,7 @@ def derive_top_down(actions: Ragged) -> Derivation:
     nesting = level[by_level[0::2]]
 
     # The constituent around an action is one level further out. Of all constituents of that level, it is the one that
-    # was opened last before the action. A search finds it, because ``key`` sorts by level, then by opening time.
+    # was opened last before the action. ``key`` sorts constituents by level, then by opening time.
     stride = len(action) + 1
     key = nesting * stride + opened
     shifts = np.flatnonzero(action == SHIFT)
@@ -298,9 +282,7 @@ def derive_top_down(actions: Ragged) -> Derivation:
     label = np.zeros(len(action), np.int64)
     label[closed] = action[opened] - FIRST_NT
     change = np.where(is_reduce, -num_children, 1)
-    # The last action of a sentence leaves TOP on the stack. TOP is taken off, because the next sentence starts from an
-    # empty stack.
-    change[last] -= 1
+    change[last] -= 1  # take TOP off, because the next sentence starts from an empty stack
     return Derivation(
         action=action,
         last=last,
@@ -316,8 +298,7 @@ def derive_binary(actions: Ragged) -> Derivation:
     action = actions.values.astype(np.int64)
     is_reduce = action == REDUCE
     last = actions.offsets[1:] - 1
-    # The last action of a sentence leaves elements on the stack: one for an empty sentence, else <bos> and one tree.
-    # The depths of later sentences must not count them. Nothing reads the depth after the last action itself.
+    # The last action of a sentence leaves elements on the stack. The depths of later sentences must not count them.
     change = np.where(is_reduce, -1, 1)
     depth = np.cumsum(change)
     leftover = depth[last]
@@ -326,8 +307,7 @@ def derive_binary(actions: Ragged) -> Derivation:
     owner = np.full(len(action), NO_TIME)
     reduces = np.flatnonzero(is_reduce)
     owner[reduces - 1] = reduces
-    # The left child has the place that the new constituent gets on the stack: it is the last push at that depth before
-    # the REDUCE.
+    # The left child is the last push before the REDUCE at the depth of the new constituent.
     by_depth = np.lexsort((np.arange(len(action)), depth))
     before = np.full(len(action), NO_TIME)
     before[by_depth[1:]] = by_depth[:-1]
@@ -346,14 +326,13 @@ def derive_binary(actions: Ragged) -> Derivation:
 def binarise(actions: Ragged, branching: Branching) -> Ragged:
     """Return the binary actions for labelled top-down actions: int64, ``2n + 2`` for a sentence of ``n > 0`` tokens.
 
-    Labels and unary constituents are dropped. ``left`` turns children c1 c2 c3 into ((c1 c2) c3), ``right`` into
-    (c1 (c2 c3)). ``<eos>`` is joined last.
+    Labels and unary constituents are dropped. ``<eos>`` is joined last.
     """
     found = derive_top_down(actions)
     action, last = found.action, found.last
     is_last = np.zeros(len(action), bool)
     is_last[last] = True
-    # The children of TOP have no owner in the derivation. Here their owner is the REDUCE of TOP.
+    # In the derivation the children of TOP have no owner. Here their owner is the REDUCE of TOP.
     top = np.repeat(last, actions.lengths)
     owner = np.where((found.owner < 0) & (action < FIRST_NT) & ~is_last, top, found.owner)
     is_eos = np.zeros(len(action), bool)

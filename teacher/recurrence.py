@@ -1,18 +1,15 @@
 """Run LSTMs over levels. Each LSTM is one differentiable function with a hand-written backward pass.
 
 A level is all pushes of one depth, or all constituents of one height. A round is one level of the stack or, in a level
-of constituents, the LSTM step over the n-th child of each. Autograd would compute all products round by round. In this
-module a few large matrix products, each over many inputs, compute the part of the gates that depends on the inputs, and
-the gradients of the weights. The states of all rounds are in one buffer, from which later rounds gather. So a round has
-little more than one recurrent product and a few point-wise operations. Second derivatives are not available.
-docs/decisions/0007 has a comparison with the same arithmetic under autograd.
+of constituents, the LSTM step over the n-th child of each. A few large matrix products over many rounds compute the
+part of the gates that depends on the inputs, and the gradients of the weights. Autograd would compute these products
+round by round. docs/decisions/0007 compares the two. Second derivatives are not available.
 
 Under autocast, products are bfloat16, and gates, hidden states and cell states are float32. Without autocast, all have
 the type of the weights.
 
-Shape letters: S rows of the stack, Q distinct parents among them, H size of the LSTM, I size of its inputs; N tokens, K
-constituents, m constituents of a level and c children of these, L labels, D size of values. The order of gates is
-input, forget, output, candidate, so that one call applies the sigmoid to the first three.
+Shape letters: S rows of the stack, H size of the LSTM, I size of its inputs; N tokens, K constituents, m constituents
+of a level and c children of these, L labels, D size of values. The order of gates is input, forget, output, candidate.
 """
 
 from collections.abc import Sequence
@@ -28,7 +25,7 @@ from teacher.levels import CompositionLevel, StackLevel
 
 
 def state_dtype(weight: Tensor) -> torch.dtype:
-    """Return the type of the states if products have the type of ``weight``: the same type, but at least float32."""
+    """Return the type of the states: that of the weight, but at least float32."""
     return torch.promote_types(weight.dtype, torch.float32)
 
 
@@ -37,7 +34,7 @@ def lstm_cell(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
 
     Args:
         gates: ``[..., 4H]``: the input, forget, output and candidate gates before their non-linearities.
-        cell: ``[..., H]``: the cell state before, or None for zeros.
+        cell: ``[..., H]``: the cell state before the step, or None for zeros.
     """
     size = gates.shape[-1] // 4
     in_gate, forget_gate, out_gate = gates[..., : 3 * size].sigmoid().chunk(3, dim=-1)
@@ -50,8 +47,7 @@ def lstm_cell(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
 def lstm_step_(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the hidden state, the cell state and its tanh after one step like ``lstm_cell``, without a gradient.
 
-    The gates after their non-linearities overwrite ``gates``, because allocating new memory would take a third of a
-    step's time.
+    The gates after their non-linearities overwrite ``gates``. New memory would take a third of a step's time.
     """
     size = cell.shape[-1]
     gates[..., : 3 * size].sigmoid_()
@@ -62,16 +58,15 @@ def lstm_step_(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def product_weights(*weights: Tensor) -> list[Tensor]:
-    """Return the weights in the type of products: the type of autocast if autocast is on, otherwise their own type."""
+    """Return the weights in the type of autocast, if autocast is on."""
     dtype = autocast_dtype(weights[0].device)
     return [weight if dtype is None else weight.to(dtype) for weight in weights]
 
 
 def stack_lstm(inputs: Tensor, weights: Sequence[Tensor], levels: Sequence[StackLevel]) -> Tensor:
-    """Return the hidden states ``[S, H]`` of one layer after each push.
+    """Return the hidden states ``[S, H]`` of one layer after each push, in the order of the levels.
 
-    The rows are all pushes of depth 1, then all of depth 2, and so on. The parent of a push is the push that made the
-    element below it on the stack.
+    The parent of a push is the push that made the element below it on the stack.
 
     Args:
         inputs: ``[S, I]``: the inputs of the pushes.
@@ -93,7 +88,7 @@ def stack_lstm_from_gates(gates: Tensor, recurrent_weight: Tensor, levels: Seque
 
 
 def _parents(levels: Sequence[StackLevel], device: torch.device) -> list[Tensor]:
-    """Copy the parents of all levels to the device at once; return one tensor of parents for each level."""
+    """Copy the parents of all levels to the device at once; return one tensor per level."""
     sizes = [len(level.parents) for level in levels]
     return list(on_device(np.concatenate([level.parents for level in levels]), device).split(sizes))
 
@@ -140,13 +135,13 @@ def _cell_backward(
     Args:
         gates: ``[..., 4H]``: the gates after their non-linearities.
         squashed: ``[..., H]``: tanh of the new cell state.
-        below: ``[..., H]``: the cell state before, or None for zeros.
+        below: ``[..., H]``: the cell state before the step, or None for zeros.
         grad_hidden: ``[..., H]``.
         grad_cell: ``[..., H]``: the gradient from later rounds. The gradient through ``grad_hidden`` is added in place.
         out: ``[..., 4H]``.
 
     Returns:
-        ``[..., H]``: the gradient of the cell state before.
+        ``[..., H]``: the gradient of the cell state before the step.
     """
     size = squashed.shape[-1]
     in_gate, forget_gate, out_gate, candidate = gates.split(size, dim=-1)
@@ -223,7 +218,7 @@ class _WeightGradient:
     """Sum the gradient of a recurrent weight ``[..., H, 4H]``, with one product for the rows of many rounds."""
 
     ROWS = 2048
-    """Enough rows for a product at full speed, and few compared with a batch."""
+    """Number of rows from which on a product runs at full speed."""
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = weight
@@ -233,7 +228,7 @@ class _WeightGradient:
         self._num_rows = 0
 
     def add(self, states: Tensor, grads: Tensor) -> None:
-        """Add states ``[..., n, H]``, which the weight multiplied, and gradients ``[..., n, 4H]`` of the products."""
+        """Add states ``[..., n, H]``, and the gradients ``[..., n, 4H]`` of their products with the weight."""
         self._states.append(states)
         self._grads.append(grads)
         self._num_rows += states.shape[-2]
@@ -274,8 +269,8 @@ def bilstm_composition(
 
     Args:
         vectors: ``[N, D]``.
-        gates: ``[N, 8D]``: the tokens' products with the input weights, or None to compute them. If they are given,
-            the result has no gradient.
+        gates: ``[N, 8D]``: the tokens' products with the input weights, or None to compute them. Give them in
+            evaluation only.
         label_states: ``[2, 2, L, D]``: hidden and cell states after each label, in both directions.
         mask: ``[K, D]``: factors (dropout) for the vectors of the constituents, or None.
         weights: The input weight ``[D, 8D]`` (forward, then backward direction) and its bias ``[8D]``, the recurrent
@@ -304,9 +299,7 @@ def run_both_directions(
     step_sizes: Sequence[int],
     keep: _Steps | None = None,
 ) -> Tensor:
-    """Return ``[m, 2D]``: the last hidden states of both LSTMs for each constituent of one level.
-
-    The first D columns are those of the LSTM from the left (forward).
+    """Return ``[m, 2D]``: the last hidden states of both LSTMs, forward first, for each constituent of one level.
 
     Args:
         gates: ``[2, c, 4D]``: the children's products with the input weights, step by step.
@@ -397,8 +390,7 @@ class _BiLstmComposition(torch.autograd.Function):
             here = slice(first - len(label), first)
             at = slice(num_tokens + here.start, num_tokens + first)
             first -= len(label)
-            # A constituent of this level can be a child on a higher level. The higher levels are done, so its gradient
-            # is complete now.
+            # All parents of these constituents are done, so the gradient is complete.
             grad = grad_values[at]
             grad += (grad_node_gates[at].to(dtype) @ input_weight.T).to(grad.dtype)
             if mask is not None:

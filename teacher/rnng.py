@@ -1,22 +1,19 @@
 """Compute the stack-only RNNG (Dyer et al. 2016; Kuncoro et al. 2017) level by level, for given trees.
 
-A level is a set of constituents of equal height, or of pushes at equal stack depth, that are computed at once. Both
-strategies of ``teacher.levels``, top-down and binary, use this one model. In the binary strategy ``<bos>`` takes the
-place of TOP, there are no other nonterminals, and constituents have no labels.
-
-``u_t`` is the top state of the stack LSTM before action ``t``.
+A level is all constituents of one height, or all pushes of one stack depth. ``teacher.levels`` defines the strategies
+top-down and binary. ``u_t`` is the top state of the stack LSTM before action ``t``.
 
     p(a_t | u_t)     = softmax over the valid actions of (A u_t + a)
     p(w | u_t)       = softmax over the whole vocabulary of (E P u_t + b), at a SHIFT; E is the token embedding, and P
                        is a projection if the sizes differ
-    pushed           = the vector that an action pushes onto the stack. For a token w: sqrt(D) E_w. For a nonterminal:
-                       sqrt(D) times its embedding. For a constituent: the composed vector. The prediction needs a
-                       small E, and sqrt(D) makes up for it (Vaswani et al. 2017, section 3.4)
+    pushed           = the vector that an action pushes onto the stack. For a token w: sqrt(D) E_w (Vaswani et al. 2017,
+                       section 3.4). For a nonterminal: sqrt(D) times its embedding. For a constituent: the composed
+                       vector
     log p(x, y)      = sum over t of log p(a_t | u_t), plus log p(w | u_t) at each SHIFT
 
 Valid actions: the first action is ``NT(TOP)``, which never comes again. REDUCE needs a child under the last open
 nonterminal, and TOP is closed only after ``<eos>`` (binary: REDUCE needs two elements above ``<bos>``). If only one
-action is valid, its log-probability is 0. An example is the REDUCE after ``<eos>``.
+action is valid, its log-probability is 0.
 
 Shape letters: see ``levels.py``. Also D embedding size, H size of the stack LSTM, V vocabulary, A actions (SHIFT,
 REDUCE, and an NT for each label except TOP).
@@ -45,7 +42,7 @@ PARTS = ("loss", "token_loss", "action_loss")
 
 
 class StackLayer(nn.Module):
-    """One layer of the stack LSTM, run depth by depth over a trie of stack states. A push on a state makes a child."""
+    """One layer of the stack LSTM, run depth by depth."""
 
     def __init__(self, in_dim: int, dim: int) -> None:
         super().__init__()
@@ -63,7 +60,7 @@ class StackLayer(nn.Module):
     def from_gates(self, gates: Tensor, levels: tuple[StackLevel, ...]) -> Tensor:
         """Return what ``forward`` returns, without a gradient.
 
-        ``gates`` ``[S, 4H]`` are the inputs after the layer ``self.input``. They are overwritten.
+        ``gates`` ``[S, 4H]``, the outputs of the layer ``self.input``, are overwritten.
         """
         return stack_lstm_from_gates(gates, self.recurrent.weight.T, levels)
 
@@ -73,9 +70,9 @@ class _InputCache:
     """Products of all V token vectors with the input weights of the composition and of the stack's first layer."""
 
     composition: Tensor | None
-    """``[V, ...]``: the result of ``Composition.input_products``; None if the composition has no such products."""
+    """``[V, ...]``: the result of ``Composition.input_products``."""
     stack: Tensor
-    """``[V, 4H]``: the part of the gates of the stack's first layer that depends on the pushed token."""
+    """``[V, 4H]``: the products with the input weights of the stack's first layer."""
 
 
 class Rnng(nn.Module):
@@ -110,7 +107,7 @@ class Rnng(nn.Module):
         schedule = batch.schedule
         device = self.token_bias.device
         if not len(schedule.inputs):
-            # A rank with an empty slice takes part in the reduction of the gradient, so the result needs a gradient.
+            # A rank with an empty slice takes part in the reduction of the gradients, so the result needs a gradient.
             return torch.zeros(len(PARTS), device=device) + 0.0 * sum(p.sum() for p in self.parameters())
         stack_states = self._stack_states(schedule)
         action_loss = -self._action_log_probs(stack_states, schedule).sum()
@@ -144,10 +141,7 @@ class Rnng(nn.Module):
         return F.linear(states, self.token_embedding, self.token_bias)
 
     def states_and_action_log_probs(self, schedule: Schedule) -> tuple[Tensor, Ragged]:
-        """Return the result of ``states``, and the log-probability of each action of each sentence.
-
-        An action that is the only valid one has log-probability 0.
-        """
+        """Return the result of ``states``, and the log-probability of each action of each sentence."""
         stack_states = self._stack_states(schedule)
         chosen = self._action_log_probs(stack_states, schedule).detach().cpu().numpy()
         log_probs = np.zeros(len(schedule.actions.values), chosen.dtype)
@@ -158,14 +152,14 @@ class Rnng(nn.Module):
     def cache_inputs(self) -> None:
         """Cache the products of all token vectors with the input weights, to speed up inference.
 
-        The cache holds at most ``V * 12`` vectors (147 MB at V = 12,000 and size 256). ``train`` and ``eval`` drop the
-        cache. Call one of them after any change of the weights or of their device.
+        The cache holds at most ``V * 12`` vectors (147 MB at V = 12,000 and size 256). ``train`` and ``eval`` drop it:
+        call one of them after any change of the weights or of their device.
         """
         vectors = self.input_scale * self.token_embedding
         self._cache = _InputCache(self.composition.input_products(vectors), self.layers[0].input(vectors))
 
     def train(self, mode: bool = True) -> Self:
-        """Do what ``torch.nn.Module.train`` does, and drop the cache, because the weights may change from now on."""
+        """Do what ``torch.nn.Module.train`` does, and drop the cache."""
         self._cache = None
         return super().train(mode)
 
@@ -216,7 +210,7 @@ class Rnng(nn.Module):
         forbidden = torch.zeros_like(scores, dtype=torch.bool)
         forbidden[:, REDUCE] = on_device(~schedule.reduce_allowed, device)
         log_probs = scores.masked_fill(forbidden, -torch.inf).log_softmax(1)
-        # NT(TOP) is never a choice, so it has no column. The column of any other NT is the NT's number less one.
+        # NT(TOP) is never a choice, so it has no column.
         column = np.where(schedule.next_actions < FIRST_NT, schedule.next_actions, schedule.next_actions - 1)
         chosen: Tensor = log_probs.gather(1, on_device(column, device)[:, None])[:, 0]
         return chosen

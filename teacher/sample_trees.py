@@ -1,16 +1,15 @@
-"""Run ``sample``: write sentences that a teacher generates, with their trees, so that students get more text.
+"""Run ``sample``: write sentences that a teacher generates, with their trees, as training text for students.
 
-Students that learn from text that a teacher generated are distilled at the level of sentences (Kim and Rush 2016,
-section 3.2, where the text comes from a beam search and not from sampling).
+This is distillation at the level of sentences (Kim and Rush 2016, section 3.2, where the text comes from a beam search
+and not from sampling).
 
 OUT.mrg and OUT.txt are a pair of files as ``import-trees`` writes them. ``build-dataset`` divides this text into tokens
 again, and the result can differ from the tokens that were drawn. So this module reads each sentence back exactly as
 ``build-dataset`` will read it. A sentence that cannot be read back is dropped and counted by reason. A sentence that
 comes back with other tokens or another tree than were drawn is kept and counted.
 
-Batches of consecutive sentences are divided among the processes. A batch is always drawn as a whole, so the number of
-processes does not change the output. The main process writes the batches in order. Nothing is kept of an interrupted
-sample: the same command starts again from the first sentence.
+The number of processes does not change the output. If the command is interrupted, it starts again from the first
+sentence.
 """
 
 import json
@@ -52,9 +51,7 @@ OTHER_TOKENS = "the tokenizer divides the text into other tokens"
 OTHER_TREE = (
     "another tree: a phrase and its only child have the same label, or a phrase begins or ends inside a character"
 )
-"""The tree that is read back is not the one that was drawn. Either a drawn phrase had a phrase with the same label as
-its only child, or a phrase began or ended between two tokens of one character. A bracketed tree can show neither of
-these cases."""
+"""The tree that is read back is not the one that was drawn. A bracketed tree can show neither of these two cases."""
 
 
 def sample_trees(
@@ -62,18 +59,11 @@ def sample_trees(
 ) -> dict[str, Json] | None:
     """Write one drawn tree per line of ``OUT.mrg``, its text on the same line of ``OUT.txt``, and ``OUT.sample.json``.
 
-    Unlabelled constituents of a binary teacher get the label X. ``OUT.sample.json`` records the teacher, the options
-    and the counts.
-
-    Args:
-        teacher: The run directory of a teacher.
-        out_stem: OUT. Its folder is created.
-        config: What to draw.
-        checkpoint: The checkpoint of the run.
-        device: ``auto``, ``cpu`` or ``cuda``.
+    OUT is ``out_stem``. Unlabelled constituents of a binary teacher get the label X. ``OUT.sample.json`` records the
+    teacher, the options and the counts.
 
     Returns:
-        Counts and speed on the main rank, None on the other ranks.
+        Counts and speed on the main process, None on the others.
 
     Raises:
         RunError: If ``teacher`` is not a teacher's run, has no such checkpoint, or changes while it is read.
@@ -117,10 +107,7 @@ def sample_trees(
 
 
 def _check_absent(out_stem: Path) -> None:
-    """Check that no file of OUT exists yet: OUT.mrg, OUT.txt, or a file that describes OUT.txt, such as OUT.docs.
-
-    ``build-dataset`` would read an old OUT.docs as if it described the new OUT.txt.
-    """
+    """Check that no file of OUT exists yet: OUT.mrg, OUT.txt, or a file that describes OUT.txt, such as OUT.docs."""
     for suffix in (".mrg", ".txt", *COMPANION_SUFFIXES):
         if (path := beside(out_stem, suffix)).exists():
             raise StoreError(f"{path}: already exists; remove it, or give another --out")
@@ -129,8 +116,7 @@ def _check_absent(out_stem: Path) -> None:
 def _load(path: Path, which: Which, where: torch.device, world: World) -> tuple[Rnng, RunInfo, str]:
     """Return the teacher, its run, and a fingerprint of its weights and sizes.
 
-    The run may still be training. So the main process takes the fingerprint before loading, and every process
-    takes it again after loading and compares the two.
+    The run may still be training. So the fingerprint is taken before and after loading, and both must agree.
     """
     run = open_run(path, "teacher")
 
@@ -145,7 +131,7 @@ def _load(path: Path, which: Which, where: torch.device, world: World) -> tuple[
 
 
 def _draw_all(drawer: "_Drawer", output: "_Output | None", world: World, config: SampleConfig) -> None:
-    """Draw all batches, together with the other processes. Only the main rank has an ``output``."""
+    """Draw all batches, together with the other processes. Only the main process has an ``output``."""
     size = config.batch_sentences
     num_batches = -(-config.num_sentences // size)
     with Progress("sample", total=config.num_sentences, unit="sentences", shown=world.is_main) as progress:
@@ -205,7 +191,7 @@ class _Drawer:
         return {"lines": lines, "counts": counts.to_json(), "sums": sums}
 
     def _readable(self, drawn: Drawn | None) -> tuple[Drawn, str, list[Span]] | str:
-        """Return a sentence, its text and the characters of each token; or the reason why it has no line of text."""
+        """Return a sentence, its text and the characters of each token; or the reason why the sentence is dropped."""
         if drawn is None:
             return f"more than {self._max_actions} actions"
         if not self._special.isdisjoint(drawn.ids):
@@ -227,7 +213,7 @@ def _has_cut_word(sentence: Sentence) -> bool:
 
 
 class _Output:
-    """The files of OUT, into which the batches of all processes go in order, and the counts of these batches."""
+    """The files of OUT and the counts of the batches written to them."""
 
     def __init__(self, files: Sequence[IO[str]]) -> None:
         self._text, self.record, self._trees = files

@@ -1,17 +1,14 @@
 """Draw sentences with their trees from a teacher, action by action (ancestral sampling).
 
 A sentence starts with NT(TOP). Then each action is drawn from p(a | u) over the valid actions, where u is the state of
-the stack, and at each SHIFT a token is drawn from p(w | u) over the whole vocabulary. ``<eos>`` ends the sentence if
-only TOP is open. If more is open, it is a token like any other, as in ``teacher.beam``. A temperature T replaces each
-of these distributions by p^(1/T), renormalised. So it applies to every single choice, and not to the probability of the
-sentence as a whole.
-
-Many sentences advance together by one action at a time. Their stacks are in a ``StackPool``.
+the stack. At each SHIFT a token is drawn from p(w | u) over the whole vocabulary. ``<eos>`` ends the sentence if only
+TOP is open. If more constituents are open, ``<eos>`` is a token like any other. A temperature T replaces each of these
+distributions by p^(1/T), renormalised. So T applies to every single choice, and not to the probability of the sentence
+as a whole.
 
 Sentence n reads its own stream of random numbers, which depends on the seed and n alone. Each draw compares one of
-these numbers with the cumulative sums of the probabilities. Rounding depends on the batch and moves these sums, so it
-can change a draw whose number is very close to a sum. So use a model in float64, where the sums move by about 1e-16 and
-this practically never happens.
+these numbers with the cumulative sums of the probabilities. Rounding depends on the batch and moves these sums. In
+float64 the sums move by about 1e-16, so the batch practically never changes a draw.
 
 Shape letters: n sentences, V vocabulary, A actions.
 """
@@ -30,9 +27,8 @@ from teacher.rnng import Rnng
 from teacher.stack_pool import BOTTOM, StackPool
 
 MAX_NODES = 8192
-"""A node is one push onto a stack. If the ``StackPool`` has more nodes than this, and more than twice as many as after
-its last compaction, a compaction removes the nodes that no sentence needs. In float64, with two layers of size 256, a
-node and its data take 34 KB at most."""
+"""A node is one push onto a stack. If the ``StackPool`` has more nodes than this, the nodes that no sentence needs are
+removed. In float64, with two layers of size 256, a node takes 34 KB at most."""
 _FORCED = 2
 """Number of actions of a sentence that are not drawn: the NT(TOP) at the start, and the REDUCE after ``<eos>``."""
 
@@ -77,7 +73,7 @@ class Sampler:
         pool = self._pool
         pool.compact(np.full(1, BOTTOM))
         compact_above = self._max_nodes
-        # A row has the uniform numbers of a sentence: for each step one for the action, and one for a token.
+        # A row has the random numbers of a sentence: for each step one for the action, and one for a token.
         uniform = np.stack([np.random.default_rng([self._seed, n]).random((self._num_draws, 2)) for n in numbers])
         actions, tokens = (np.full(uniform.shape[:2], -1) for _ in range(2))
         num_steps = np.zeros(len(numbers), np.int64)

@@ -1,20 +1,17 @@
 """Keep the stacks of a beam search or a sampler as a trie of pushes in growing tensors. No stack is ever copied.
 
 A **node** is one pushed element, with a link to the node below it. A node and all nodes below it are a whole stack. The
-node holds the state of the stack LSTM over this stack. A push onto a node changes neither its stack nor its state. The
-links and counts of nodes are numpy arrays on the host. The states of nodes are rows of tensors on the device. An
-**item** is what a push adds: a head (a nonterminal, or ``<bos>`` in the binary strategy), a token or a constituent.
+node holds the state of the stack LSTM over this stack. The links and counts of nodes are numpy arrays on the host. The
+states of nodes are rows of tensors on the device. An **item** is what a push adds: a head (a nonterminal, or ``<bos>``
+in the binary strategy), a token or a constituent.
 
-Many nodes share results, which are then computed once:
+These results are computed once and shared:
 
-- The product of an item with the input weights of the first layer depends on the item alone.
-- The products of a node's state with the recurrent weights are computed at the first push onto the node. Many nodes
-  get several pushes. For example, a hypothesis pushes an NT (an open nonterminal) onto a node, and later, onto the same
-  node, the constituent that the NT became. Other hypotheses push a token or another NT onto this node.
-- A constituent depends on its label and children. Hypotheses that differ further down the stack share the constituent.
-- The products of a child with the input weights of the composition depend on the child alone.
-- Part of a composition depends on the label alone. For the bidirectional LSTM, sharing this part saves 14 % of the
-  search's time.
+- per item: its product with the input weights of the first stack layer, and with those of the composition;
+- per node: the products of its state with the recurrent weights;
+- per label and children: the constituent;
+- per label: the part of a composition that depends on the label alone. For the bidirectional LSTM this saves 14 % of
+  the search's time.
 
 All stacks have the same node at the bottom. In the binary strategy this node is ``<bos>``. It counts as an open
 nonterminal that never closes, and the elements above it are its children.
@@ -56,7 +53,7 @@ class StackPool:
         vectors = model.input_scale * torch.cat([model.nt_embedding, token_rows])
         self._layers = model.layers
         self._items = _Rows(self._layers[0].input(vectors))
-        # Heads also get rows, so that an item has the same number here as in ``_items``. Nothing reads these rows.
+        # Nothing reads the rows of the heads. They make an item's number the same here as in ``_items``.
         self._values = _Rows(model.composition.leaves(vectors))
         self._compose_level = model.composition.composer()
         self._children = _Rows(model.composition.as_children(self._values.rows[:0]))
@@ -79,15 +76,12 @@ class StackPool:
         return len(self._parent)
 
     def is_complete(self, nodes: np.ndarray) -> np.ndarray:
-        """Return bool ``[n]``: whether ``<eos>`` can end the sentence at a node.
-
-        It can if only TOP is open or, in the binary strategy, if at most one element is above ``<bos>``.
-        """
+        """Return bool ``[n]``: whether ``<eos>`` can end the sentence at a node."""
         complete: np.ndarray = self._num_children[nodes] <= 1 if self._is_binary else self._num_open[nodes] == 1
         return complete
 
     def action_log_probs(self, nodes: np.ndarray) -> np.ndarray:
-        """Return float64 ``[n, A]``: log-probabilities of SHIFT, REDUCE (-inf if it is invalid) and each NT but TOP."""
+        """Return float64 ``[n, A]``: log-probabilities of SHIFT, REDUCE (-inf if invalid) and each NT but TOP."""
         scores = self._model.action_head(self._hidden[-1].take(self._on_device(nodes)))
         needed = 2 if self._is_binary else 1
         can_reduce = self._num_children[nodes] >= needed
@@ -115,7 +109,7 @@ class StackPool:
     def act(self, nodes: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Execute REDUCEs and NTs and return the new nodes ``[n]``.
 
-        ``columns`` has the column of each action in ``action_log_probs``. All actions must be valid.
+        ``columns`` has the column of each action in ``action_log_probs``. Validity is not checked.
         """
         reduced = np.flatnonzero(columns == REDUCE)
         below, items = nodes.copy(), columns - 1  # column 2 is the NT with label 1
@@ -201,7 +195,7 @@ class StackPool:
         return np.arange(first, len(self))
 
     def _products_of(self, nodes: np.ndarray) -> np.ndarray:
-        """Return the row number of each node's recurrent products, int64 ``[n]``. Compute missing products first."""
+        """Return the row of each node's recurrent products, int64 ``[n]``. Compute missing products first."""
         missing = np.unique(nodes[self._product[nodes] < 0])
         if len(missing):
             self._product[missing] = np.arange(len(self._products[0]), len(self._products[0]) + len(missing))
@@ -211,7 +205,7 @@ class StackPool:
         return self._product[nodes]
 
     def _children_of(self, items: np.ndarray) -> np.ndarray:
-        """Return each item's row number in ``_children``, in the shape of ``items``. Compute missing rows first."""
+        """Return each item's row in ``_children``, in the shape of ``items``. Compute missing rows first."""
         missing = np.unique(items[self._child[items] < 0])
         if len(missing):
             self._child[missing] = np.arange(len(self._children), len(self._children) + len(missing))
@@ -250,7 +244,7 @@ class StackPool:
         return below, items
 
     def _compose(self, contents: np.ndarray) -> None:
-        """Compute a constituent for each row of ``contents``. The constituents get the next item numbers, in order."""
+        """Compute a constituent for each row of ``contents``, and append the constituents as items."""
         by_size = np.argsort(-contents[:, 1], kind="stable")
         labels, num_children = contents[by_size, 0], contents[by_size, 1]
         from_right = contents[by_size, 2:]
@@ -302,7 +296,7 @@ class _Rows:
         self._size = size
 
     def keep(self, index: Tensor) -> None:
-        """Keep only these rows, in this order. The memory stays allocated, so that growing again is cheap."""
+        """Keep only these rows, in this order. The memory stays allocated."""
         self._all[: len(index)] = self.take(index)
         self._size = len(index)
 

@@ -1,13 +1,12 @@
 """Carry out the commands that use a trained teacher: score sentences, evaluate, parse and dump.
 
-``student.student_commands`` has entry points with the same names and signatures: ``open_scorer`` and ``score_split``.
-The command line calls one of the two modules, according to the kind of the run. The argument ``beam`` holds only the
-sizes of the beam search that the user gave, so that an entry point can refuse sizes that it does not use.
+``student.student_commands`` has functions with the same names and signatures: ``open_scorer`` and ``score_split``. The
+command line calls one of the two modules, according to the kind of the run.
 
 A teacher gives a text several probabilities, which must never be mistaken for each other:
 
-given the tree    -log p(w_t | x_<t, y_<t, SHIFT), as in a dump. The tree can come from a parser that saw the whole
-                  sentence, so the tree can reveal later words.
+given the tree    -log p(w_t | x_<t, y_<t, SHIFT), as in a dump. If the tree comes from a parser that saw the whole
+                  sentence, it can reveal later words.
 joint             -log p(x, y), words and actions. This is an upper bound on -log p(x).
 marginal, prefix  Probabilities of the text without its trees, by beam search. ``teacher.beam`` defines both.
 """
@@ -59,25 +58,21 @@ from teacher.train_teacher import described_model, load_teacher
 BATCH_TOKENS = 8192
 """Number of positions computed at a time if the trees are given."""
 MIXTURE_TOKENS = 1024
-"""Number of positions computed at a time if a beam search gives the next-token distributions. The search holds the
-distributions of all these positions. With a vocabulary of 12,000 these distributions take 49 MB."""
+"""Number of positions computed at a time if a beam search gives the next-token distributions. With a vocabulary of
+12,000 these distributions take 49 MB."""
 BLOCK_POSITIONS = 2048
-"""Limit on the positions that are searched as a unit (``shared_blocks``). With the default beam, one process searches
-such a unit in a minute or two, so an interruption loses no more than this time."""
+"""Limit on the positions of a search whose results are saved together (``shared_blocks``). An interruption loses at
+most these results. With the default beam, one process computes them in a minute or two."""
 SEARCH_THREADS = 1
-"""CPU threads of a process that searches. Another number can change the last digits of a figure. More threads are
-hardly faster, but more processes are."""
+"""CPU threads of a process that searches. Another number can change the last digits of a result, and is hardly
+faster."""
 
 
 @contextmanager
 def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[str, Any]) -> Iterator[SentenceModel]:
     """Open a teacher's run to score sentences by beam search.
 
-    Args:
-        model: The run directory.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        checkpoint: The checkpoint.
-        beam: Sizes of the search, by field of ``BeamConfig``. A missing size has its default.
+    ``beam`` has the sizes of the search that the user gave, by field of ``BeamConfig``.
 
     Raises:
         RunError: If ``model`` is not a teacher's run, or has no such checkpoint.
@@ -115,8 +110,8 @@ def score_split(
 ) -> Iterator[ScoredSplit]:
     """Yield the log-probabilities of a split: given its trees, jointly with its trees and, if asked, without trees.
 
-    The caller's ``with`` block records the log-probabilities. What the search found is kept until this block ends, so
-    that an error in the block costs no second search.
+    The results of the search are kept until the caller's ``with`` block ends, so that an error in the block costs no
+    second search.
 
     Args:
         model: The run directory.
@@ -125,10 +120,10 @@ def score_split(
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: The checkpoint.
         marginal: Whether to add the distributions of the text without its trees, by beam search.
-        beam: Sizes of that search, by field of ``BeamConfig``. A missing size has its default.
+        beam: The sizes of this search that the user gave, by field of ``BeamConfig``.
         max_sentences: Score at most this many sentences, evenly spaced.
-        truth: The folder of sample-corpus, to add the divergences from the true probabilities. Not with
-            ``max_sentences``.
+        truth: The folder that the command ``sample-corpus`` wrote, to add the divergences from the true probabilities.
+            Not with ``max_sentences``.
 
     Raises:
         ConfigError: If ``beam`` has sizes and ``marginal`` is False.
@@ -213,7 +208,7 @@ def evaluate_parses(
 
 
 class TeacherSource:
-    """A teacher's run as a ``DumpSource``. Its distributions depend on the tree or, by beam search, on words alone."""
+    """A teacher's run as a ``DumpSource``."""
 
     kind = "a teacher's run"
     conditions: tuple[Condition, ...] = ("tree", "beam")
@@ -258,7 +253,7 @@ def _check_reads(run: RunInfo, dataset: Dataset) -> None:
     """Check that a dataset has the tokenizer and the labels of the teacher.
 
     Raises:
-        FingerprintMismatchError: If it does not. The message gives both fingerprints.
+        FingerprintMismatchError: If it does not.
     """
     check_tokenizer(ModelFiles.of_run(run), dataset)
     expected = tuple(described_model(run).labels)
@@ -273,7 +268,7 @@ def _check_reads(run: RunInfo, dataset: Dataset) -> None:
 
 
 class BeamScorer(NextTokenScorer):
-    """Scores tokens by the mixtures of a beam search. ``log_probs`` computes them for the gold tokens alone."""
+    """Scores tokens by the mixtures of a beam search."""
 
     model: BeamTeacher
 
@@ -287,11 +282,11 @@ class BeamScorer(NextTokenScorer):
 def _log_probs_with_trees(
     model: Rnng, split: Split, truth: Truth | None
 ) -> tuple[Ragged, np.ndarray, dict[str, Ragged]]:
-    """Return the log-probabilities of all tokens, the log-probabilities of the actions, and divergences.
+    """Return log-probabilities given the trees, and divergences from the truth.
 
-    The second value is ``[P]``: for each token, the sum over the actions since the previous token. The last REDUCE of a
-    sentence belongs to ``<eos>``. The first two values are float32. The third value has the divergences from the truth
-    by name of the distribution. It is empty without a truth.
+    Returns:
+        The log-probability of each token, float32. For each token the summed log-probability of the actions since the
+        previous token, float32 ``[P]``. The divergences by name of the distribution; empty without a truth.
     """
     divergences = np.zeros(split.num_positions)
     token_log_probs, shares = (np.zeros(split.num_positions, np.float32) for _ in range(2))
@@ -304,8 +299,7 @@ def _log_probs_with_trees(
         if truth is not None:
             divergences[offsets[first] : offsets[stop]] = truth.divergences(model, states, split.tokens.take(rows))
         is_shift = schedule.actions.values == SHIFT
-        # A position has the actions up to its SHIFT. The REDUCE of TOP, after the last SHIFT, is certain and belongs to
-        # the last position.
+        # A position has the actions up to its SHIFT. The last position also has the REDUCE of TOP.
         position = np.cumsum(is_shift) - is_shift
         position[schedule.actions.offsets[1:] - 1] -= 1
         np.add.at(shares, offsets[first] + position, action_log_probs.values)
@@ -316,12 +310,11 @@ def _log_probs_with_trees(
 def _log_probs_without_trees(
     blocks: SharedBlocks, tokens: Ragged
 ) -> tuple[dict[str, Ragged], dict[str, Ragged], dict[str, Any]]:
-    """Return log-probabilities of sentences without their trees, divergences, and figures of the search.
+    """Return log-probabilities of sentences without their trees, divergences from the truth, and search statistics.
 
-    For each distribution, by its name, the log-probabilities and the divergences from the truth are M rows of n + 1
-    values, for M sentences of n tokens. Without a truth there are no divergences. If the search finds no complete
-    hypothesis of a sentence, it closes the best incomplete one. The probability of this one parse then replaces the sum
-    over trees in the last value of the prefix distribution.
+    The log-probabilities and the divergences are given by name of the distribution, n + 1 values for a sentence of n
+    tokens. If the search finds no complete hypothesis of a sentence, it closes the best incomplete one. The prefix
+    probability at ``<eos>`` is then the probability of this one parse.
     """
     found = list(blocks.rows("search", {"tokens": tokens}))
 
@@ -342,10 +335,9 @@ def _log_probs_without_trees(
 
 
 def _search_jobs(model: Rnng, beam: BeamConfig, truth: Truth | None = None) -> dict[str, Job]:
-    """Return the job ``search``: it gives fields of ``BeamResult`` and, with a truth, the divergences from the truth.
+    """Return the job ``search``, which gives fields of ``BeamResult`` and, with a truth, the divergences from it.
 
-    ``parse_log_probs`` has one value per sentence. ``phrases`` has three numbers for each phrase of the sentence's
-    parse: label, start and stop.
+    ``phrases`` has three numbers for each phrase of a sentence's parse: label, start and stop.
     """
     mixtures = BeamTeacher(model, beam)
     per_position = ("token_log_probs", "prefix_log_probs", "num_effective")
@@ -383,7 +375,7 @@ def _settings(beam: BeamConfig, where: torch.device) -> dict[str, Any]:
 def _evalb_figures(
     sentences: Sequence[TokenSentence], predicted: Sequence[Sequence[TokenPhrase] | None], labels: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the scores by the rules of EVALB. Gold and predicted spans are compared as spans of characters."""
+    """Return the scores by the rules of EVALB, over spans of characters."""
     of_all, up_to_cut_off = score_by_evalb(
         GoldAndPredicted(
             tags=sentence.sentence.tree.tags,
@@ -409,14 +401,9 @@ def write_parses(
 ) -> int:
     """Write one predicted tree per line of ``STEM.mrg``, and its text on the same line of ``STEM.txt``.
 
-    ``import-trees`` and ``build-dataset`` read the pair of files. A sentence without a parse is written with all words
-    under TOP, so that line n is always sentence n. ``tree_over_words`` turns trees over tokens into trees over words.
-
-    Args:
-        stem: Path of the pair without the suffixes. Both files are replaced atomically.
-        sentences: Text and tokens.
-        predicted: Phrases of each sentence, TOP first.
-        labels: Labels by number; the first is TOP.
+    ``import-trees`` and ``build-dataset`` read this pair of files. Both are replaced atomically. A sentence without a
+    parse is written with all words under TOP, so that line n is always sentence n. In each parse, and in ``labels``,
+    TOP is first.
 
     Returns:
         The number of phrases that cannot be written: a phrase whose only child is a phrase of the same label, a

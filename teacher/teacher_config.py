@@ -51,10 +51,7 @@ class TeacherConfig:
         refuse("teacher", problems)
 
     def least_weights(self, *, vocab_size: int, num_labels: int) -> int:
-        """Return a lower bound on the number of weights, without biases.
-
-        The composition is counted as one matrix of embed_dim² weights, although it has more.
-        """
+        """Return a lower bound on the number of weights."""
         stack = 4 * self.hidden_dim * (self.embed_dim + self.hidden_dim * (2 * self.num_layers - 1))
         labels = num_labels if self.strategy == "top-down" else 1
         return (vocab_size + labels + self.embed_dim) * self.embed_dim + stack
@@ -67,8 +64,8 @@ class TeacherTrainConfig(TrainConfig):
     num_epochs: int = 20
     """Passes over the training split."""
     batch_tokens: int = 1024
-    """Maximum number of positions (tokens and <eos>) per batch, over all processes. A small corpus needs small batches:
-    at 4096, an epoch of 6,000 sentences has only 20 steps."""
+    """Maximum number of positions (tokens and <eos>) per batch, over all processes. A small corpus needs small
+    batches."""
     lr: float = 1e-2
     """Peak learning rate of AdamW (docs/decisions/0004)."""
     leave_out: int = 0
@@ -81,8 +78,7 @@ class BeamConfig:
     """The sizes of the beam search over the trees of a sentence; see ``teacher.beam``."""
 
     beam: int = 50
-    """Beam search: number of hypotheses per sentence to keep after each action. A next-token distribution is the
-    weighted sum over at most this number of hypotheses."""
+    """Beam search: number of hypotheses per sentence to keep after each action."""
     word_beam: int = 10
     """Beam search: number of hypotheses per sentence to keep after each token."""
     max_actions: int = 16
@@ -100,10 +96,10 @@ class SampleConfig:
     num_sentences: int
     """Number of sentences to draw. A sentence that cannot be written is dropped and counted, so OUT can have fewer."""
     temperature: float = 1.0
-    """T: draw each token and each action of a tree from p^(1/T), renormalised. 1: the teacher's own distribution. Below
-    1: more probable tokens and trees."""
+    """T: draw each token and each action of a tree from p^(1/T), renormalised. Below 1: more probable tokens and
+    trees."""
     max_actions: int = 1_000
-    """Drop and count a sentence whose tree has more actions (NT, SHIFT and REDUCE) than this. Nothing is cut short."""
+    """Drop and count a sentence whose tree has more actions (NT, SHIFT and REDUCE) than this."""
     seed: int = 1
     """Seed of the draws. Sentence n does not depend on how many sentences are drawn."""
     batch_sentences: int = 256
@@ -122,9 +118,7 @@ class SampleConfig:
 def refuse_without_search(sizes: Iterable[str], needed: str) -> None:
     """Check that no sizes of the beam search were given for a command that makes no search.
 
-    Args:
-        sizes: The fields of ``BeamConfig`` that were given.
-        needed: The option with which a command would search, for the error message, for example ``--marginal``.
+    The error message names ``needed``, the option with which the command would search.
 
     Raises:
         ConfigError: If any size was given.

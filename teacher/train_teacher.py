@@ -29,22 +29,16 @@ from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
 
 _COMPOSITION_FLOATS = 28
 _STACK_LAYER_FLOATS = 10
-"""How many float32 numbers training holds in memory for each action and each dimension of a vector.
-``_COMPOSITION_FLOATS`` is for the dimensions of the embeddings: values, compositions and their gradients.
-``_STACK_LAYER_FLOATS`` is for the dimensions of each layer of the stack. Both are rounded up from measurements: the
-peak memory of training on 64 to 512 sentences with real trees, with all vectors of size 128 or 256. It was 37, 46 and
-64 numbers per action and dimension for 1, 2 and 4 layers. The constants give 38, 48 and 68."""
+"""How many float32 numbers training holds in memory for each action and each dimension of a vector:
+``_COMPOSITION_FLOATS`` for the embedding size, ``_STACK_LAYER_FLOATS`` for the size of each layer of the stack. At the
+peak, training on 64 to 512 sentences with real trees held 37, 46 and 64 numbers with 1, 2 and 4 layers. The constants
+give 38, 48 and 68."""
 
 
 class TeacherTask:
     """A teacher and its batches, for ``pipeline.training.training_loop``.
 
-    Args:
-        model: The teacher, on its device.
-        dataset: The dataset with the splits train and dev.
-        config: The options of training.
-        world: The processes.
-        leave_out: The fold of train to leave out; 0: none.
+    ``leave_out`` is the fold of train to leave out; 0: none.
 
     Raises:
         ConfigError: If the dataset has no such fold.
@@ -75,10 +69,7 @@ class TeacherTask:
         return self._plans["train"].batch_sums(self._splits["train"].num_words, epoch)
 
     def batch_flops(self, epoch: int) -> None:
-        """Return None, because FLOPs are not counted.
-
-        Many results are computed once and used several times, but a formula would count them once for each use.
-        """
+        """Return None, because FLOPs are not counted."""
 
     def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
         """Return the sentences of a batch, as they are numbered in the dataset."""
@@ -86,7 +77,7 @@ class TeacherTask:
         return sentences
 
     def weights_metadata(self, epoch: int, num_batches: int) -> dict[str, str]:  # noqa: ARG002  required by the protocol
-        """Return an empty mapping. A student records how many position embeddings were trained; a teacher has none."""
+        """Return an empty mapping: a teacher has no position embeddings to record."""
         return {}
 
     def train_batches(self, epoch: int, first: int) -> Iterable[TreeBatch]:
@@ -110,7 +101,7 @@ class TeacherTask:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherModel:
-    """What ``run.json`` says about the model besides its options: what comes from the dataset."""
+    """The part of ``run.json`` about the model that comes from the dataset."""
 
     vocab_size: Count
     labels: list[str]
@@ -189,10 +180,10 @@ def training_bytes(config: TeacherConfig, num_actions: int) -> int:
 
 
 def check_longest(split: Split, config: TeacherConfig, *, available_bytes: int) -> None:
-    """Check before training that the longest sentence fits into memory. A sentence is never divided.
+    """Check before training that the longest sentence fits into memory.
 
     Raises:
-        InputError: If it does not fit. The message names the sentence.
+        InputError: If it does not fit.
     """
     if not split.num_sentences:
         return
