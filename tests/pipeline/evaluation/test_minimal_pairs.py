@@ -407,7 +407,7 @@ def test_a_plus_joins_columns_and_tabs_divide_a_tsv_file(
         ("good,bad\na b\n", "good,bad", r"x\.csv:2: 1 cells, expected 2"),
         ("good,bad\na b,\n", "good,bad", r"x\.csv:2: bad is empty"),
         ("good,bad\na b,NA\n", "good,bad", r"x\.csv:2: bad is NA, which stands for a missing value, expected text"),
-        ("text,label\na b,1\n", "text,label", r"x\.csv:2: label is the number 1, expected a sentence; name the columns"),
+        ("text,label\na b,1\n", "text,label", r"x\.csv:2: label is the number 1, expected a sentence; name"),
         ('{"good": "a", "bad": "b"}\n', "good,bad,kind", r"x\.csv:1: kind is None"),
     ],
 )
