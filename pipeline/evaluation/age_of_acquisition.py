@@ -19,13 +19,11 @@ A word is left out if one of its two curves cannot be fitted, or if the x from w
 the first and the last point of the curve. The score is Pearson's correlation, over the remaining words, of the model's
 x with the children's x.
 
-This module follows BabyLM's pipeline of 2026 or, if asked, that of 2025. The 2026 pipeline does what is described
-above, and sets the score to 0 if the correlation has a p-value above 0.1. The 2025 pipeline has a point for each
-checkpoint and context, instead of one for each checkpoint. Its chance is -log2(300,000), in bits, but its points are in
-nats, so halfway between chance and the word's highest y has no meaning there. Both pipelines and this module fit curves
-with ``scipy.optimize.curve_fit``.
+These are the rules of BabyLM's pipeline of 2026, which also sets the score to 0 if the correlation has a p-value above
+0.1. By the rules of 2025, there is a point for each checkpoint and context. Chance is then -log2(300,000), in bits, but
+the points are in nats, so halfway between chance and the word's highest y has no meaning.
 
-Chang and Bergen (2022), Word acquisition in neural language models, TACL 10. Frank et al. (2017), Wordbank.
+Chang and Bergen (2022), TACL 10; Frank et al. (2017), Wordbank.
 """
 
 import csv
@@ -63,7 +61,7 @@ array ``[contexts]``: the word's surprisal in nats after each of its contexts.""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AcquisitionTask:
-    """The data of the task, with methods that turn the surprisals of the words into figures and files."""
+    """The data of the task."""
 
     files: tuple[Path, ...]
     contexts: Mapping[str, Sequence[str]]
@@ -71,8 +69,7 @@ class AcquisitionTask:
     choices: tuple[Choice, ...]
     """For each word its texts: each context, followed by the word. Only the word is scored."""
     children: Mapping[str, NDArray[np.float64]] | None
-    """The result of ``read_children``. None if ``cdi_human.csv`` is missing: then there is no score, but BabyLM can
-    compute the score from the surprisals that are written."""
+    """The result of ``read_children``. None if ``cdi_human.csv`` is missing: then there is no score."""
 
     @property
     def name(self) -> str:
@@ -198,10 +195,7 @@ def read_children(path: Path) -> dict[str, NDArray[np.float64]]:
 
 
 def age_of_children(shares: NDArray[np.float64]) -> float | None:
-    """Return the age in months at which half of the children know a word, from the fitted curve.
-
-    The result is None if no curve can be fitted, or if this age is not between the first and the last age with data.
-    """
+    """Return the age in months at which half of the children know a word; None if the word is left out."""
     known = np.isfinite(shares)
     if known.sum() < LEAST:
         return None
@@ -220,15 +214,10 @@ def age_of_children(shares: NDArray[np.float64]) -> float | None:
 def age_of_model(
     surprisals: NDArray[np.float64], num_words: NDArray[np.float64], *, rules: Rules, chance: float
 ) -> float | None:
-    """Return the log10(1 + words of training) from which the model knows a word.
+    """Return the log10(1 + words of training) from which the model knows a word; None if the word is left out.
 
-    The result is None if no curve can be fitted, or if this point is not between the first and the last checkpoint.
-
-    Args:
-        surprisals: ``[checkpoints, contexts]`` in nats.
-        num_words: ``[checkpoints]``, ascending: words of training.
-        rules: The year of the pipeline to follow.
-        chance: The surprisal of the word under a uniform distribution, in nats. Only the rules of 2026 use it.
+    ``surprisals`` is ``[checkpoints, contexts]`` in nats, and ``num_words`` is ``[checkpoints]``, ascending. ``chance``
+    is the surprisal of the word under a uniform distribution, in nats. The rules of 2025 do not use it.
     """
     x, y = np.log10(num_words + 1), -surprisals.mean(axis=1)
     if rules == "2025":
@@ -263,16 +252,10 @@ def _crossing(
     max_evaluations: int,
     flat: float = 0.0,
 ) -> float | None:
-    """Return the x where the fitted curve reaches the threshold; None if no curve fits, or the curve does not reach it.
+    """Fit a curve and return the x where the curve reaches the threshold; None if there is no such curve or x.
 
-    Args:
-        x: ``[P]``: the x of each of P points.
-        y: ``[P]``: the y of each point.
-        threshold: The value to reach.
-        start: a, b, c and d at the start of the fit.
-        bounds: The smallest and the largest a, b, c and d; None for no bounds.
-        max_evaluations: After this many evaluations of the curve, the fit has failed.
-        flat: If a or b of the fitted curve is at most this number, the curve counts as flat, and the result is None.
+    ``start`` and ``bounds`` are values of a, b, c and d. The fit fails after ``max_evaluations`` evaluations of the
+    curve. If a or b of the fitted curve is at most ``flat``, the result is None.
     """
     from scipy.optimize import OptimizeWarning, curve_fit  # noqa: PLC0415  an extra installs it
 
@@ -298,8 +281,7 @@ def _logistic(x: NDArray[np.float64], a: float, b: float, c: float, d: float) ->
 def acquisition_scores(pairs: Iterable[tuple[float | None, float | None]], rules: Rules) -> dict[str, Any]:
     """Return the correlation of the model's x with the children's x, over the words for which both are known.
 
-    ``score`` is 0.0 if there are fewer than 3 words, or if the x of the model or of the children are all equal. By the
-    rules of 2026, it is also 0.0 if the p-value is above 0.1.
+    ``score`` is 0.0 if there are fewer than 3 words, or if the x of the model or of the children are all equal.
     """
     from scipy.stats import pearsonr  # noqa: PLC0415  an extra installs it
 

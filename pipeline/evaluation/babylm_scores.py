@@ -1,12 +1,13 @@
 """Score BabyLM's zero-shot tasks, record the scores, and write the files of predictions that BabyLM collects.
 
-A score of 0.65 here is BabyLM's 65.00. For most tasks the score is an accuracy: the mean of the accuracies on the
-task's subsets, such as the paradigms of BLiMP. For a wug test it is Spearman's correlation between the model's
-probability of the first form and the share of people who chose this form. In entity tracking, a subset has the texts of
-one kind (``_KINDS``) with the same number of operations (the field ``numops``). The accuracies of the subsets are
-averaged within each kind, and then over the kinds. An item is a tie if the right text and another one are both the most
-probable. In ``score``, a tie is never right. The 2025 pipeline counts a tie as right, so the accuracy that counts ties
-as right is recorded too, as ``score_ties_right``. The 2026 pipeline chooses one of the tied texts at random.
+A score of 0.65 here is BabyLM's 65.00. For most tasks the score is the mean of the accuracies on the task's subsets,
+such as the paradigms of BLiMP. In entity tracking, the accuracies of the subsets are averaged within each kind of texts
+(``_KINDS``), and then over the kinds. For a wug test the score is Spearman's correlation between the model's
+probability of the first form and the share of people who chose this form.
+
+An item is a tie if the right text and another one are both the most probable. In ``score``, a tie is never right. In
+``score_ties_right``, a tie is right, as in the 2025 pipeline. The 2026 pipeline chooses one of the tied texts at
+random.
 
 ``OUT/NAME/REVISION/zero_shot/causal/TASK/FOLDER/predictions.json`` has the form that BabyLM's ``collate_preds.py``
 reads. For a tie, the file has the first of the most probable texts with ``--rules 2025``, and the last with ``--rules
@@ -96,19 +97,13 @@ def evaluate_babylm(
 ) -> dict[str, Any]:
     """Score every task of BabyLM's evaluation data. Record the scores and return them.
 
-    Args:
-        model: The model.
-        data: The tasks, and the year whose pipeline defines the items and their scoring.
-        out: Where to write the files of predictions; None for nowhere.
-        name: The model's name in the paths. If empty: the name of the model's folder up to the last dot, as in BabyLM's
-            pipeline.
-        revision: The revision in the paths. If empty: ``main``, or ``chck_1M`` and so on for a word checkpoint.
-        at_words: For each word checkpoint, a function that opens it. The keys are the numbers of words trained on, in
-            ascending order.
+    The files of predictions are written below ``out``/``name``/``revision``, or nowhere if ``out`` is None. An empty
+    ``name`` stands for the name of the model's folder up to the last dot, as in BabyLM's pipeline. An empty
+    ``revision`` stands for ``main``, or for ``chck_1M`` and so on for a word checkpoint. ``at_words`` maps numbers of
+    words of training, in ascending order, to functions that open the word checkpoints.
 
     Raises:
-        ConfigError: If the command was started in several processes. Word checkpoints are opened one after the other,
-            which only one process can do.
+        ConfigError: If the command was started in several processes.
         InputError: If an item is too long for the model.
         RunError: If a log-probability is not finite.
         StoreError: If a file below ``out`` would be replaced and does not hold predictions.
@@ -363,7 +358,7 @@ def _figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _mean(accuracies: Mapping[str, float]) -> float:
-    """Return the mean over the subsets; for entity tracking, first within each kind of texts, then over the kinds."""
+    """Return the mean over the subsets; for entity tracking, the mean over the kinds of texts."""
     by_kind: dict[str, list[float]] = {}
     for name, accuracy in accuracies.items():
         kind = next((kind for kind in _KINDS if name.startswith(kind) and name.endswith("_ops")), name)
@@ -387,10 +382,10 @@ def _rows(task: str, outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
 
 
 def check_replaced(folder: Path) -> None:
-    """Check that no foreign file would be replaced: files with the names of files of predictions must hold predictions.
+    """Check that only files with predictions would be replaced.
 
     Raises:
-        StoreError: If one of them holds something else.
+        StoreError: If a file with the name of a file of predictions holds something else.
     """
     for name, mark in _MARKS.items():
         for path in folder.glob(f"zero_shot/causal/{name}"):

@@ -4,16 +4,15 @@ The folders and formats are those of the evaluation data of the BabyLM challenge
 
     blimp_*, supplement_*       two sentences. In the supplement, the name of a file without .jsonl is the name of the
                                 subset, such as hypernym
-    ewok_*                      2025: two targets after one context. 2026: one target after each of two contexts. The
-                                2026 rule is better: with the same target twice, its frequency cannot decide
+    ewok_*                      2025: two targets after one context. 2026: one target after each of two contexts, so
+                                that the frequency of the target cannot decide
     entity_tracking*            a text with one right and several wrong endings. 2026 leaves out the items that have
                                 the word "nothing" in an ending
     comps                       one property after each of two concepts
     wug_*                       two forms of an invented word, and the share of people who chose the first
 
 In ewok, entity tracking and comps only the ending is scored: the tokens that overlap with it, given everything before.
-In the other tasks the whole text is scored. Text is taken as it is, line breaks included, because BabyLM's evaluation
-pipeline does the same.
+In the other tasks the whole text is scored. Text is taken as it is, line breaks included, as in BabyLM's pipeline.
 
 Sources: Warstadt et al. (2020), BLiMP; Ivanova et al. (2024), EWoK; Kim and Schuster (2023), entity tracking; Misra et
 al. (2023), COMPS; Weissweiler et al. (2023) and Hofmann et al. (2024), wug tests. The rules of scoring are those of the

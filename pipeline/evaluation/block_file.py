@@ -1,14 +1,15 @@
-"""Keep the finished blocks of an unfinished evaluation in a file. A block has the values of a group of sentences.
+"""Keep the finished blocks of an evaluation in a file, so that an interrupted evaluation can be continued.
+
+A block has the values that were computed for a group of sentences, such as their log-probabilities.
 
     FOLDER/WHAT-0123456789abcdef.blocks     WHAT says what is computed, for example ``score``
 
     first, a line of JSON       the version of the format, and the fingerprint of everything that the values depend on
     then, for each block        a line of JSON with its number, its size and the sha256 of its bytes; then the bytes
 
-A block is appended when it is finished. The file's name has the first digits of the fingerprint. So evaluations with
-different options have different files, and each evaluation can be continued. A killed process may leave half a block at
-the end. ``BlockFile`` drops this half when it opens the file. If a block is damaged, ``BlockFile`` keeps the blocks
-before the damaged one and drops all others, which then have to be computed again.
+The file's name has the first digits of the fingerprint, so evaluations with different options have different files.
+When ``BlockFile`` opens a file, it drops an incomplete or damaged block and everything after it. The dropped blocks are
+computed again.
 """
 
 import fcntl
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 FORMAT_VERSION: Final = 1
 _LINE_BYTES: Final = 4096
-"""A limit: every line of JSON in the file has fewer bytes."""
+"""Maximum size of a line of JSON in the file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +88,7 @@ class BlockFile:
         """Add a finished block. It is on the disk when this method returns.
 
         Raises:
-            StoreError: If there is no room on the disk. Earlier blocks stay valid.
+            StoreError: If the block cannot be written. Earlier blocks stay valid.
         """
         line = {"block": block, "size_bytes": len(data), "sha256": sha256_bytes(data)}
         text = canonical_json(line)
@@ -110,7 +111,7 @@ class BlockFile:
         return data
 
     def remove(self) -> None:
-        """Remove the file, because nothing is left to continue."""
+        """Remove the file."""
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -155,7 +156,7 @@ class BlockFile:
             self._write(canonical_json({"format_version": FORMAT_VERSION, "fingerprint": fingerprint}))
 
     def _good_bytes(self, size: int, fingerprint: str, num_blocks: int) -> tuple[int, str]:
-        """Return the number of bytes before the first problem, and the problem; ``size`` and "" if there is none."""
+        """Return the number of bytes before the first problem, and the problem; ``size`` and "" if all is well."""
         good = 0
         with os.fdopen(os.dup(self._file.fileno()), "rb") as reader:
             try:

@@ -59,16 +59,15 @@ class MinimalPairConfig:
     """How ``evaluate minimal-pairs`` scores a sentence."""
 
     prefix: Literal["none", "space"] = "none"
-    """What precedes each sentence: nothing, or a space as in lm-evaluation-harness's stock task. The space changes
-    nothing with a tokenizer that train-tokenizer makes now. With a tokenizer that an older version made, and with some
-    adopted tokenizers, the space is a token of its own."""
+    """What precedes each sentence: nothing, or a space as in lm-evaluation-harness's stock task. With tokenizers that
+    train-tokenizer makes now, the space changes nothing. With older ones and with some adopted tokenizers, the space is
+    a token of its own."""
     eos: bool = False
     """Count <eos> as a token of the sentence. Programs such as lm-evaluation-harness do not count <eos>."""
     columns: tuple[str, ...] = ("sentence_good", "sentence_bad")
-    """Columns of a table (CSV, TSV), or fields of JSON lines, with the grammatical and the ungrammatical sentence, and
-    if you like a third one with the paradigm: GOOD,BAD or GOOD,BAD,PARADIGM. If a table has no header, give the numbers
-    of the columns, from 1. In place of a column you can give two, such as
-    prefix+verb: their texts are joined with a space."""
+    """Columns of a table (CSV, TSV) or fields of JSON lines: GOOD,BAD or GOOD,BAD,PARADIGM. GOOD holds the grammatical
+    sentence, BAD the ungrammatical one. If a table has no header, give the numbers of its columns, from 1. You can give
+    two names in place of one, such as prefix+verb: the texts of the two columns are joined with a space."""
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.columns) <= 3 or len({*self.columns}) < len(self.columns):
@@ -82,7 +81,7 @@ class BabylmConfig:
 
     rules: Literal["2026", "2025"] = "2026"
     """The year of BabyLM's pipeline to follow. The two years differ in EWoK, entity tracking and the age of
-    acquisition. If two texts are equally probable, each year also names another one as the model's choice."""
+    acquisition. They also choose differently between texts that are equally probable."""
     out: Path | None = field(default=None, metadata={"writes": outputs.FOLDER})
     """Write the files of predictions below this folder, where BabyLM's collate_preds.py looks for them."""
     name: str = ""

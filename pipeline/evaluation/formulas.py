@@ -8,20 +8,16 @@
     region      = "(" (integer | "*") ";" "%" condition "%" ")"
 
 ``(5;%match_sing%)`` is the surprisal of region 5 in the condition ``match_sing``. ``(*;%match_sing%)`` is the surprisal
-of all regions in this condition. Operators bind in this order, tightest first: ``+`` and ``-`` from left to right,
-comparisons (which cannot be chained), ``&``, ``|``. Round and square brackets mean the same, and a bracket is closed by
-a bracket of its own kind. A value is a number or a truth value. ``parse_formula`` checks the types: only numbers are
-added and compared, only truth values are joined by ``&`` and ``|``, and a whole formula is a truth value.
+of all regions in this condition. ``parse_formula`` checks the types: only numbers are added and compared, only truth
+values are joined by ``&`` and ``|``, and a whole formula is a truth value.
 
 The parser of ``syntaxgym-core`` (at commit 09d3767) differs: it reads no square brackets, binds ``+`` tighter than
-``-``, and evaluates only the first two operands of a chain of one operator, so that ``A & B & C`` means ``A & B``. This
-module evaluates all operands.
+``-``, and evaluates only the first two operands of a chain of one operator, so that ``A & B & C`` means ``A & B``.
 
 ``<`` and ``>`` are strict. If float32 cannot distinguish the two sides, the comparison is a ``TIE``, which is neither
 true nor false. Truth values are ordered false < tie < true; ``&`` is the minimum of its operands and ``|`` the maximum
-(Kleene's three-valued logic). So a tie never makes a prediction right, and a prediction is a tie only if its value
-depends on the comparison that is a tie.
-``=`` is true if both sides are equal within the tolerance of ``syntaxgym-core``. It is never a tie.
+(Kleene's three-valued logic). ``=`` is true if both sides are equal within the tolerance of ``syntaxgym-core``. It is
+never a tie.
 """
 
 import math
@@ -33,18 +29,17 @@ from typing import Final, Literal, NamedTuple
 
 TIE_TOLERANCE: Final = 1e-6
 """Two sides tie if they differ by at most this number times the larger side, or times 1 bit if both are below 1 bit.
-This number is more than 10 times float32's precision, 6e-8. Surprisals change by up to about this much when a sentence
-is scored in another batch. We measured this on a CPU with 200 test sentences of the sample corpus and a student
-(--embed-dim 128 --num-blocks 4, 80 steps). In batches of 1 to 8,192 positions and in other orders, the surprisals of
-one to three tokens differed by up to 9.5e-7 times the larger of the surprisal and 1 bit. Those of whole sentences
-differed by up to 4.7e-8 times the surprisal."""
+Surprisals change by about this much when a sentence is scored in another batch. With a student (--embed-dim 128
+--num-blocks 4, 80 steps), 200 test sentences of the sample corpus, and batches of 1 to 8,192 positions on a CPU, the
+surprisals of one to three tokens differed by up to 9.5e-7 times the larger of the surprisal and 1 bit. Those of whole
+sentences differed by up to 4.7e-8 times the surprisal."""
 EQUAL_RELATIVE: Final = 1e-5
 EQUAL_ABSOLUTE: Final = 1e-3
 """``=`` holds for a and b if |a - b| <= ``EQUAL_ABSOLUTE`` + ``EQUAL_RELATIVE`` |b|, in bits, as in syntaxgym-core."""
 MAX_DEPTH: Final = 50
 """Limit of nested brackets and signs, because a formula may come from a stranger's file."""
 MAX_TOKENS: Final = 500
-"""Limit of the numbers, regions and signs of a formula, because a formula may come from a stranger's file."""
+"""Limit of the numbers, regions and signs of a formula, for the same reason."""
 
 
 class Truth(IntEnum):
@@ -157,7 +152,7 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 
 class _Parser:
-    """A recursive-descent parser. It has one method per rule; the rules that bind loosest come first."""
+    """A recursive-descent parser with one method per rule of the grammar."""
 
     def __init__(self, text: str) -> None:
         self._tokens = _tokens(text)

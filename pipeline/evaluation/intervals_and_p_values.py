@@ -1,10 +1,9 @@
 """Compute intervals, tests and correlations for accuracies and other figures of models. Functions cite their papers.
 
-Two models are compared item by item. A paired test finds differences that two separate intervals hide, because some
-items are hard for all models and others are easy for all. The functions over items treat the items as independent
-draws. But the items of a paradigm are generated from a template and are less independent, so an interval over single
-items tends to be too narrow. This is why ``significance`` draws whole paradigms. ``mean_over_seeds`` and
-``difference_over_seeds`` measure the variation between trainings. They do not use items.
+The functions over items treat the items as independent draws. But the items of a paradigm are generated from a template
+and are less independent, so an interval over single items tends to be too narrow. This is why ``compare.significance``
+draws whole paradigms. ``mean_over_seeds`` and ``difference_over_seeds`` measure the variation between trainings,
+without items.
 """
 
 import math
@@ -23,8 +22,8 @@ LEVEL: Final = 0.95
 _BLOCK_DRAWS: Final = 1 << 22
 """Largest number of random numbers in memory at a time."""
 _NORMAL_FROM: Final = 5000
-"""Above this many differences, ``sign_flip_p_value`` may use a normal distribution instead of flipping signs at random,
-because random flips would be slow: 10,000 flips of 20,000 differences draw 2e8 random numbers for each test."""
+"""Above this many differences, ``sign_flip_p_value`` may use a normal distribution, because random flips would be slow:
+10,000 flips of 20,000 differences draw 2e8 random numbers."""
 
 
 class Interval(NamedTuple):
@@ -38,11 +37,9 @@ def wilson_interval(num_right: int, num_items: int) -> Interval | None:
     """Return Wilson's score interval of a proportion; None if there is no item.
 
     With k right of n items, p = k/n and z the normal quantile, the interval is ``(p + z^2/2n +- z sqrt(p(1-p)/n +
-    z^2/4n^2)) / (1 + z^2/n)``. It is inside [0, 1]. For k = 0 and k = n it has a positive width, unlike the interval
-    p +- z sqrt(p(1-p)/n).
+    z^2/4n^2)) / (1 + z^2/n)``. It is inside [0, 1], and has a positive width even for k = 0 and k = n.
 
-    Wilson (1927), Probable inference, the law of succession, and statistical inference, JASA 22, 209-212; Brown, Cai
-    and DasGupta (2001), Interval estimation for a binomial proportion, Statistical Science 16, 101-133.
+    Wilson (1927), JASA 22, 209-212; Brown, Cai and DasGupta (2001), Statistical Science 16, 101-133.
 
     Raises:
         ValueError: If the counts are impossible.
@@ -61,17 +58,12 @@ def wilson_interval(num_right: int, num_items: int) -> Interval | None:
 
 
 def bootstrap_mean(values: NDArray[np.float64], *, seed: int, num_samples: int = 2000) -> Interval:
-    """Return the percentile bootstrap interval of a mean. Items are drawn with replacement, ``num_samples`` times.
+    """Return the percentile bootstrap interval of a mean.
 
-    If the values are paired differences, this is the paired bootstrap.
+    With paired differences, this is the paired bootstrap. ``values`` is ``[N]``, N at least 1.
 
     Efron and Tibshirani (1993), An Introduction to the Bootstrap, ch. 13; Berg-Kirkpatrick, Burkett and Klein (2012),
-    An empirical investigation of statistical significance in NLP, EMNLP.
-
-    Args:
-        values: ``[N]``, N at least 1.
-        seed: The same seed gives the same interval.
-        num_samples: Number of means drawn.
+    EMNLP.
     """
     draw = np.random.default_rng(seed)
     values, counts = np.unique(values, return_counts=True)
@@ -91,28 +83,22 @@ def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 1
 
     Under the null hypothesis each pair may be swapped, which flips the sign of its difference d. There are three cases:
 
-    - If the differences are whole numbers, the p-value is the exact P(|sum s d| >= |sum d|) over all 2^N flips s. An
-      example of d is the number of seeds that have an item right, first model minus second model. For differences of
-      +1 and -1 this is McNemar's exact test.
-    - For other numbers, the p-value is ``(1 + #{|sum s d| >= |sum d|}) / (1 + B)`` with B random flips. This p-value is
-      valid for every B. If there are at most B different flips, each of them is counted once instead, and the p-value
-      is exact.
-    - If there are more than ``_NORMAL_FROM`` of these other numbers, the sum s d is treated as normal with variance sum
-      d^2, unless a few differences dominate, that is, unless sum d^4 > (sum d^2)^2 / 1000. Otherwise the excess
-      kurtosis of the sum is above -0.002 and its skewness is 0, so the p-value is off by less than 1e-4 (the first term
-      of Edgeworth's series). This error is smaller than the variation of random flips, and in the tails it makes the
-      p-value too large. The normal distribution is only for a continuous d, such as a difference of log-probabilities.
+    - If the differences are whole numbers, the p-value is the exact P(|sum s d| >= |sum d|) over all 2^N flips s. For
+      differences of +1 and -1 this is McNemar's exact test.
+    - For other numbers, the p-value is ``(1 + #{|sum s d| >= |sum d|}) / (1 + B)`` with B = ``num_samples`` random
+      flips. If there are at most B different flips, each of them is counted once instead, and the p-value is exact.
+    - If there are more than ``_NORMAL_FROM`` of these other numbers, and sum d^4 <= (sum d^2)^2 / 1000, the sum s d is
+      treated as normal with variance sum d^2. Its skewness is 0 and its excess kurtosis is at least -0.002, so the
+      p-value is off by less than 1e-4 (the first term of Edgeworth's series). This is only for a continuous d, such as
+      a difference of log-probabilities.
 
-    Fisher (1935), The Design of Experiments, section 21; McNemar (1947), Note on the sampling error of the difference
-    between correlated proportions or percentages, Psychometrika 12, 153-157; Pagano and Tritchler (1983), On obtaining
-    permutation distributions in polynomial time, JASA 78, 435-440; Phipson and Smyth (2010), Permutation p-values
-    should never be zero, Statistical Applications in Genetics and Molecular Biology 9; Feller (1971), An Introduction
-    to Probability Theory and Its Applications, volume 2, section XVI.4, for the series.
+    Fisher (1935), The Design of Experiments, section 21; McNemar (1947), Psychometrika 12, 153-157; Pagano and
+    Tritchler (1983), JASA 78, 435-440; Phipson and Smyth (2010), Statistical Applications in Genetics and Molecular
+    Biology 9; for the series, Feller (1971), An Introduction to Probability Theory and Its Applications, volume 2,
+    section XVI.4.
 
-    Args:
-        differences: ``[N]`` float or int, such as differences between two models' scores; N at least 1.
-        seed: Seed of the random flips.
-        num_samples: B. Only with whole numbers can a p-value be below ``1 / (1 + B)``.
+    ``differences`` is ``[N]`` float or int, N at least 1. Only with whole numbers can the p-value be below ``1 / (1 +
+    B)``.
     """
     given = np.asarray(differences)
     if np.issubdtype(given.dtype, np.integer):
@@ -152,7 +138,7 @@ class SeedMean:
 def mean_over_seeds(values: Sequence[float]) -> SeedMean:
     """Return the mean of a value over seeds and the t interval of the mean, ``mean +- t_{n-1} s / sqrt(n)``.
 
-    Student (1908), The probable error of a mean, Biometrika 6, 1-25.
+    Student (1908), Biometrika 6, 1-25.
 
     Raises:
         ValueError: If there is no value.
@@ -176,26 +162,21 @@ class SeedDifference:
     interval: Interval | None
     """Interval of the difference; None if either set has only one seed."""
     is_paired: bool
-    """Whether both sets have the same seeds. If so, the interval comes from the differences for each seed, else it is
-    Welch's."""
+    """Whether both sets have the same seeds, so that ``interval`` comes from the differences for each seed."""
 
 
 def difference_over_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> SeedDifference:
     """Return the difference of two means over seeds and the t interval of the difference.
 
     If both sets have the same seeds, a difference is taken for each seed, and the interval is the t interval of the
-    mean of these differences. The reason is that a seed decides the order of the data and the initial weights in both
-    sets. Otherwise the result has Welch's interval: ``d +- t_nu sqrt(s1^2/n1 + s2^2/n2)`` with ``nu = (s1^2/n1 +
-    s2^2/n2)^2 / (s1^4 / (n1^2 (n1 - 1)) + s2^4 / (n2^2 (n2 - 1)))``, rounded down, which makes the interval wider.
-    Welch's interval is approximate. If one set has two seeds and varies much more than the other set, the interval
-    covers the true difference 92 times of 100 instead of 95.
+    mean of these differences. A seed decides the order of the data and the initial weights in both sets. Otherwise it
+    is Welch's interval: ``d +- t_nu sqrt(s1^2/n1 + s2^2/n2)`` with ``nu = (s1^2/n1 + s2^2/n2)^2 / (s1^4 / (n1^2 (n1 -
+    1)) + s2^4 / (n2^2 (n2 - 1)))``, rounded down. Welch's interval is approximate. If one set has two seeds and varies
+    much more than the other set, the interval covers the true difference 92 times of 100 instead of 95.
 
-    Welch (1947), The generalization of Student's problem when several different population variances are involved,
-    Biometrika 34, 28-35.
+    Welch (1947), Biometrika 34, 28-35.
 
-    Args:
-        first: The value of each training by seed, at least one.
-        second: The same for the second set.
+    ``first`` and ``second`` have the value of each training by seed, at least one.
     """
     one, two = mean_over_seeds(list(first.values())), mean_over_seeds(list(second.values()))
     difference, is_paired = one.mean - two.mean, first.keys() == second.keys()
@@ -237,10 +218,7 @@ def holm_adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
     For m p-values in ascending order, ``p~_(i) = max_{j<=i} min(1, (m - j + 1) p_(j))``. The probability of one or more
     false rejections is at most alpha, however the tests depend on each other.
 
-    Holm (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 65-70.
-
-    Args:
-        p_values: By the name of the test.
+    Holm (1979), Scandinavian Journal of Statistics 6, 65-70.
     """
     adjusted, worst = {}, 0.0
     for i, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
@@ -291,7 +269,7 @@ def _t_probability(t: float, degrees: int) -> float:
 def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
     """Return the rank correlation of two arrays ``[N]``, with mean ranks for ties; None if an array is constant.
 
-    Spearman (1904), The proof and measurement of association between two things.
+    Spearman (1904), American Journal of Psychology 15, 72-101.
     """
     return correlation(_mean_ranks(first), _mean_ranks(second))
 

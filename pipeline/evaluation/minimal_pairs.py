@@ -1,32 +1,27 @@
 """Read minimal pairs in BLiMP's format, and measure how often a model prefers the grammatical sentence.
 
-A pair is right if log p(good) > log p(bad), strictly. Each log-probability is the sum over the tokens of the sentence.
-A tie (equal log-probabilities) is never right; results have the number of ties. If ties were right, a model that gives
-every token the same probability would reach 100 % on paradigms whose sentences have the same length. BLiMP has some
-pairs of two identical sentences. No model can have these pairs right, so this module leaves them out and reports their
-number.
+A pair is right if log p(good) > log p(bad). Each log-probability is the sum over the tokens of the sentence. A tie
+(equal log-probabilities) is never right. If ties were right, a model that gives every token the same probability would
+reach 100 % on paradigms whose sentences have the same length. BLiMP has some pairs of two identical sentences. They are
+left out and counted.
 
 Two conventions change accuracies, so every result names them (docs/decisions/0011):
 
-    eos       whether <eos> counts. If it counts, the sum is the log-probability of the sentence. If not, the sum is the
-              log-probability that a text begins with the sentence. lm-evaluation-harness and BabyLM's pipeline leave
-              <eos> out
+    eos       whether <eos> counts as a token of the sentence. lm-evaluation-harness and BabyLM's pipeline leave it out
     prefix    what the tokenizer gets before a sentence: nothing, or a space as in the stock task of
-              lm-evaluation-harness. A tokenizer that this version of train-tokenizer makes gives the same tokens with
-              and without this space (docs/decisions/0015)
+              lm-evaluation-harness. A tokenizer that train-tokenizer makes now gives the same tokens with and without
+              this space (docs/decisions/0015)
 
-A second accuracy, ``per_token``, compares means instead of sums: log p divided by the number of tokens in the sum, with
-``<eos>`` if it counts. Means show which sentence is less surprising per token, so they do not favour the shorter
-sentence. But they depend on how the tokenizer divides words.
+A second accuracy, ``per_token``, compares means instead of sums: log p divided by the number of tokens in the sum.
+Means do not favour the shorter sentence, but they depend on how the tokenizer divides words.
 
-Files have one JSON object per line, with ``sentence_good`` and ``sentence_bad``. BabyLM's filtered and supplement sets
-have the same format. A file may also be a table (CSV or TSV), and the caller may give other names of the two columns.
+Files have one JSON object per line, with ``sentence_good`` and ``sentence_bad``, as in BLiMP and in BabyLM's filtered
+and supplement sets. A file may also be a table (CSV or TSV), and the caller may give other names of the two columns.
 ``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other keys and blank lines are ignored. Text is
-normalised as in a corpus, with one exception: line ends inside a sentence stay, as in BabyLM's pipeline. Some sentences
-of BabyLM's supplement have line ends. The other tasks of BabyLM's evaluation data compare endings or contexts, not
-sentences. This module refuses files of these tasks and names the task.
+normalised as in a corpus, but line ends inside a sentence stay, as in BabyLM's pipeline. Files of BabyLM's other tasks
+are refused.
 
-Warstadt et al. (2020), BLiMP: The Benchmark of Linguistic Minimal Pairs, TACL 8.
+Warstadt et al. (2020), TACL 8.
 """
 
 import math
@@ -110,7 +105,7 @@ class MinimalPair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairCounts:
-    """How many pairs a model has right. Pairs of identical sentences are not counted."""
+    """How many pairs a model has right."""
 
     num_pairs: Count
     num_right: Count
@@ -118,8 +113,7 @@ class PairCounts:
     mean_difference: Number
     """Mean of log p(good) - log p(bad) over the pairs, in nats; 0 if there is no pair."""
     standard_deviation: Number
-    """Standard deviation of the differences, with the divisor n - 1 for n pairs; 0 if there are fewer than two
-    pairs."""
+    """Sample standard deviation of the differences (divisor n - 1); 0 if there are fewer than two pairs."""
 
     def __post_init__(self) -> None:
         """Check that the counts are possible.
@@ -161,7 +155,7 @@ class MinimalPairFigures:
     """Accuracies on a set of minimal pairs, overall, by paradigm, and by category: linguistic term and field."""
 
     overall: PairCounts
-    """Counts over all pairs, with the same weight for each pair. The accuracy of these counts is the micro average."""
+    """Counts over all pairs. Their accuracy is the micro average."""
     by_paradigm: Mapping[str, ParadigmCounts]
     by_term: Mapping[str, PairCounts]
     by_field: Mapping[str, PairCounts]
@@ -219,15 +213,13 @@ def read_minimal_pairs(path: Path, columns: Sequence[str] = SENTENCES) -> list[M
     In a folder, the files ``*.jsonl`` and ``*.jsonl.gz`` are read. If there are no such files, the tables ``*.csv`` and
     ``*.tsv``, plain or gzipped, are read instead. Hidden files and folders are not read.
 
-    Args:
-        path: The file or folder.
-        columns: The fields of an object, or the columns of a table, that hold the grammatical and the ungrammatical
-            sentence. An optional third field or column has the paradigm. For a table without a header: the numbers of
-            the columns, from 1. The name ``prefix+verb`` joins the columns ``prefix`` and ``verb`` with a space.
+    ``columns`` names the fields of an object, or the columns of a table, with the grammatical sentence, the
+    ungrammatical one and, if given, the paradigm. In a table without a header, the columns are given by number, from 1.
+    The name ``prefix+verb`` joins the columns ``prefix`` and ``verb`` with a space.
 
     Raises:
-        InputError: If there is no such file or no pair, if a file exists both plain and gzipped or in two folders, if a
-            file holds another task, or if a line is malformed. The error names the file and the line.
+        InputError: If there is no such file or no pair, a file exists both plain and gzipped or in two folders, a file
+            holds another task, or a line is malformed. The error names the file and the line.
     """
     files = [path]
     if path.is_dir():
@@ -279,18 +271,8 @@ def evaluate_minimal_pairs(
 ) -> tuple[MinimalPairFigures, list[ScoredPair]]:
     """Score pairs, each distinct sentence once. Return the accuracies, and the two log-probabilities of each pair.
 
-    The figures compare sums of log-probabilities. Their attribute ``per_token`` has the figures that compare means.
-
-    The scorer gives float32 log-probabilities. Their sums are float64.
-
-    Args:
-        scorer: Gives log-probabilities.
-        tokenizer: The tokenizer of the model.
-        pairs: The pairs. Pairs of identical sentences are left out and counted.
-        prefix: What the tokenizer gets before each sentence: nothing or a space.
-        eos: Whether the score of a sentence includes ``<eos>``.
-        max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
-            limit.
+    The sums of the scorer's float32 log-probabilities are float64. ``max_tokens`` is the length of the longest sentence
+    that the model can score, without ``<eos>``; None if there is no limit.
 
     Raises:
         InputError: If a sentence is too long. The error names the file and the line.
@@ -448,7 +430,7 @@ def _objects(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[
 def _parts(name: str, known: Container[str]) -> list[str]:
     """Return the columns that ``name`` joins, such as two for ``prefix+verb``.
 
-    A name without ``+``, or one that is itself in ``known``, is the name of a single column.
+    A name that is itself in ``known`` is a single column, even with ``+`` in it.
     """
     return [name] if name in known else name.split("+")
 

@@ -4,12 +4,11 @@ r"""Mix the next-token distributions of a teacher and a student, and measure wha
 
 If no mixture predicts better than the student alone, there is no sign that the student could learn more from the
 teacher's distributions. λ is fitted by maximum likelihood on one half of a split's sentences. The gain of the mixture
-over the student alone is measured on the other half, so that a λ that fits one half by chance does not count as a gain.
-Only the log-probabilities of the gold tokens are needed.
+over the student alone is measured on the other half.
 
 A gain with the teacher's distribution given the tree does not prove that the teacher knows more. The parser or
-annotator saw the whole sentence, so the trees can reveal later words (a leak), and no student sees a tree. The marginal
-by beam search, a sum over trees that were found from the words so far, has no leak.
+annotator saw the whole sentence, so the tree can reveal later words (a leak). The marginal by beam search has no leak,
+because its trees are found from the words so far.
 """
 
 import math
@@ -33,7 +32,7 @@ NEXT_TOKEN: Final = (MARGINAL, UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE)
 first."""
 Halves = Literal["documents", "sentences"]
 LEAST_SENTENCES: Final = 4
-"""Enough for two halves of two sentences each, because one sentence has no interval."""
+"""Two for each half, because one sentence has no interval."""
 _LEAST_SHARE: Final = 0.25
 """The halves consist of whole documents if each half then gets at least this share of the sentences."""
 _SEED: Final = 1
@@ -126,9 +125,8 @@ class MixtureFigures:
 def halves_of(split: Split) -> tuple[NDArray[np.bool_], Halves]:
     """Divide a split into two halves. The same split always gives the same halves.
 
-    If the documents are known, each document goes in turn to the half with fewer sentences so far. So the sentences of
-    a document are never in different halves. If the documents are not known, or do not make two halves of similar
-    size, the sentences go to the two halves in turn.
+    If the documents are known, each document goes in turn to the half with fewer sentences so far. If the documents are
+    not known, or do not make two halves of similar size, the sentences go to the two halves in turn.
 
     Returns:
         ``[M]`` whether a sentence is in the half on which λ is fitted, and what the halves are made of.
@@ -155,13 +153,7 @@ def halves_of(split: Split) -> tuple[NDArray[np.bool_], Halves]:
 
 
 def mixed(teacher: NDArray[np.float64], student: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
-    """Return ``log(λ exp(teacher) + (1 - λ) exp(student))`` for log-probabilities of the same tokens.
-
-    Args:
-        teacher: ``[P]`` natural logs.
-        student: ``[P]`` natural logs.
-        weight: λ in [0, 1].
-    """
+    """Return ``log(λ exp(teacher) + (1 - λ) exp(student))`` for log-probabilities ``[P]`` of the same tokens."""
     logs = [math.log(share) if share > 0 else -math.inf for share in (weight, 1 - weight)]
     return np.logaddexp(logs[0] + teacher, logs[1] + student)
 
@@ -169,13 +161,11 @@ def mixed(teacher: NDArray[np.float64], student: NDArray[np.float64], weight: fl
 def teacher_weight(teacher: NDArray[np.float64], student: NDArray[np.float64]) -> float:
     """Return the λ in [0, 1] that gives the gold tokens the highest probability under the mixture.
 
-    With t and s the probabilities of a gold token, the log-likelihood ``Σ log(λ t + (1 - λ) s)`` is concave in λ, so
-    its derivative ``Σ (t - s) / (λ t + (1 - λ) s)`` falls. The root is found by bisection, to the last bits of a
-    float64. If the derivative is not positive at 0, the result is 0, and if it is not negative at 1, the result is 1.
+    With t and s the probabilities of a gold token, the log-likelihood ``Σ log(λ t + (1 - λ) s)`` is concave in λ. The
+    root of its derivative ``Σ (t - s) / (λ t + (1 - λ) s)`` is found by bisection. If the derivative has no root
+    between 0 and 1, the result is 0 or 1.
 
-    Args:
-        teacher: ``[P]`` natural log-probabilities of the gold tokens, finite, P at least 1.
-        student: ``[P]``, for the same tokens.
+    ``teacher`` and ``student`` are the natural log-probabilities ``[P]`` of the gold tokens, finite, P at least 1.
     """
     log_ratios = teacher - student
     with np.errstate(over="ignore"):  # a ratio may be beyond any float; an infinite derivative has the correct sign
@@ -208,12 +198,8 @@ def mixture_figure(
     The interval is the percentile bootstrap of the mean over sentences, as in ``compare.significance``. The value of a
     sentence is the sum of the gains at its positions, divided by the mean number of positions per sentence.
 
-    Args:
-        teacher: M rows of n + 1 natural logs, finite. The last value of a row is for ``<eos>``.
-        student: The same for the student, with rows of the same lengths.
-        is_fitted: ``[M]`` whether a sentence is in the half for the fit. Both halves must have sentences.
-        distribution: The teacher's distribution.
-        student_distribution: The student's distribution.
+    ``teacher`` and ``student`` have M rows of n + 1 natural logs, finite, the last for ``<eos>``. ``is_fitted`` ``[M]``
+    says whether a sentence is in the half for the fit. Both halves must have sentences.
 
     Raises:
         ValueError: If the rows do not have the same lengths.

@@ -7,14 +7,13 @@ NLL is the negative natural log-probability of the split's M sentences, includin
     per word               exp(NLL / (words + M))                   white-space-separated words; <eos> counts as a word
     bits per byte          NLL / ln 2 / (bytes + M)                 UTF-8 bytes of the text; one line end per sentence
 
-Values per word and per byte are comparable across tokenizers. Values per token are comparable only with the same
-tokenizer. A perplexity "given the tree" is not comparable with an unconditional one. The parser or annotator who made
-the tree saw the whole sentence, so the tree can reveal later words.
+Values per word and per byte are comparable across tokenizers, values per token only with the same tokenizer. A
+perplexity "given the tree" is not comparable with an unconditional one: the parser or annotator who made the tree saw
+the whole sentence, so the tree can reveal later words.
 
 The command ``sample-corpus`` draws a corpus from a grammar. The floor of a split of this corpus is the perplexity of
-that grammar on the split. In expectation no model that reads only the words is below the floor. On a finite sample such
-a model can be below the floor by chance, or because it was trained on that sample. The module ``truth`` computes the
-floor, and each model's divergence from the grammar.
+that grammar on the split. In expectation, no model that reads only the words has a lower perplexity. The module
+``truth`` computes the floor, and each model's divergence from the grammar.
 """
 
 import math
@@ -51,8 +50,7 @@ perplexity is an upper bound."""
 FLOOR: Final = "floor"
 """p(x) of the grammar that wrote the text."""
 OF_STUDENTS: Final = (UNCONDITIONAL, IN_DOCUMENT)
-"""The distributions of students. The --context of a student's training decides under which of them the student is
-measured."""
+"""The distributions of students."""
 DISTRIBUTIONS: Final = (UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE, JOINT, MARGINAL, PREFIX, FLOOR)
 
 LENGTHS: Final = (1, 6, 11, 21, 41, 81)
@@ -68,7 +66,7 @@ NORMALISERS: Final = {
     "per_word": "exp(nats / (num_words + num_sentences)): white-space-separated words and one <eos> per sentence",
     "bits_per_byte": "nats / ln 2 / (num_bytes + num_sentences): UTF-8 bytes and one line end per sentence",
 }
-"""The definition of each derived value. The JSON has the definition next to the value."""
+"""The definition of each derived value."""
 DIVERGENCES: Final = {
     "kl_per_position": "kl_nats / (num_tokens + num_sentences): mean KL(truth || model), in nats",
     "kl_per_position_without_eos": "(kl_nats - kl_nats_eos) / num_tokens: the same without the positions of <eos>",
@@ -182,13 +180,9 @@ def perplexity_figure(
 ) -> PerplexityFigure:
     """Return the perplexity of a split from the log-probabilities of its positions.
 
-    Args:
-        log_probs: M rows of n + 1 natural logs, as ``gold_log_probs`` returns them. The last value of a row is for
-            ``<eos>``. For the joint distribution, each value includes the actions before the token. The sums are
-            float64.
-        split: The same M sentences.
-        distribution: The distribution of ``log_probs``, one of ``DISTRIBUTIONS``.
-        divergences: The divergence from the truth at the same positions, if it was measured.
+    For each sentence of n tokens, ``log_probs`` has a row of n + 1 natural logs, the last for ``<eos>``. For the joint
+    distribution, each value includes the actions before the token. ``divergences`` has the divergence from the truth at
+    each position, if it was measured. The sums are float64.
 
     Raises:
         ValueError: If rows and sentences do not match.
@@ -249,11 +243,6 @@ def breakdowns(log_probs: Ragged, split: Split, distribution: str) -> dict[str, 
 
     The sums of each breakdown add up to the sums of ``perplexity_figure``. Ranges and sources without a sentence are
     not in the result.
-
-    Args:
-        log_probs: Rows that ``perplexity_figure`` has accepted.
-        split: The sentences of the rows.
-        distribution: As for ``perplexity_figure``.
     """
     sources, names = split.source_ids
     lengths = np.searchsorted(LENGTHS, split.tokens.lengths, side="right")

@@ -12,12 +12,11 @@ The score of eye tracking is the mean of the scores of four measures. Self-paced
 length and the surprisal of the preceding word.
 
 The surprisal of a word is the sum of its tokens' surprisals. Here, the text "item word" is encoded as a whole. BabyLM's
-pipeline instead encodes the word alone. If this gives several tokens (pieces), the pipeline decodes them one by one,
-and encodes the text before each piece again. So it may lose spaces and score other tokens than those of the text.
-``word_surprisals`` returns both values.
+pipeline instead encodes the word alone. If this gives several tokens (pieces), the pipeline decodes each of them, and
+encodes the text before each piece again. This may lose spaces and give other tokens. ``word_surprisals`` returns both
+values.
 
-de Varda, Marelli and Amenta (2023), Cloze probability, predictability ratings, and computational estimates for 205
-English sentences, Behavior Research Methods.
+de Varda, Marelli and Amenta (2023), Behavior Research Methods.
 """
 
 import csv
@@ -110,7 +109,8 @@ def read_reading_data(path: Path) -> ReadingData:
             ) from error
 
     return ReadingData(
-        # One sentence begins with the word None. After this word, ``item`` is "None", which is not a missing value.
+        # The first word of one sentence is None. In the row of the second word, ``item`` is this word, not a missing
+        # value.
         contexts=tuple("None" if row["item"] in MISSING else row["item"] for row in rows),
         words=tuple(row["word"] for row in rows),
         previous=tuple(None if row["prev_item"] in MISSING else (row["prev_item"], row["prev_word"]) for row in rows),
@@ -164,8 +164,7 @@ def _gain(
     if not rows.any():
         return None
     y = measure[rows]
-    # Standardised columns, their products and the constant span the same space as the original columns, their products
-    # and the constant. But the standardised ones are well conditioned.
+    # Standardising the columns does not change the space that the terms span, but makes the fit well conditioned.
     scaled = [_standardised(column[rows]) for column in columns]
     base = [np.ones_like(y), *scaled, *(one * other for one, other in combinations(scaled, 2))]
     without, with_it = (

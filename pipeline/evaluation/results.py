@@ -7,13 +7,11 @@ so that MODEL can be uploaded to the hub without them:
     NAME.json     the result: figures (what was measured), settings, fingerprints, versions and the command line
     NAME.jsonl    the item rows: one JSON line per sentence, pair or item, for tests between models
 
-``record`` writes the two files. ``load_results`` reads the results of a run's best checkpoint. It checks figures and
-settings, describes in words the convention of each result (how sentences were scored), and computes averages again from
-the counts. ``PairResult.pairs``, ``SuiteResult.items`` and ``read_sentence_rows`` read item rows, one by one, because a
-split may have millions of sentences.
+``record`` writes the two files. ``load_results`` reads the results of a run's best checkpoint. Item rows are read one
+by one, because a split may have millions of sentences.
 
-Results may come from strangers. So values are checked before they are used, and errors name the file and the line. The
-exceptions are the figures of parses and of BabyLM's tasks: ``load_results`` checks only that they are JSON objects.
+Results may come from strangers. So values are checked before they are used, averages are computed again from the
+counts, and errors name the file and the line. Only the figures of parses and of BabyLM's tasks are not checked.
 """
 
 import json
@@ -75,9 +73,8 @@ class Result:
     """Name of the data: of the split, of the folder of pairs or suites, of the text, or (for parses) of the files of
     trees, without suffix."""
     figures: list[Any] | dict[str, Any]
-    """For a perplexity, a list of ``PerplexityFigure.to_json()``. For the other kinds, the object that ``to_json`` of
-    ``MinimalPairFigures``, ``SurprisalFigure``, ``ParseFigure``, ``SyntaxGymFigures`` or ``MixtureFigures`` returns;
-    for ``babylm``, the scores by task."""
+    """What ``to_json`` of the figures returned, such as ``MinimalPairFigures.to_json``. A perplexity has a list of such
+    objects, one per distribution; ``babylm`` has the scores by task."""
     settings: dict[str, Any]
     """Everything that could change ``figures``: checkpoint, batch size, device, dtype and so on."""
     fingerprints: dict[str, str]
@@ -100,17 +97,12 @@ def record(
 ) -> tuple[Path, Path]:
     """Write the item rows, then the result. Return the path of the result, then that of the rows.
 
-    A result replaces an earlier result of the same name. Names differ if data, checkpoint, beam or convention differ,
-    and for a mixture if the teacher differs.
+    A result replaces an earlier result of the same name. Names differ if the data, the checkpoint, the way of scoring,
+    or the teacher of a mixture differs.
 
-    Args:
-        model: The model that was evaluated.
-        kind: As ``Result.kind``.
-        subject: As ``Result.subject``.
-        figures: As ``Result.figures``.
-        settings: Everything that could change ``figures``, except the checkpoint.
-        fingerprints: The sha256 of the data, by the names in ``DATA``, and of the ``teacher`` in a mixture.
-        rows: Item rows; None for surprisals, parses and mixtures.
+    ``kind``, ``subject`` and ``figures`` are as in ``Result``. This function adds the checkpoint to the settings, and
+    the sha256 of the weights and the tokenizer to the fingerprints. ``rows`` is None for surprisals, parses and
+    mixtures.
     """
     name = "-".join([kind.replace("_", "-"), _file_name_part(subject), fingerprints[DATA[kind]][:8]])
     name += "".join(f"-{part}" for part in _name_parts(model.which, settings, fingerprints))
@@ -130,7 +122,7 @@ def record(
 
 
 def _name_parts(which: str, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> list[str]:
-    """Return the parts of a result's file name that tell checkpoints, beams, conventions and teachers apart."""
+    """Return the parts of a result's file name that tell checkpoints, ways of scoring and teachers apart."""
     joining, rules = settings.get("joining", "text"), settings.get("rules", "2026")
     digests = {name: settings.get(f"{name} sha256") for name in ("spans", "context")}
     digests["teacher"] = fingerprints.get("teacher")
@@ -155,7 +147,7 @@ def _file_name_part(text: str) -> str:
 
 
 def write_result(model: Path, name: str, result: Result) -> Path:
-    """Write ``NAME.json`` into the folder of results atomically, and return its path. An earlier file is replaced.
+    """Write ``NAME.json`` into the folder of results atomically, and return its path.
 
     Raises:
         RunError: If ``model`` is neither a run nor an exported folder.
@@ -186,10 +178,10 @@ def write_rows(model: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Pat
 
 
 def read_results(run: Path) -> dict[str, Result]:
-    """Return the results of a run by file name, in alphabetical order. ``figures`` and ``settings`` are not checked.
+    """Return the results of a run by file name, in alphabetical order.
 
     Raises:
-        InputError: If ``write_result`` cannot have written one of the files.
+        InputError: If a file is damaged or has another format version.
     """
     folder = results_folder(run)
     if folder != run / "results" and any((run / "results").glob("*.json")):
@@ -218,15 +210,14 @@ class LoadedResult(Generic[Figures]):
     """As ``Result.subject``."""
     figures: Figures
     convention: str
-    """How sentences were scored, in words. Results with different conventions are not comparable. The convention of a
-    perplexity has only the sizes of the beam search, because each ``PerplexityFigure`` names its distribution."""
+    """How sentences were scored, in words. Results with different conventions are not comparable."""
     fingerprints: Mapping[str, str]
     command: str
     """The command line that made the result."""
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the data, that is, of the split, pairs, suites, text or trees."""
+        """sha256 of the data, such as the split or the pairs."""
         return self.sha256_of(DATA[self.kind])
 
     @property
@@ -303,11 +294,9 @@ class Skipped(NamedTuple):
 
     kind: str
     is_outdated: bool
-    """True if the result is of weights that were once the best checkpoint, but no longer are. False if the result is of
-    another checkpoint than the best, or of a kind that is not known."""
+    """Whether the result is of weights that were once the best checkpoint, but no longer are."""
     note: str
-    """The path of the file in the run, why the result was skipped, and for an outdated result the command that
-    evaluates again."""
+    """The file, why it was skipped, and for an outdated result the command that evaluates again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -331,9 +320,7 @@ def load_results(run: Path, *, weights_sha256: str | None = None) -> RunResults:
     A result counts if it was recorded for the checkpoint ``best`` and the sha256 of its weights is the sha256 of the
     checkpoint file. If a copy of a run has no checkpoints, every result for ``best`` counts.
 
-    Args:
-        run: A run directory.
-        weights_sha256: Return the results of these weights instead, whatever checkpoint they were recorded for.
+    With ``weights_sha256``, return the results of these weights instead, whatever checkpoint they were recorded for.
 
     Raises:
         InputError: If a result of the checkpoint is damaged.
@@ -361,16 +348,9 @@ def load_results(run: Path, *, weights_sha256: str | None = None) -> RunResults:
 def read_sentence_rows(path: Path, *, remedy: str) -> Iterator[dict[str, NDArray[np.float64]]]:
     """Read the item rows of a perplexity. Yield the log-probabilities of each sentence, by distribution.
 
-    A row is ``{"sentence": int, "log_probs": {distribution: [n + 1 floats]}}`` for n tokens. The values are natural
-    logarithms, and the last value is for ``<eos>``. Sentences are numbered from 0. All rows have the same
-    distributions.
-
-    Args:
-        path: The file.
-        remedy: The instruction at the end of an error message.
-
-    Yields:
-        ``[n + 1]`` float64 by distribution, finite.
+    A row is ``{"sentence": int, "log_probs": {distribution: [n + 1 floats]}}`` for n tokens. The values are finite
+    natural logarithms, the last for ``<eos>``, and become float64 arrays. Sentences are numbered from 0. All rows have
+    the same distributions. ``remedy`` is the instruction at the end of an error message.
 
     Raises:
         InputError: If a line is not such a row. The error names the line.
@@ -456,7 +436,7 @@ def _convention(path: Path, result: Result) -> str:
 
 
 def _best_weights_sha256(run: Path) -> str | None:
-    """Return the sha256 of a run's best checkpoint; None if there is no such file, as in a copy without checkpoints."""
+    """Return the sha256 of a run's best checkpoint; None in a copy of a run without checkpoints."""
     path = checkpoint_path(run, "best")
     if not path.is_file():
         return None

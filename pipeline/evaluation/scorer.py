@@ -1,10 +1,9 @@
 """Score sentences: compute the log-probability of every token, with any model that needs no tree.
 
-There are two interfaces. The evaluations of minimal pairs and SyntaxGym use ``Scorer``. The evaluation of surprisals
-uses ``DistributionScorer``, which also summarises the distribution over the next token at each position, and can read
-text before a sentence. Two classes implement the two interfaces. ``NextTokenScorer`` scores with any ``NextTokenModel``
-that needs no tree, because raw sentences have no tree. ``BlockScorer`` lets several processes score, each with a scorer
-of its own. It divides the sentences among the processes, shows the progress, and continues after an interruption.
+Minimal pairs and SyntaxGym need a ``Scorer``. Surprisals need a ``DistributionScorer``, which also summarises the
+distribution over the next token at each position, and can read text before a sentence. ``NextTokenScorer`` scores in
+one process, with a ``NextTokenModel``. ``BlockScorer`` divides the sentences among several processes, each with a
+scorer of its own, and continues after an interruption.
 
 Shape letters: n tokens of a sentence, c tokens before the sentence, R scored positions of a batch, V vocabulary.
 """
@@ -28,8 +27,8 @@ from storage.ragged import Ragged, concatenated_ranges
 log = logging.getLogger(__name__)
 
 BLOCK_SENTENCES: Final = 2_000
-"""Number of sentences to score at a time: enough to batch them by length, but so few that the progress line keeps
-moving and the scores of a long text need little memory."""
+"""Number of sentences to score at a time: enough to batch them by length, and few enough to need little memory and to
+keep the progress line moving."""
 
 Sentences: TypeAlias = Sequence[Sequence[int]] | Sequence[NDArray[np.int64]]
 """The token ids of each sentence."""
@@ -39,10 +38,10 @@ class Scorer(Protocol):
     """Computes the log-probability of every token of a sentence."""
 
     def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
-        """Return an array for each sentence: ``[n + 1]`` float32 for n token ids. The last value is for ``<eos>``.
+        """Return, in order, an array ``[n + 1]`` float32 for each sentence. The last value is for ``<eos>``.
 
-        A value is the natural log-probability of a token given ``<bos>`` and all tokens before it. Arrays come in the
-        order of the sentences. Sentences have neither ``<bos>`` nor ``<eos>``, and may be empty.
+        A value is the natural log-probability of a token given ``<bos>`` and all tokens before it. Sentences have
+        neither ``<bos>`` nor ``<eos>``, and may be empty.
         """
 
 
@@ -69,8 +68,8 @@ class DistributionScorer(Scorer, Protocol):
         Args:
             sentences: Token ids without ``<bos>`` and ``<eos>``, as for ``Scorer.log_probs``.
             before: For each sentence, the c token ids of the text before the sentence; empty if there is no such text.
-                The model reads ``<bos>``, then these ids, then the sentence. A ``<bos>`` comes before each sentence, so
-                the last of these ids must be another ``<bos>``.
+                The model reads ``<bos>``, then these ids, then the sentence. The last of these ids must be ``<bos>``
+                too, because a ``<bos>`` comes before each sentence.
             boundary_ids: The ids of all tokens that begin a word, and the id of ``<eos>``.
         """
 
@@ -79,8 +78,7 @@ class DistributionScorer(Scorer, Protocol):
 class NextTokenScorer:
     """Scores sentences with an unconditional ``NextTokenModel``, batched by length.
 
-    In each call, the longest sentences go first, so a ``batch_tokens`` that is too large for the memory fails at the
-    first batch. Sentences of similar length share a batch, so there is little padding.
+    The longest sentences go first, so a ``batch_tokens`` that is too large for the memory fails at the first batch.
     """
 
     model: NextTokenModel
@@ -91,8 +89,7 @@ class NextTokenScorer:
     batch_tokens: int = 8192
     """Largest number of positions per batch. A longer sentence is a batch by itself."""
     num_trained_positions: int | None = None
-    """Number of positions whose embeddings were trained. Longer sentences give a warning. None if the number is
-    unknown."""
+    """Number of positions whose embeddings were trained; None if unknown. Longer sentences give a warning."""
 
     def log_probs(self, sentences: Sentences) -> list[np.ndarray]:
         """See ``Scorer.log_probs``."""
@@ -171,12 +168,10 @@ class BlockScorer:
 def scoring_jobs(
     scorer: DistributionScorer, *, max_sentences: int = BLOCK_SENTENCES, max_positions: int = NO_LIMIT
 ) -> dict[str, Job]:
-    """Return the jobs that a ``BlockScorer`` needs. ``scorer`` does the work.
+    """Return the jobs that a ``BlockScorer`` needs.
 
-    Args:
-        scorer: A scorer that computes everything in this process.
-        max_sentences: Largest number of sentences in a block.
-        max_positions: Largest number of positions in a block. A longer sentence is a block by itself.
+    ``scorer`` does the work, in this process. A block has at most ``max_sentences`` sentences and ``max_positions``
+    positions. A longer sentence is a block by itself.
     """
 
     def log_probs(inputs: Rows, _: NDArray[np.int64]) -> Rows:
@@ -195,10 +190,8 @@ def scoring_jobs(
 def warn_beyond(lengths: Sequence[int] | NDArray[np.int64], num_trained_positions: int | None) -> None:
     """Warn about sentences with more positions than training had: the embeddings of their last positions are untrained.
 
-    Args:
-        lengths: Tokens of each sentence. A sentence has one position more.
-        num_trained_positions: Number of positions whose embeddings were trained. If it is None (unknown), there is no
-            warning.
+    A sentence has one position more than its number of tokens, which ``lengths`` gives. If ``num_trained_positions`` is
+    None (unknown), there is no warning.
     """
     if num_trained_positions is None:
         return

@@ -1,9 +1,8 @@
 """Run the evaluations that are the same for every model, record their results, and return summaries.
 
-The evaluations of minimal pairs, SyntaxGym and surprisals score single sentences with a ``SentenceModel``: a student or
-a folder in Hugging Face's format (``student.student_commands``), or a teacher that finds the trees by beam search
-(``teacher.teacher_commands``). A perplexity is computed from a ``ScoredSplit``. Its log-probabilities come from the
-packages ``student`` and ``teacher``, because some models also read the trees or documents of a split.
+Minimal pairs, SyntaxGym and surprisals need a ``SentenceModel``: a student, a folder in Hugging Face's format, or a
+teacher that finds the trees by beam search. A perplexity is computed from a ``ScoredSplit``. Its log-probabilities come
+from the packages ``student`` and ``teacher``, because some models also read the trees or documents of a split.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,9 +80,8 @@ def spaced_sentences(split: Split, max_sentences: int | None) -> NDArray[np.int6
 def evaluate_split(scored: ScoredSplit) -> dict[str, Any]:
     """Record the perplexities of a split and each sentence's log-probabilities. Return a summary.
 
-    For the first distribution in ``scored.log_probs``, and for no other, there is also a perplexity for each source and
-    each range of sentence lengths. If ``scored.truth`` is not None, the floor (the perplexity under the grammar's own
-    distributions) is added.
+    The first distribution in ``scored.log_probs`` also gets a perplexity for each source and each range of sentence
+    lengths. If ``scored.truth`` is not None, the floor (the perplexity under the grammar's own distributions) is added.
 
     Raises:
         RunError: If a log-probability is not finite.
@@ -138,8 +136,7 @@ def evaluate_minimal_pairs(
     )
     about = {"model": str(model.files.path), "subject": subject, "prefix": prefix, "eos": eos}
     shown = figures.to_json()
-    # Of the accuracies that compare log-probabilities per token, the summary has only the averages. The result file has
-    # all of these accuracies.
+    # The summary has only the averages of the accuracies per token. The result file has all of them.
     shown["per_token"] = {name: shown["per_token"][name] for name in ("accuracy_macro", "accuracy_micro")}
     return about | shown | {"pairs": str(rows), "written": str(written)}
 
@@ -169,7 +166,7 @@ def evaluate_syntaxgym(
 
 
 def pairs_as_text(found: Mapping[str, Any]) -> str:
-    """Return the summary of ``evaluate_minimal_pairs`` for a terminal. The result file has more figures."""
+    """Return the summary of ``evaluate_minimal_pairs`` for a terminal."""
     rows = [
         (name, counts["linguistics_term"], counts["field"], *_accuracy(counts, "num_pairs"))
         for name, counts in found["by_paradigm"].items()
@@ -184,7 +181,7 @@ def pairs_as_text(found: Mapping[str, Any]) -> str:
 
 
 def suites_as_text(found: Mapping[str, Any]) -> str:
-    """Return the summary of ``evaluate_syntaxgym`` for a terminal. The result file has more figures."""
+    """Return the summary of ``evaluate_syntaxgym`` for a terminal."""
     rows = [(name, suite["circuit"], *_accuracy(suite, "num_items")) for name, suite in found["by_suite"].items()]
     overall = found["overall"]
     averages = {
@@ -257,8 +254,7 @@ def _sentence_rows(log_probs: Mapping[str, Ragged]) -> Iterator[dict[str, Any]]:
         yield {
             "sentence": i,
             "log_probs": {
-                # A log-probability in float32 is exact to about six decimals. Rounding to six decimals halves the
-                # file's size.
+                # Six decimals are about the precision of float32. Rounding to them halves the file's size.
                 distribution: rows[i].astype(np.float64).round(6).tolist()
                 for distribution, rows in log_probs.items()
             },

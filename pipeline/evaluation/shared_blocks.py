@@ -1,18 +1,16 @@
 """Compute a long evaluation block by block, so that several processes can share it and an interruption loses little.
 
-Rank 0 runs the command as if it were the only process. The other ranks only help: they wait in ``shared_blocks`` until
-rank 0 asks for rows (values of sentences, one row per sentence). Then they compute some blocks of these rows and send
-the blocks to rank 0. They end when rank 0 has finished. Each free process takes the next block, so a slow process does
-not delay the others.
+Rank 0 runs the command as if it were the only process. The other ranks wait in ``shared_blocks`` until rank 0 asks for
+values of sentences. Then all ranks compute blocks of sentences, and each free process takes the next block. The other
+ranks send their blocks to rank 0. They end when rank 0 has finished.
 
-A block is a group of sentences. ``Job.blocks_of`` forms the blocks, which depend only on the sentences, and one process
-computes a whole block. So the rows do not depend on the number of processes, if each process has the same number of
-threads.
+The division into blocks depends only on the sentences (``Job.blocks_of``), and one process computes a whole block. So
+the values do not depend on the number of processes, if each process has the same number of threads.
 
 Rank 0 appends each finished block to a file in the folder of results (``block_file``). If the command is interrupted,
-the same command finds the file and computes the rest, with any number of processes. An interruption loses the blocks
-that are being computed, and those that other ranks finished while rank 0 computed its last block. SIGTERM ends the
-command between two blocks. The file is removed when the command has written its result.
+the same command computes the rest, with any number of processes. An interruption loses the blocks that are being
+computed, and those that other ranks finished while rank 0 computed its last block. SIGTERM ends the command between two
+blocks. The file is removed when the command has written its result.
 
 Shape letters: M sentences, n tokens of a sentence.
 """
@@ -59,8 +57,8 @@ class Job:
     """What is computed for each sentence, and how the sentences are divided into blocks."""
 
     compute: Callable[[Rows, NDArray[np.int64]], Rows]
-    """Returns the values of some sentences, in the order of the sentences. The first argument is the part of ``inputs``
-    for these sentences, the second is ``extra``: both as in ``SharedBlocks.rows``."""
+    """Returns the values of some sentences, in the order of the sentences. The arguments are the rows of ``inputs`` for
+    these sentences, and ``extra``, both as in ``SharedBlocks.rows``."""
     _: KW_ONLY
     per_position: tuple[str, ...]
     """The names of the values that have a number for each token of a sentence and for ``<eos>``."""
@@ -105,15 +103,9 @@ def shared_blocks(
 ) -> Iterator["SharedBlocks"]:
     """Yield, on rank 0, the object that computes rows in all processes. Rows can be read until the ``with`` body ends.
 
-    Every rank must enter the ``with`` statement. Only rank 0 executes the body. The other ranks help, and their
-    processes end when rank 0 leaves the body.
+    Every rank must enter the ``with`` statement, but only rank 0 executes the body.
 
-    Args:
-        jobs: What can be computed, by name. Files of finished blocks have names that begin with the name of the job.
-        world: The processes.
-        files: The model. The files of finished blocks are next to its results.
-        settings: Everything besides the model that could change a value.
-        device: Where this process computes.
+    ``settings`` is everything besides the model that could change a value. ``device`` is where this process computes.
 
     Raises:
         StoreError: If results cannot be written.
@@ -176,10 +168,8 @@ class SharedBlocks:
 
         Everything is computed when this method returns. The iterator reads the values from the file of finished blocks.
 
-        Args:
-            what: The name of the job.
-            inputs: What the job reads, one row per sentence. The rows ``tokens`` are the sentences.
-            extra: What the job reads for every sentence besides these rows, such as the ids of some tokens.
+        ``inputs`` has, for each name, one row per sentence. The rows named ``tokens`` are the sentences. ``extra`` is
+        the same for all sentences, such as the ids of some tokens.
 
         Raises:
             StoppedBySignal: On all ranks, after SIGTERM on one of them.
@@ -278,7 +268,7 @@ class SharedBlocks:
 
 
 def _num_positions(inputs: Rows) -> NDArray[np.int64]:
-    """Return ``[M]``: the number of positions of each sentence, including those of the text before it."""
+    """Return ``[M]``: the number of positions of each sentence and the text before it together."""
     lengths: NDArray[np.int64] = 1 + np.sum([rows.lengths for rows in inputs.values()], axis=0)
     return lengths
 

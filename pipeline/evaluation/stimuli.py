@@ -1,16 +1,15 @@
 r"""Read the sentences whose surprisals are wanted: their words, the text before them, and what identifies them.
 
-    a text      one sentence per line. The number of a sentence is the number of its line, from 1
-    a table     a column of a CSV or TSV file, or a field of JSON lines. Each row is a sentence. Its number is the
-                number of the row, from 1, without the header
+    a text      one sentence per line
+    a table     a column of a CSV or TSV file, or a field of JSON lines. Each row is a sentence
     regions     a table with one row per region, as experiments of self-paced reading have. The rows of one sentence
                 have the same item (the values of the columns ``SurprisalConfig.item``) and must follow one another.
                 The texts of these rows, joined with spaces, are the sentence, and each row is a word of it
 
-The text before a sentence is for models that were trained on documents. It comes from a file with a line for each
-sentence, or from the lines before the sentence. A model reads it as in training: ``<bos>`` comes before each sentence,
-so the input is ``<bos> earlier sentence <bos> sentence``. If the input is too long, this module leaves out the oldest
-sentences. If not even the sentence right before the scored one fits, only the last tokens of that sentence are kept.
+Models that were trained on documents can read the text before a sentence. This text comes from a file with a line for
+each sentence, or from the lines before the sentence. The model reads ``<bos> earlier sentence <bos> sentence``, as in
+training. If this is too long, the oldest sentences are left out. If not even the sentence right before the scored one
+fits, only its last tokens are kept.
 """
 
 import re
@@ -59,8 +58,8 @@ class Stimulus:
     """A sentence as a model reads it."""
 
     number: int
-    """Number of the sentence, from 1: the number of its line in a text, of its row in a table, or of its item if a
-    table has one row per region."""
+    """Number of the sentence, from 1: the number of its line in a text, of its row in a table (not counting the
+    header), or of its item if a table has one row per region."""
     line: int
     """Number of the first line of the sentence in the file, from 1, for error messages."""
     text: str
@@ -91,27 +90,22 @@ def read_stimuli(
     context_positions: int,
     dropped: Counter[str],
 ) -> Iterator[Stimulus]:
-    """Yield the sentences of a text or a table. Skipped sentences are counted by reason in ``dropped``.
+    """Yield the sentences of a text or a table, plain or gzipped.
 
-    Args:
-        path: The text or the table, plain or gzipped.
-        tokenizer: The tokenizer of the model.
-        config: What is read. ``on_error`` says what to do about a faulty line: "stop" or "skip". A line or row is
-            faulty if it is not UTF-8, malformed, empty, or longer than ``max_tokens``, or if one of its tokens has
-            parts of two words. With a file ``spans``, it is also faulty if the spans do not cover it, or if
-            normalisation changes it. There are two exceptions. With regions, a malformed row is always an error. If
-            empty lines separate documents, they are not faulty.
-        max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
-            limit.
-        context_positions: Largest number of positions of a sentence and the text before it together.
-        dropped: Gets the number of skipped sentences by reason.
+    A sentence is faulty if it is not UTF-8, malformed, empty, or longer than ``max_tokens``, or if one of its tokens
+    has parts of two words. With a file ``config.spans``, it is also faulty if the spans do not cover it, or if
+    normalisation changes it. ``config.on_error`` says whether this function stops at a faulty sentence, or skips it and
+    counts it by reason in ``dropped``. With regions, a malformed row is an error in any case. Empty lines that separate
+    documents are not faulty.
+
+    ``max_tokens`` is the length of the longest sentence that the model can score, without ``<eos>``; None if there is
+    no limit. ``context_positions`` is the largest number of positions of a sentence and the text before it together.
 
     Raises:
         InputError: If a file cannot be read or is not what ``config`` says, if ``spans`` or ``context`` do not belong
             to this text, or if the rows of an item are not together. If ``on_error`` is "stop", also at the first
-            faulty line; the error names it.
-        ConfigError: If a column is named, but the file is running text; or if ``context_sentences`` is given for a
-            table.
+            faulty sentence; the error names its line.
+        ConfigError: If a column is named for running text, or ``context_sentences`` is given for a table.
     """
     faults = _Faults(path, config.on_error, dropped)
     kept = _kept(path, config, faults)

@@ -4,25 +4,25 @@ r"""Write the surprisals of a text's words or tokens as a table, to join with re
     surprisal of a word     the sum over its tokens: by the chain rule, -log2 p(tokens of the word | text before it)
     corrected surprisal     the surprisal of the word and of its end, given that the word before has ended
 
-A word is a string between spaces, including punctuation. Alternatively, a file of spans or the rows of a table say
-which characters are a word (``stimuli``). The text is normalised as a corpus is. The space before a word belongs to the
-word, as part of its first token or as a token by itself. So the probability that a word ends is part of the next word's
-surprisal. Oh and Schuler (2024) show how this affects fits to reading times. ``corrected_bits`` counts this probability
-with the word that ends. With spans or regions, a token may have parts of two words. The surprisal of such a token
-cannot be divided, so its sentence is refused or skipped (``stimuli``). With strings between spaces, no tokenizer of
-this project makes such a token. But somebody may have added one, such as "New York", to the tokenizer of another model.
-Then the two words are one word in the table.
+A word is a string between spaces, including punctuation, unless a file of spans or the rows of a table say which
+characters are a word (``stimuli``). The text is normalised as a corpus is. The space before a word belongs to the word,
+as part of its first token or as a token by itself. So the probability that a word ends is part of the next word's
+surprisal, which affects fits to reading times (Oh and Schuler 2024). ``corrected_bits`` counts this probability with
+the word that ends.
 
-The entropy of a word is that of the model's distribution over the first **token** of the word, before the model reads
-the word. This is not the entropy over words, because a word may have several tokens.
+With spans or regions, a token may have parts of two words. Its surprisal cannot be divided, so the sentence is refused
+or skipped. With strings between spaces, only tokens that somebody added to a tokenizer, such as "New York", have parts
+of two words. The table joins these words into one.
+
+The entropy of a word is that of the model's distribution over the first **token** of the word. It is not the entropy
+over words.
 
 The table has tab-separated columns, a header, and no quoting, because no cell contains a tab. ``docs/surprisal.md``
-shows how to read the table and how to join it with reading times. The last row of each sentence is ``<eos>``. The
-surprisals of a sentence, those of ``<eos>`` included, add up to -log2 p(sentence), except for the rounding to six
-decimals. ``SurprisalFigure`` has the sums without rounding.
+shows how to read it and how to join it with reading times. The last row of each sentence is ``<eos>``. The surprisals
+of a sentence, those of ``<eos>`` included, add up to -log2 p(sentence), except for the rounding to six decimals.
+``SurprisalFigure`` has the sums without rounding.
 
-Pimentel and Meister (2024), How to Compute the Probability of a Word, EMNLP. Oh and Schuler (2024), Leading Whitespaces
-of Language Models' Subword Vocabulary Pose a Confound for Calculating Word Probabilities, EMNLP.
+Pimentel and Meister (2024), EMNLP; Oh and Schuler (2024), EMNLP.
 """
 
 import math
@@ -63,7 +63,7 @@ COLUMNS: Final[Mapping[By, tuple[str, ...]]] = {
 it is numbered as if it were the next word and token."""
 LOG_FREQUENCY: Final = "log_frequency"
 """The column after ``COLUMNS["word"]``, if frequencies are given. Empty for ``<eos>`` and for words without a
-frequency. The columns of the input that the options ``item`` and ``region`` name come last, and keep their names."""
+frequency."""
 WordUnit = Literal["white space", "spans", "regions"]
 _WORD_UNITS: Final[Mapping[WordUnit, str]] = {
     "white space": "white-space-separated words",
@@ -92,7 +92,7 @@ class SurprisalFigure:
     num_with_context: Count = 0
     """Sentences that were scored with text before them."""
     num_with_less_context: Count = 0
-    """Sentences for which the oldest part of the text before them was left out, because the whole text did not fit."""
+    """Sentences before which the oldest part of the text was left out, because the whole text did not fit."""
     num_cut_tokens: Count = 0
     """Tokens that were left out of the texts before sentences, over all sentences."""
 
@@ -130,18 +130,15 @@ def corrected_bits(stimulus: Stimulus, scores: TokenScores, begins: NDArray[np.b
 
         p(t_1 .. t_k | before) * p(B | before, t_1 .. t_k) / p(B | before)
 
-    where p(B | ..) is the sum over B of the probabilities of the next token. The factor p(B | before, t_1 .. t_k) is
-    the probability that the word ends after t_k, and the divisor is the probability that the word before had ended.
-    ``<eos>`` is in B and has no end of its own: its probability is p(<eos> | before) / p(B | before). In the product
-    over a sentence, the factor of each word cancels with the divisor of the next word or ``<eos>``. So the sum of the
-    surprisals is -log2 p(sentence) + log2 p(B | <bos>), where the last probability is almost 1.
+    where p(B | ..) is the probability that the next token is in B. The second factor is the probability that the word
+    ends after t_k. The divisor is the probability that the word before had ended. ``<eos>`` has no end of its own: its
+    probability is p(<eos> | before) / p(B | before). In the product over a sentence, the second factor of each word
+    cancels with the next divisor. So the surprisals add up to -log2 p(sentence) + log2 p(B | <bos>), where the last
+    probability is almost 1.
 
     Regions and spans may end where there is no space, as "dog" does in "dog.". At such a place nothing is corrected.
 
-    Args:
-        stimulus: A sentence of n tokens and w words.
-        scores: The scores of the sentence.
-        begins: ``[V]``: whether a token begins with a space, as ``begins_word`` returns it.
+    ``begins`` is the result of ``begins_word``.
     """
     firsts = _first_tokens(stimulus)
     is_boundary = np.append(begins[stimulus.ids], True)
@@ -164,13 +161,7 @@ def rows_of_sentence(
     The columns are ``COLUMNS[by]``, then ``LOG_FREQUENCY`` if there are frequencies, then the columns of the input that
     ``item`` and ``region`` name.
 
-    Args:
-        stimulus: A sentence of n tokens.
-        scores: The scores of its tokens and ``<eos>``.
-        tokenizer: Gives the text of a token.
-        by: Whether a row is a word or a token.
-        begins: ``[V]``: whether a token begins with a space.
-        frequencies: Frequencies for the column ``LOG_FREQUENCY``, only for words. None leaves this column out.
+    ``begins`` is the result of ``begins_word``.
     """
     bits, entropies = _bits(scores.log_probs).tolist(), scores.entropies.tolist()
     words = [stimulus.text[start:stop] for start, stop in stimulus.word_spans]
@@ -212,19 +203,10 @@ def write_surprisals(
 ) -> tuple[SurprisalFigure, Counter[str]]:
     """Score the sentences of a text and write the table. Return its sums, and the number of skipped lines by reason.
 
-    The table appears only when it is complete, and replaces an earlier table. The text is read twice. So a faulty line
-    is found before anything is scored, and only token ids are in memory: those of the whole text, and for each sentence
-    those of the text before it.
+    The table appears only when it is complete, and replaces an earlier one. The text is read twice, so that a faulty
+    line is found before anything is scored, and so that only token ids are in memory.
 
-    Args:
-        scorer: Gives the scores.
-        tokenizer: The tokenizer of the model.
-        path: The text or table.
-        out: The table to write.
-        config: The options of ``evaluate surprisal``.
-        max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
-            limit.
-        context_positions: Largest number of positions of a sentence and the text before it together.
+    ``max_tokens`` and ``context_positions`` are as in ``read_stimuli``.
 
     Raises:
         ConfigError: If the table would replace an input file, or would have two columns of one name.

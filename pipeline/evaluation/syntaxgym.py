@@ -4,18 +4,15 @@
                                 than the sum, such as the mean
     an item is right            if every prediction about it is true
 
-A token belongs to the region that contains its characters other than spaces. A token with characters of two regions
-belongs to the region of its first character. Results have the number of tokens that touch two regions. This number is 0
-with a tokenizer that keeps words and punctuation apart. ``<eos>`` belongs to no region, so the sums over all regions
-add up to the surprisal of the sentence without ``<eos>``.
+A token belongs to the region of its first character that is not a space. Results have the number of tokens that touch
+two regions. This number is 0 with a tokenizer that keeps words and punctuation apart. ``<eos>`` belongs to no region.
 
-A prediction is a tie if its truth depends on a comparison of two values that are equal except for rounding. Ties are
-reported and are never right (``formulas``). An item is a tie if none of its predictions is false and at least one is a
-tie.
+A prediction is a tie if its truth depends on a comparison of two values that are equal except for rounding
+(``formulas``). An item is a tie if none of its predictions is false and at least one is a tie. Ties are reported and
+are never right.
 
 Accuracies are over items, with Wilson intervals. For each circuit (a group of suites on related phenomena) and for all
-suites there is also the mean of the suites' accuracies, which Hu et al. (2020) report. This mean gives every suite the
-same weight.
+suites there is also the mean of the suites' accuracies, which Hu et al. (2020) report.
 """
 
 import math
@@ -41,9 +38,9 @@ _NAMES: Final = {Truth.TRUE: "right", Truth.FALSE: "wrong", Truth.TIE: "tie"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemCounts:
-    """Counts of items. An item is right if all its predictions are true.
+    """Counts of items, and how many of them are right.
 
-    The subclass ``PredictionCounts`` looks at a single prediction: there an item is right if this prediction is true.
+    In the subclass ``PredictionCounts``, an item is right if the prediction ``formula`` is true.
     """
 
     num_items: Annotated[int, msgspec.Meta(ge=1)]
@@ -90,7 +87,7 @@ class ItemOutcome:
 
     @property
     def outcome(self) -> Truth:
-        """The lowest truth value of the predictions: false < tie < true. So a right item has only true predictions."""
+        """The lowest truth value of the predictions: false < tie < true."""
         return min(self.predictions)
 
     def to_json(self) -> dict[str, Any]:
@@ -171,14 +168,8 @@ def evaluate_suites(
 ) -> tuple[SyntaxGymFigures, list[ItemOutcome]]:
     """Score every distinct sentence of the suites once. Return the accuracies, and the outcome of each item.
 
-    Args:
-        scorer: Gives log-probabilities.
-        tokenizer: The tokenizer of the model.
-        suites: At least one suite.
-        joining: How regions become a sentence: as running text, or with a space between every two regions
-            (``syntaxgym_suites``).
-        max_tokens: Length of the longest sentence that the model can score, without ``<eos>``; None if there is no
-            limit.
+    ``joining`` says how regions become a sentence (``syntaxgym_suites``). ``max_tokens`` is the length of the longest
+    sentence that the model can score, without ``<eos>``; None if there is no limit.
 
     Raises:
         InputError: If a sentence is too long, or a formula names a region whose metric has no value. The error names
@@ -239,12 +230,8 @@ def regions_of_tokens(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return int64 ``[n]``, the region of each of n tokens, and bool ``[n]``, whether a token touches two regions.
 
-    Regions are given by their index in ``Condition.regions``, from 0, and not by their number in the suite.
-
-    Args:
-        text: A sentence of C characters.
-        owners: ``[C]``: the region of each character, as ``Condition.sentence`` returns it.
-        spans: Characters that each token covers, including the space before a word.
+    A region is given by its index in ``Condition.regions``, not by its number in the suite. ``owners`` is the second
+    result of ``Condition.sentence``. The span of a token includes the space before a word.
     """
     regions, over_two = np.empty(len(spans), np.int64), np.zeros(len(spans), bool)
     for i, (start, stop) in enumerate(spans):

@@ -1,18 +1,14 @@
 """Read SyntaxGym test suites from the JSON files they are released in, and build their sentences.
 
 A suite has items. An item is the same sentence in several conditions, and a sentence consists of numbered regions. The
-suite's predictions are formulas over the surprisals of regions (``pipeline.evaluation.formulas``). If a formula names a
-region that an item does not have, ``read_suite`` refuses the suite, before anything is scored.
+suite's predictions are formulas over the surprisals of regions (``pipeline.evaluation.formulas``).
 
-Regions become a sentence in these steps. White space at the ends of a region is removed, and several spaces inside
-become one. Empty regions add nothing to the sentence, not even a space. Between every two of the other regions there is
-one space, which belongs to the second of the two. The suites have a space before punctuation: ``studied the book , the
-nurse ...``. If ``joining`` is "text", this space is removed before each of ``, . ; : ! ?`` that stands alone. The
-sentence is then written like the running text that models are trained on. If ``joining`` is "tokens", the space stays.
-The published accuracies come from models that read the regions joined by spaces, as with "tokens".
+The text of each region is normalised. Then all regions that are not empty are joined with one space, which belongs to
+the region after the space. The suites have a space before punctuation: ``studied the book , the nurse ...``. If
+``joining`` is "text", the space before each of ``, . ; : ! ?`` that stands alone is removed, as in the running text
+that models are trained on. If ``joining`` is "tokens", this space stays, as in published results.
 
-Hu et al. (2020), A Systematic Assessment of Syntactic Generalization in Neural Language Models, ACL, 1725-1744;
-Gauthier et al. (2020), SyntaxGym: An Online Platform for Targeted Evaluation of Language Models, ACL Demonstrations.
+Hu et al. (2020), ACL, 1725-1744; Gauthier et al. (2020), SyntaxGym, ACL Demonstrations.
 """
 
 import re
@@ -56,8 +52,8 @@ CIRCUITS: Final[Mapping[str, str]] = {
     "fgd": "Long-Distance Dependencies",
     "cleft": "Long-Distance Dependencies",
 }
-"""The circuit (published group) of a suite, by the first part of the suite's name: the part before the first ``-``,
-``_`` or digit. The table comes from the notebook that drew the figures of Hu et al. (2020)."""
+"""The circuit (published group) of a suite, by the part of its name before the first ``-``, ``_`` or digit. The table
+comes from the notebook that drew the figures of Hu et al. (2020)."""
 UNKNOWN_CIRCUIT: Final = "not known"
 _SPACE_BEFORE_MARK: Final = re.compile(r" (?=[,.;:!?](?: |$))")
 

@@ -3,10 +3,10 @@
     KL_t = sum over w of  p(w | x_<t) log(p(w | x_<t) / q_t(w))        in nats; 0 log 0 = 0
 
 p is the exact distribution of the grammar (``pipeline.dumping.grammar_model``), and q_t is the distribution of the
-model at position t. The sum is over the whole vocabulary, in float64. KL_t is 0 only if the model's distribution is the
-true one. If q_t depends on the words alone, then the mean of KL_t says how far the model's cross-entropy is expected to
-be above the floor, in nats per position. The floor is the cross-entropy of the grammar itself. Unlike the difference of
-two perplexities, KL_t does not depend on which token came next, so its mean varies less from sample to sample.
+model at position t. The sum is over the whole vocabulary, in float64. The floor is the cross-entropy of the grammar
+itself. If q_t depends on the words alone, then the mean of KL_t estimates how far the model's cross-entropy is above
+the floor, in nats per position. Unlike the difference of two perplexities, KL_t does not depend on which token came
+next, so its mean varies less from sample to sample.
 """
 
 from pathlib import Path
@@ -35,9 +35,7 @@ class Truth:
         split: Name of the split.
 
     Raises:
-        InputError: If ``corpus`` is not a sample corpus, or the split has other sentences than the corpus. The
-            sentences differ if the dataset was built from another sample, or if ``build-dataset`` dropped some of the
-            sentences.
+        InputError: If ``corpus`` is not a sample corpus, or the split has other sentences than the corpus.
     """
 
     def __init__(self, corpus: Path, dataset: Dataset, split: str) -> None:
@@ -64,10 +62,8 @@ class Truth:
     def divergences(self, model: NextTokenModel, states: Tensor, tokens: Ragged) -> np.ndarray:
         """Return float64 ``[P]``: KL_t (see the module) of a model at each position, in nats.
 
-        Args:
-            model: The model, with the vocabulary of the dataset.
-            states: ``[P, D]``: its states of the sentences in ``tokens``, as ``NextTokenModel.states`` returns them.
-            tokens: The sentences, without ``<eos>``.
+        ``states`` is ``[P, D]``: the model's states of the sentences ``tokens`` (without ``<eos>``), as
+        ``NextTokenModel.states`` returns them. The model must have the vocabulary of the dataset.
         """
         truth = self._model.states(self._model.prepare(tokens, None))
         found = np.empty(len(truth))

@@ -61,14 +61,8 @@ def around_added_tokens(
     """Return the spans of words and of tokens, changed so that no added token has parts of two words.
 
     An added token is an entry that somebody added to a trained tokenizer, such as "New York". Words that share an added
-    token become one word. If an added token includes the space after it, the space is taken out of the token's span.
-    Otherwise the token would touch the next word, which owns this space.
-
-    Args:
-        text: A normalised text.
-        words: Characters that each word covers, in order.
-        tokens: Characters that each of n tokens covers.
-        is_added: Whether each of n tokens is an added token.
+    token become one word. A space at the end of an added token is taken out of the token's span, because the space
+    belongs to the next word.
     """
     trimmed = [
         (start, start + len(text[start:stop].rstrip(" ")) if added and text[start:stop].strip(" ") else stop)
@@ -85,10 +79,7 @@ def around_added_tokens(
 def words_of_tokens(text: str, tokens: Sequence[Span], words: Sequence[Span]) -> NDArray[np.int64]:
     """Return ``[n]``: for each token the number of its word, from 0. A space belongs to the word after the space.
 
-    Args:
-        text: A normalised text.
-        tokens: Characters that each of n tokens covers.
-        words: Characters that each word covers. ``check_words`` must accept them.
+    ``text`` is normalised, and ``check_words`` must accept ``words``.
 
     Raises:
         ValueError: If a token has parts of two words.
@@ -106,13 +97,10 @@ def words_of_tokens(text: str, tokens: Sequence[Span], words: Sequence[Span]) ->
 def check_words(text: str, words: Sequence[Span]) -> None:
     """Check that words cover every character of a text except spaces.
 
-    Args:
-        text: A normalised text that is not empty.
-        words: Spans that are not empty, ascend, and do not overlap.
+    ``text`` is normalised and not empty. The words are not empty, ascend, and do not overlap.
 
     Raises:
-        ValueError: If a word extends beyond the text or begins or ends with a space, or if a character that is not a
-            space is in no word.
+        ValueError: If they do not, or if a word extends beyond the text, or begins or ends with a space.
     """
     at = 0
     for start, stop in words:
@@ -161,11 +149,10 @@ class SpanFile:
 
 
 def frequency_key(word: str) -> str:
-    """Return the key of a word: case-folded, and without punctuation at both ends. An empty text has an empty key.
+    """Return the key of a word: case-folded, and without punctuation at both ends.
 
-    Punctuation is every character but letters, combining marks and digits. ``"Dog,`` and ``dog`` have the same key,
-    but ``don't`` and ``dont`` have different keys. A word that consists only of punctuation keeps it: ``.`` and ``,``
-    have different keys.
+    Punctuation is every character but letters, combining marks and digits. A word that consists only of punctuation
+    keeps it. Examples: ``"Dog,`` has the key ``dog``, ``don't`` has the key ``don't``, and ``.`` has the key ``.``.
     """
     folded = normalise_text(normalise_text(word).casefold())  # a case-folded string may not be NFC
     kept = [i for i, character in enumerate(folded) if unicodedata.category(character)[0] in "LMN"]
@@ -181,10 +168,7 @@ class Frequencies:
         self._log_total = math.log2(counts.total())
 
     def log_frequency(self, word: str) -> float | None:
-        """Return log2(count / sum of all counts), in bits and at most 0; None for a word that is not in the table.
-
-        The negative of this value is the surprisal of the word under the unigram distribution of the table.
-        """
+        """Return log2(count / sum of all counts), in bits and at most 0; None for a word that is not in the table."""
         count = self._counts.get(frequency_key(word))
         return None if count is None else math.log2(count) - self._log_total
 
