@@ -3,25 +3,21 @@
     python -m benchmarks.beam [--quick] [--json FILE] [--data DATASET --teacher RUN [--split dev]] [--before CHECKOUT]
 
 One process with one thread searches. Without --data and --teacher, it searches sentences of 5 to 39 random tokens, with
-a model of size 256 that has random weights and a vocabulary of 12,000. Searching with such a model takes longer than
-with a trained model. All actions are about equally probable, so nearly every position is searched until the largest
-allowed number of actions is taken. With a trained model, the search of a position ends when its best candidates are
-found.
+a model of size 256 that has random weights and a vocabulary of 12,000. With random weights a search rarely ends early,
+so it is slower than with a trained model.
 
-The name of each figure ends with the beam and the word beam: _50_10 or _10_5. A position is a token or ``<eos>``;
-figures per token do not count ``<eos>``.
+The name of each figure ends with the beam and the word beam: _50_10 or _10_5. A position is a token or ``<eos>``.
+Figures per token do not count ``<eos>``.
 
-beam_floor_*       Operations of the search's matrix products per second of the whole search / operations per second of
-                   a float32 product of two 2,048 x 2,048 matrices. The search has other work, too, such as log-sum-exps
-                   over the vocabulary, so no program reaches 1. The search and this product are timed in each of
-                   three rounds (``--quick``: one); the figure is the median over the rounds.
-vocabulary_share_* An estimate of the share of these operations that is spent on logits of the vocabulary. It assumes
-                   that every position has ``beam`` candidates and no two sentences begin alike.
+beam_floor_*       Operations per second of the search / operations per second of a float32 product of two 2,048 x 2,048
+                   matrices. Only the matrix products of the search count, so no program reaches 1. The figure is the
+                   median of three rounds (``--quick``: one).
+vocabulary_share_* An estimate of the share of these operations that compute logits of the vocabulary. It assumes that
+                   every position has ``beam`` candidates and no two sentences begin alike.
 before_ratio_*     Tokens per CPU second with this code / with the code in CHECKOUT, another checkout of this project.
-                   In each round both codes search, each in a process of its own.
-before_largest_difference_*  The largest difference, over all positions, between the log-probabilities that the two
-                   codes give the gold token, in nats.
-before_mean_difference_*  The difference between the means of these log-probabilities over all positions, in nats.
+before_largest_difference_*  The largest absolute difference between the log-probabilities that the two codes give a
+                   gold token, in nats.
+before_mean_difference_*  The absolute difference between the means of these log-probabilities, in nats.
 """
 
 import os
@@ -90,7 +86,7 @@ def main() -> None:
 
 
 def measure(model: Rnng, tokens: Ragged, config: BeamConfig, *, rounds: int) -> dict[str, float]:
-    """Return the figures that concern this code alone. Rates are medians over rounds."""
+    """Return the figures that concern this code alone."""
     search = BeamSearch(model, config)
     with FlopCounterMode(display=False) as counter:
         found = search.search(tokens)
@@ -126,7 +122,7 @@ def compare(checkout: Path, beams: tuple[int, int], *, rounds: int) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(rounds):
             for name, root in (("after", ROOT), ("before", checkout)):
-                # Both run this file. With -P, they import the search from ``root`` and not from this file's folder.
+                # -P: this file imports the search from ``root`` and not from its own folder.
                 command = [sys.executable, "-P", __file__, *typed, "--search", f"{folder}/{name}.npz", *map(str, beams)]
                 subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}, check=True)
             after, before = (dict(np.load(f"{folder}/{name}.npz")) for name in ("after", "before"))

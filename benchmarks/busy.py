@@ -2,16 +2,14 @@
 
     python -m benchmarks.busy [--quick] [--json FILE]
 
-A training step takes 1,024 positions of the sample corpus through a student of 4 blocks of size 128, with one thread
-per core. The busy processes, one per core, compute without end. All trainings run one after the other. Start this
-benchmark on a machine that has nothing else to do.
+A student of 4 transformer blocks of size 128 trains on batches of 1,024 positions of the sample corpus, with one thread
+per core. On the busy machine, one other process per core computes without end. Start this benchmark on a machine that
+has nothing else to do.
 
-kept_share            Positions per second beside busy processes / positions per second on the quiet machine. The
-                      OpenMP setting is that of this program's commands: a thread that waits for another thread spins
-                      for microseconds only.
+kept_share            Positions per second on the busy machine / on the quiet machine, with the OpenMP setting of this
+                      program's commands: a waiting thread spins for microseconds only.
 kept_share_spinning   The same ratio with OpenMP's default setting: a waiting thread spins for milliseconds.
 quiet_ratio           Positions per second on the quiet machine: with the commands' setting / with OpenMP's default.
-                      If it is below 1, the commands' setting costs time on a quiet machine.
 """
 
 import json
@@ -32,9 +30,8 @@ from pipeline.runtime.workers import usable_cores
 SIZES = ("--embed-dim", "128", "--num-blocks", "4", "--num-heads", "4", "--batch-tokens", "1024")
 OPENMP = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 SETTINGS = {"": {}, "_spinning": {"GOMP_SPINCOUNT": "300000"}}
-"""The environment variables of the two OpenMP settings. Without variables, the command chooses its own setting. The
-variable of ``_spinning`` restores the default of GNU OpenMP, which torch uses on Linux. The names of measured rates end
-with the key of their setting."""
+"""Environment variables of the two OpenMP settings. Without variables, the command chooses its own setting. The
+variable of ``_spinning`` restores the default of GNU OpenMP, which torch uses on Linux."""
 
 
 def main() -> None:
@@ -47,8 +44,7 @@ def main() -> None:
         for _ in range(rounds):
             for name, setting in SETTINGS.items():
                 rates.setdefault(f"quiet{name}", []).append(rate(Path(folder), 120, setting))
-                # Beside busy processes, a step with OpenMP's default setting takes several seconds, so only ten steps
-                # are measured.
+                # On the busy machine, a step with OpenMP's default setting takes several seconds.
                 with busy_processes(usable_cores()):
                     rates.setdefault(f"busy{name}", []).append(rate(Path(folder), 10 if setting else 60, setting))
     median = {name: statistics.median(found) for name, found in rates.items()}

@@ -30,10 +30,10 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Call each function of ``runs`` once per round. Return the seconds that it took in each round, by its name.
+    """Call each function of ``runs`` once per round. Return the seconds of its calls, by its name.
 
-    The order within a round is random, because each function inherits the caches and the heap of the previous one. The
-    first round is not counted.
+    The order within a round is random, because each function inherits the caches and the heap of the previous one. An
+    additional first round is not counted.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     generator, names = random.Random(1), list(runs)  # noqa: S311
@@ -55,8 +55,8 @@ def ratio(seconds: Mapping[str, list[float]], ours: str, theirs: str) -> float:
 def keep_freed_memory() -> None:
     """Make malloc keep the memory that this process has freed.
 
-    By default malloc takes the memory for an array of 100 kB to 32 MB either from freed memory or from the system. The
-    system zeroes new memory page by page, which takes ten times as long as copying into the array.
+    Otherwise malloc sometimes takes the memory for an array of 100 kB to 32 MB from the system. The system zeroes new
+    memory page by page, which takes ten times as long as copying into the array.
     """
     libc = ctypes.CDLL(None)
     trim_threshold, mmap_threshold = -1, -3
@@ -67,7 +67,7 @@ def keep_freed_memory() -> None:
 def run_python(arguments: Iterable[object], *, num_processes: int = 1) -> str:
     """Run Python with these arguments, one thread per process, and return what it prints.
 
-    Several processes run under torchrun. If they fail, this process prints their error output and ends.
+    If Python fails, this process prints the error output and ends.
     """
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", num_processes]
     command = [sys.executable, *(torchrun if num_processes > 1 else []), *arguments]

@@ -3,10 +3,10 @@
     python -m benchmarks.conditions --data DATASET --teacher RUN [--split dev] [--beams 10/5,100/20] [--quick]
                                     [--json FILE]
 
-Every position has two distributions over the whole vocabulary. The first is given the tree: p(w | x_<t, y_<t, SHIFT).
-Here x_<t are the tokens so far and y_<t the actions of the dataset's tree so far. The parser or person that made this
-tree saw the whole sentence. The second distribution is the mixture over the trees that a beam search finds for x_<t. It
-does not depend on x_t or later tokens. The figures for each beam size (beam and word beam):
+Every position has two distributions over the whole vocabulary. The first is given the dataset's tree:
+p(w | x_<t, y_<t, SHIFT), with the tokens x_<t and the actions y_<t so far. The parser or person that made this tree saw
+the whole sentence. The second distribution is the mixture over the trees that a beam search finds for x_<t. The figures
+of each beam size (beam and word beam) are:
 
 kl_tree_from_mixture    KL(given the tree || mixture), in nats per position. ``kl_mixture_from_tree`` is the reverse KL.
 perplexity_mixture      Perplexity of the gold tokens under the mixture. ``perplexity_tree``: under the distribution
@@ -15,8 +15,7 @@ perplexity_sum          Perplexity from p(words) of each sentence: the sum of p(
                         that the search finds. ``perplexity_parse``: from p(words, best parse).
                         ``perplexity_joint``: from p(words, the dataset's tree).
 f1, f1_unlabelled       F1 of the best parses against the dataset's trees, counted as by ``evaluate parses``.
-effective               Mean over positions of the effective number of candidate trees: exp of the entropy of their
-                        weights.
+effective               Effective number of candidate trees: exp of the entropy of their weights. Mean over positions.
 incomplete              The share of sentences for which the search ends without a complete tree.
 tokens_per_s            The rate of the search on one thread.
 """

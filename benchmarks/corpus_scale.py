@@ -2,11 +2,10 @@
 
     python -m benchmarks.corpus_scale [--words 20_000_000] [--workers 2] [--quick] [--json FILE]
 
-The corpus is generated and is the same every time. Words consist of syllables. The frequency rank of each word is drawn
-log-uniformly up to a million (Zipf's law with exponent 1). A third of the distinct words occurs only once,
-fewer than in real text. Each tree is an S whose children are flat phrases of three words. The resident sets of all
-processes of a command are added up 20 times per second, and the largest sum counts as its memory. The sum counts shared
-libraries once per process, so the memory that is really used is lower.
+The generated corpus is the same every time. The frequency rank of each word is drawn log-uniformly up to a million
+(Zipf's law with exponent 1). A third of the distinct words occurs only once, fewer than in real text. Each tree is an S
+whose children are flat phrases of three words. The memory of a command is the largest sum of its processes' resident
+sets, measured 20 times per second. This sum counts shared libraries once per process.
 """
 
 import os
@@ -125,7 +124,7 @@ def measure(arguments: Sequence[str]) -> tuple[float, float]:
 
 
 def family(pid: int) -> list[int]:
-    """Return the ids of a process and its descendants. A process that has just ended is left out."""
+    """Return the ids of a process and its descendants."""
     try:
         children = [
             int(child)

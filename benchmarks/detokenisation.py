@@ -3,12 +3,11 @@
     python -m benchmarks.detokenisation FOLDER [--quick] [--json FILE]
 
 FOLDER has a folder for each treebank, with train.mrg, train.txt, dev.mrg and dev.txt. Line n of a .mrg file and line n
-of the .txt file are the same sentence. If there is a train.ids.tsv or dev.ids.tsv with a column text_is_original,
-sentences with 0 in this column are not counted: their text was itself rebuilt from a tree. The benchmark prints the
-share of sentences whose normalised text is rebuilt exactly. In each of the other sentences, it looks at the first
-difference between rebuilt and original text, and prints the most frequent kinds.
+of the .txt file are the same sentence. If train.ids.tsv or dev.ids.tsv has a column text_is_original, sentences with 0
+in this column are not counted: their text was itself rebuilt from a tree. The benchmark also prints the most frequent
+kinds of the first difference between rebuilt and original text.
 
-NAME_train, NAME_dev    share of sentences that are rebuilt exactly, between 0 and 1; NAME is the treebank's folder
+NAME_train, NAME_dev    share of sentences whose normalised text is rebuilt exactly; NAME is the treebank's folder
 NAME_SPLIT_moses        the same share for MosesDetokenizer of sacremoses, if it is installed
 NAME_SPLIT_open         of the sentences that are not rebuilt exactly, the share that no rule about two neighbouring
                         words could rebuild: wherever a space is wrong or missing, the file has the same two words both
@@ -91,10 +90,9 @@ def _moses() -> Callable[[list[str]], str] | None:
 
 
 def compare(stem: Path, moses: Callable[[list[str]], str] | None = None) -> Comparison:
-    """Compare STEM.txt with the sentences that ``detokenise`` rebuilds from the words of STEM.mrg.
+    """Compare STEM.txt with the text that ``detokenise`` and ``moses`` rebuild from the words of STEM.mrg.
 
-    If ``moses`` is given, also compare STEM.txt with the sentences that it rebuilds. ``moses`` gets words as `spell`
-    returns them, for example with ``(`` for ``-LRB-``.
+    ``moses`` gets words as `spell` returns them, for example ``(`` for ``-LRB-``.
     """
     found = Comparison()
     rebuilt = _rebuilt_texts(stem)

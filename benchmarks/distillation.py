@@ -4,8 +4,8 @@
         [--alphas 0.5] [--seeds 1,2,3] [--jobs 2] [--split test] [--suites FOLDER] [--oracle CORPUS] [--beam 10,5]
         [--folds RUN,RUN,...] [--right DATASET,RUN] [--name LABEL] [-- OPTIONS OF train-student]
 
-The benchmark runs commands of cli.py. For every seed it trains these students, with the same options, number of steps
-and order of data. The students after ``alpha A`` in this list have the first of --alphas as their alpha.
+For every seed the benchmark trains these students, with the same options, number of steps and order of data. The
+students after ``alpha A`` in this list have the first of --alphas as their alpha.
 
 baseline            without a dump
 alpha A             with the teacher's dump and alpha A, for each A of --alphas. With --beam, the dump is made by beam
@@ -15,20 +15,19 @@ shuffled            with the teacher's dump, but each position gets the targets 
 born-again          with a dump in which the baseline of the same seed is the teacher
 oracle              only with --oracle: with the exact distributions of the grammar that wrote the corpus. No teacher
                     can be better.
-given-the-tree      only with --beam: with a second dump of the teacher, made without beam search. Its distributions
-                    depend on the dataset's trees.
+given-the-tree      only with --beam: with a second dump of the teacher, made without beam search
 folds               only with --folds: with a dump of several teachers. Each teacher left one fold out of its training
                     and gives the distributions for the sentences of this fold.
 right-branching     only with --right: with the dump of a teacher that was trained on right-branching trees. The student
                     is trained on the dataset of this teacher.
 
 Runs, dumps and results that exist are not made again, so the same command continues an interrupted study. Each process
-has one thread, and JOBS processes run at a time. After every dump and every student, the progress is printed.
+has one thread, and JOBS processes run at a time.
 
 Each student's best checkpoint is evaluated: perplexity per token on SPLIT, accuracy on the minimal pairs and, with
 --suites, on SyntaxGym. Each figure has a mean and a standard deviation over the seeds. Two students are compared seed
-by seed, and the mean of the differences has a 95 % interval by Student's t. The difference of two perplexities is the
-difference of their logarithms, converted to percent. With --json, the metrics.jsonl of each run is copied to a folder
+by seed, and the mean of the differences has a 95 % interval by Student's t. Perplexities are compared by their
+logarithms, and the difference is given in percent. With --json, the metrics.jsonl of each run is copied to a folder
 next to FILE.
 """
 
@@ -112,11 +111,11 @@ class Study:
         self.configurations = [BASELINE, *self._students, BORN_AGAIN]
 
     def path(self, configuration: str, seed: int) -> Path:
-        """Return the run directory of a student, named as at the top of this file (``alpha 0.5``), with a seed."""
+        """Return the run directory of a student, such as ``alpha 0.5``, with a seed."""
         return self._out / f"{configuration.replace(' ', '')}-seed{seed}"
 
     def run(self) -> None:
-        """Make all that does not exist yet: the dumps, the baselines, then the other students seed by seed."""
+        """Make what does not exist yet: the dumps, then the baselines, then the other students."""
         self._parallel("dumps", [self._dumped(self._out / name, *source) for name, source in self._dumps.items()])
         self._parallel("baselines", [self._trained(BASELINE, seed, self._given.data, []) for seed in self.seeds])
         works = []
@@ -159,7 +158,7 @@ class Study:
         return work
 
     def _evaluations(self, run: Path) -> list[list[object]]:
-        """Return the commands that evaluate a run: perplexity, minimal pairs and, if there are suites, SyntaxGym."""
+        """Return the commands that evaluate a run."""
         given = self._given
         arguments = [
             ["perplexity", run, "--data", given.data, "--split", given.split],

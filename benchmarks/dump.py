@@ -3,9 +3,9 @@
     python -m benchmarks.dump [--quick] [--json FILE] [--data DATASET --teacher RUN]
 
 Without --data and --teacher, the benchmark uses the sample corpus and an untrained teacher of size 256, which needs the
-same arithmetic as a trained teacher. There is one process, with one thread for the model. Other threads prepare the
-batches, and encode and write the result. A round makes a whole dump, from creating the store to verifying it. It also
-runs the inference alone: states, logits, log-softmax and top k of the same batches.
+same arithmetic as a trained teacher. One thread runs the model. Other threads prepare the batches, and encode and write
+the result. A whole dump goes from creating the store to verifying it. The inference alone computes states, logits,
+log-softmax and top k of the same batches.
 
 end_to_end_vs_inference  Seconds of the inference / seconds of the whole dump.
 stage_NAME_share         Seconds of the stage NAME of the inference / seconds of all its stages. Here one stage runs
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def measure(folder: Path, given: argparse.Namespace, *, rounds: int) -> dict[str, float]:
-    """Return all figures: the ratio of the two times, both rates, and the shares of the stages."""
+    """Return all figures."""
     if given.data:
         dataset, (model, _) = load_dataset(given.data), load_teacher(given.teacher, CPU)
     else:
@@ -90,7 +90,7 @@ def inference(job: DumpJob) -> Callable[[], None]:
 
 
 def stages(job: DumpJob) -> dict[str, float]:
-    """Run the stages on the first shard, one after the other. Return the share of the time that each stage takes."""
+    """Return the share of the time that each stage takes on the first shard."""
     start = time.perf_counter()
     batches = list(shard_batches(job, 0))
     prepared = time.perf_counter()

@@ -5,10 +5,10 @@
 This benchmark needs only torch and numpy, and no data. It draws random trees of about the length, depth and branching
 of a treebank's trees.
 
-worst_KIND_float32       A small model computes losses and a gradient in float32 on the device, and in float64 on the
-                         CPU. The figure is the relative error of the losses or that of the gradient, whichever is
-                         larger. KIND is a teacher's strategy and composition, or ``student_t`` and a temperature.
-                         ``worst_KIND_bfloat16``: the same error under autocast to bfloat16.
+worst_KIND_float32       The relative error of the losses or that of the gradient, whichever is larger: a small model in
+                         float32 on the device, against float64 on the CPU. KIND is a teacher's strategy and
+                         composition, or ``student_t`` and a temperature. ``worst_KIND_bfloat16``: the same error under
+                         autocast to bfloat16.
 teacher_tokens_per_s     Positions per second of training in bfloat16: size 650, vocabulary 12,000, 512 sentences per
                          batch, forward, backward and AdamW. A second thread prepares the batches. All batches differ.
 infer_positions_per_s    Positions per second of inference with the same model in float32: states, logits, log-softmax
@@ -100,7 +100,7 @@ def teacher_correctness(device: torch.device) -> dict[str, float]:
 def _errors(
     name: str, exact: tuple[Tensor, Tensor], model: nn.Module, *inputs: object, **options: int
 ) -> dict[str, float]:
-    """Return the relative error of losses or gradient, whichever is larger, in float32 and in bfloat16."""
+    """Return the figures ``worst_NAME_float32`` and ``worst_NAME_bfloat16``."""
     errors = {}
     device = next(model.parameters()).device
     for dtype in (torch.float32, torch.bfloat16):
@@ -113,7 +113,7 @@ def _errors(
 
 
 def _loss_and_gradient(model: nn.Module, *inputs: object, **options: int) -> tuple[Tensor, Tensor]:
-    """Return the sums that a model computes as its losses, and the gradient of the first sum, as float64 on the CPU."""
+    """Return a model's losses, and the gradient of the first of them, as float64 on the CPU."""
     model.zero_grad()
     sums = model(*inputs, **options)
     with torch.autocast(sums.device.type, enabled=False):

@@ -2,11 +2,10 @@
 
     python -m benchmarks.launches [--json FILE]
 
-Nothing here runs on a GPU: the times are predictions, not measurements. ``benchmarks.gpu`` measures the rates of such
-steps on a GPU.
+Nothing here runs on a GPU. ``benchmarks.gpu`` measures the rates of such steps on a GPU.
 
 launches              PyTorch operations of a step that start at least one kernel. Views and allocations start none.
-rounds                Of a teacher: LSTM cells run in so many rounds, one after another. A round runs many cells.
+rounds                The number of rounds in which a teacher's LSTM cells run, one round after another.
 gflop                 Multiplications and additions in the step's matrix products, in units of 10^9.
 launch_bound_ms       The time of a step if launching kernels limits it: launches times LAUNCH_US. The host can only be
                       faster if kernels are fused, or captured in a CUDA graph.
@@ -105,7 +104,7 @@ def main() -> None:
     figures: dict[str, float] = {}
     sizes = TeacherConfig(embed_dim=650, hidden_dim=650)
     for num_sentences in (64, 512):
-        # The number of launches depends on the trees and not on the sizes of vectors, so small vectors save time.
+        # The number of launches does not depend on the sizes of vectors, so small vectors save time.
         step, batch = teacher_step(dataclasses.replace(sizes, embed_dim=8, hidden_dim=8), num_sentences, vocab_size=97)
         name = f"teacher_{num_sentences}"
         figures[f"{name}_rounds"] = batch.schedule.num_rounds

@@ -26,7 +26,7 @@ GPU_TEACHER, GPU_STUDENT = 722_000.0, 636_000.0
 """Positions per second of an H200, predicted in docs/gpu.md for a teacher of size 650 and a student of 12 blocks of
 size 768. The other rates in the table are those of smaller models."""
 GPU_SHARE = 0.9
-"""Eight GPUs reach this share of eight times the rate of one GPU, because they must communicate. A guess."""
+"""A guess: the rate of eight GPUs / eight times the rate of one GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Stage:
     amount: float
     """Number of words, sentences or positions to process."""
     rate: float
-    """How many words, sentences or positions one process on one core processes per second."""
+    """Words, sentences or positions per second of one process on one core."""
     memory: str
     disk_gb: float
     keeps: float = 1.0
@@ -45,13 +45,12 @@ class Stage:
     processes: int = 64
     """Largest number of processes that the stage can use on one machine."""
     on_gpu: float | None = None
-    """How many words, sentences or positions a GPU processes per second; None if the stage has no code for GPUs or its
-    rate is not known."""
+    """Words, sentences or positions per second of a GPU. None: no code for GPUs, or the rate is not known."""
 
     def cells(self) -> list[str]:
         """Return the row of this stage in the table."""
         two, many = (self._hours(cores) for cores in (2, 64))
-        # A stage of at most two processes takes as long on 64 cores as on the 2 cores where it was measured: no star.
+        # With at most two processes, the hours on 64 cores are those measured on 2 cores.
         star = "*" if self.processes > 2 else ""
         gpus = ["", ""]
         if self.on_gpu is not None:

@@ -4,10 +4,11 @@
 
 The sentences have exactly nine words. They come from --text (one sentence per line) or from the sample corpus. One
 thread parses them with --model, or with a model of train-parser's default size, which the benchmark first trains on the
-sample corpus. Each round parses all sentences in both ways, and the ratio is the median over the rounds.
+sample corpus.
 
-packed_vs_single_9_words  sentences/s with 256 sentences per Doc, divided by sentences/s with one sentence per Doc
-sentences_per_s_9_words   sentences/s with 256 sentences per Doc
+packed_vs_single_9_words  sentences/s with 256 sentences per Doc / sentences/s with one sentence per Doc, median over
+                          rounds
+sentences_per_s_9_words   sentences/s with 256 sentences per Doc, in the fastest round
 same_trees_share          share of the sentences that get the same tree both ways; must be 1
 """
 

@@ -3,9 +3,8 @@
     python -m benchmarks.rows [--quick] [--json FILE] [--data DATASET] [--device cpu]
 
 In both ways, the transformer blocks of a student run forward and backward over the same sentences, without logits and
-loss. The first way is the student's own: one sentence per row, padded to the longest row of a batch of sentences of
-similar length. The second way packs the sentences into rows of 512 positions. A block mask separates the sentences, and
-positions count from 0 in each sentence.
+loss. The student itself uses one sentence per row, with sentences of similar length in a batch. Packed rows have 512
+positions. An attention mask separates their sentences, and positions count from 0 in each sentence.
 
 bucketed_vs_packed    Seconds for packed rows / seconds for one sentence per row, in batches of 4,096 positions. Above
                       1, one sentence per row is faster.

@@ -2,8 +2,8 @@
 
     python -m benchmarks.sampling --teacher RUN [--num-sentences 2000] [--temperature 1] [--quick] [--json FILE]
 
-RUN is a teacher that was trained on the built-in corpus of sample-corpus. A sentence counts as grammatical if its
-probability under the grammar of this corpus is above 0. Only grammatical sentences are good examples for a student.
+RUN is a teacher that was trained on the corpus that the command ``sample-corpus`` wrote. A sentence counts as
+grammatical if the grammar of this corpus generates it.
 """
 
 import json
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def are_grammatical(texts: Sequence[str]) -> np.ndarray:
-    """Return bool ``[n]``: whether the grammar of the built-in corpus gives each text a probability above 0."""
+    """Return bool ``[n]``: whether the grammar of the built-in corpus generates each text."""
     grammar = english_grammar()
     sentences = [grammar.words_of_text(text) for text in texts]
     return Inside(grammar).log_probs(sentences) > -np.inf

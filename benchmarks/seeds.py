@@ -2,10 +2,9 @@
 
     python -m benchmarks.seeds RUN... [--json FILE]
 
-The runs of a seed group differ only in their seed. So a valid significance test finds p <= 0.05 in at most about one
-of twenty pairs of such runs. The runs need results with item rows (one row per sentence, pair or suite item).
-The commands evaluate perplexity, evaluate minimal-pairs and evaluate syntaxgym write such results.
-For each of the three evaluations, the figures are:
+A valid significance test finds p <= 0.05 in at most about one of twenty pairs of such trainings. The runs need results
+with item rows (one row per sentence, pair or suite item). The commands evaluate perplexity, evaluate minimal-pairs and
+evaluate syntaxgym write such results. The figures of each of these three evaluations are:
 
 pairs          pairs of runs that are tested
 by_unit        pairs of runs with p <= 0.05 in a test over the units that the command ``compare`` uses: sentences for a

@@ -2,16 +2,14 @@
 
     python -m benchmarks.storage [--quick] [--json FILE] [--dump DUMP] [--positions N]
 
-The benchmark writes a dump of random rows with k = 64 into a temporary folder, reads all of it once, and then reads it
-with each reader in turn. Figures are medians over interleaved rounds, with checksums on. "memmap" is `numpy.memmap` of
-contiguous files that hold the same arrays; what is read is copied into new arrays. All files are in the page cache, so
-no reader waits for a disk. tensorstore is measured if it is installed. malloc is set to keep freed memory. Without this
-setting, chance decides whether malloc keeps freed memory, and a time can change by more than copying the arrays takes.
+The benchmark writes a dump of random rows with k = 64 into a temporary folder. Times are medians over interleaved
+rounds, with checksums on. All files are in the page cache, so no reader waits for a disk. "memmap" copies ranges of a
+`numpy.memmap` of contiguous files that hold the same arrays. tensorstore is measured if it is installed. The figure
+A_vs_B is the time of B / the time of A.
 
 "window" reads as ``train-student --shuffle-window`` does: it shuffles blocks of sentences, takes some blocks at a time,
-and reads their sentences in random order. "memmap window" reads each block of a window as one range of the memory maps,
-and then puts the sentences into the same random order. "take window" takes the sentences of each batch from the maps,
-by `numpy.take`.
+and reads their sentences in random order. "memmap window" reads each of these blocks as one range, and then puts the
+sentences into the same random order. "take window" reads the sentences of each batch by `numpy.take`.
 """
 
 import contextlib
@@ -320,8 +318,7 @@ def compact(reader: DumpReader | None) -> dict[str, float]:
     """Return what the profile ``compact``, which stores a log-probability as one byte, costs.
 
     The cost is given in bytes per position, and as KL(exact || decoded) in nats per position. Without a dump the rows
-    are synthetic: their logits are Zipf's log-frequencies plus normal noise. In rows of a teacher the ids repeat more
-    from position to position, so they compress better.
+    are synthetic. In rows of a teacher the ids repeat more from position to position, so they compress better.
     """
     if reader is None:
         schema, rows = make_schema(16_384), zipf_rows(16_384)
@@ -340,8 +337,8 @@ def compact(reader: DumpReader | None) -> dict[str, float]:
             encode_rows(part, schema.temperatures, where="benchmark")["gaps"], part.tail, schema.temperatures
         )
         exact = part.logp.astype(np.float64)
-        # In float16, the probabilities of a row and its tail sum to 1 within 1e-3 only. The next line makes them sum to
-        # 1, so that this error does not count as divergence.
+        # In float16, the probabilities of a row and its tail sum to 1 within 1e-3 only. This error must not count as
+        # divergence.
         exact -= np.log(np.exp(exact).sum(axis=1, keepdims=True) / -np.expm1(part.tail[:, :1].astype(np.float64)))
         nats += float((np.exp(exact) * (exact - decoded)).sum())
     return {
@@ -352,7 +349,7 @@ def compact(reader: DumpReader | None) -> dict[str, float]:
 
 
 def zipf_rows(num_positions: int) -> Positions:
-    """Return the rows of a synthetic teacher with Zipf's frequencies."""
+    """Return synthetic rows. Their logits are Zipf's log-frequencies plus normal noise."""
     generator = np.random.default_rng(5)
     frequency = -np.log(np.arange(1, VOCAB_SIZE + 1, dtype=np.float32))
     parts = []
@@ -377,7 +374,7 @@ def zipf_rows(num_positions: int) -> Positions:
 def memory(folder: Path, *, small: int, large: int) -> dict[str, float]:
     """Return the anonymous memory of reader and writer with a small dump, and how much a large dump adds, in MB.
 
-    Anonymous memory belongs to the process. Mapped pages do not count, because they belong to the page cache.
+    Pages of mapped files are not anonymous memory: they belong to the page cache.
     """
     peaks: dict[str, list[float]] = {"reader": [], "writer": []}
     for num_positions in (small, large):

@@ -2,9 +2,9 @@
 
     python -m benchmarks.storage_memory {writer|reader} FOLDER POSITIONS
 
-``writer`` writes a dump and ``reader`` reads it. Each prints the peak of its anonymous memory in MB. All rows are zero
-and the files are sparse, so only checksums and indexes take room on the disk, even for 50 million positions. Still,
-every shard is encoded, hashed, entered into the manifest and verified, and every checksum is right.
+The process prints the peak of its anonymous memory in MB. All rows are zero and the files are sparse, so only checksums
+and indexes take room on the disk, even for 50 million positions. Still, every shard is encoded, hashed, entered into
+the manifest and verified.
 """
 
 import sys

@@ -4,15 +4,14 @@
 
 Without --data and --dump, the sample corpus is used, with a dump of it by an untrained teacher: k = 64, temperatures 1
 and 2. The vocabulary of the models is 12,000, whatever the vocabulary of the dataset. A step is forward, backward,
-clipping and AdamW. A distilling step has soft targets, a plain step has none. One process and one thread take batches
-of 4,096 positions, and all models take the same batches.
+clipping and AdamW. A distilling step has soft targets, a plain step has none. One process with one thread takes batches
+of 4,096 positions.
 
 distill_step_vs_plain         Seconds of a distilling step / seconds of a plain step, at T = 1, for the default model.
 distill_step_vs_plain_t2      The same ratio at T = 2.
 NAME_d384                     The figure NAME for a model of 6 blocks of size 384.
 tokens_vs_transformers        The rate of a plain step / the rate of a step of ``GPT2LMHeadModel`` (transformers) of the
-                              same sizes. GPT-2 gets the same optimiser and the same sentences, padded to the longest,
-                              and ignores the labels of padding.
+                              same sizes, with the same optimiser and the same sentences, padded to the longest.
 data_wait_share               The share of time that a whole ``train-student --dump`` waits for batches.
 scaling_2                     Positions/s of this training with two processes / with one; each has one thread.
 step_mb_vVOCAB_kK             By how many MB four distilling steps of 4,080 positions raise the peak resident memory of

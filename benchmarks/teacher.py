@@ -8,8 +8,7 @@ vocabulary of the dataset. One process and one thread compute batches of 32, 128
 
 TASK_floor_dSIZE   Operations per second of the task at 128 sentences per batch / operations per second of a float32
                    product of 2,048 x 2,048 matrices, also on one thread. ``training_flops`` and ``inference_flops``
-                   count the operations of a task. The task and the product are timed in each of three rounds
-                   (``--quick``: two); the figure is the median over the rounds.
+                   count the operations of a task. The figure is the median of three rounds (``--quick``: two).
 TASK_positions_per_s_dSIZE_BATCH   Positions per second with BATCH sentences per batch.
                    ``TASK_floor_dSIZE_BATCH`` is ``TASK_floor_dSIZE`` for 32 and 512 sentences per batch.
 train_peak_rss_gb  The peak resident memory of a whole ``train-teacher`` of size 256 with 128 sentences per batch.
@@ -70,7 +69,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
 
 
 def speed(dataset: Dataset, dim: int, num_sentences: int, *, rounds: int) -> dict[str, float]:
-    """Return the figures of both tasks, such as ``TASK_floor``, for one size of the model and of the batch."""
+    """Return the figures of both tasks for one size of the model and of the batch."""
     torch.manual_seed(0)
     sizes = {"vocab_size": VOCAB_SIZE, "num_labels": len(dataset.labels), "eos_id": dataset.tokenizer.eos_id}
     model = Rnng(TeacherConfig(embed_dim=dim, hidden_dim=dim), **sizes)
@@ -171,11 +170,9 @@ def beam(model: Rnng, dataset: Dataset, *, num_sentences: int, rounds: int) -> d
 def training_flops(model: Rnng, schedule: Schedule) -> float:
     """Return the floating-point operations of one forward and backward pass, when shared results are computed once.
 
-    Two results are shared: all pushes onto a stack state share the recurrent product of this state, and all
-    constituents with the same label share the first step of their composition. Only matrix products count, with two
-    operations per multiplication and addition. Point-wise work does not count, so no program is as fast as the count
-    suggests. The backward pass counts twice as much as the forward pass: for each product of the forward pass, it
-    takes one for the gradient of the inputs and one for that of the weights.
+    All pushes onto a stack state share the recurrent product of this state. All constituents with the same label share
+    the first step of their composition. Only matrix products count, with two operations per multiplication and
+    addition. The backward pass counts twice as much as the forward pass.
 
     The count is for the top-down strategy with the BiLSTM.
     """

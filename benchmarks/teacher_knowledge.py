@@ -11,7 +11,7 @@ classifier predicts the feature of a noun phrase from the vector of its constitu
 
 pairs_PHENOMENON   The share of pairs whose good sentence has the larger p(words, tree).
 margin_PHENOMENON  The mean of log p(good sentence, tree) - log p(bad sentence, tree), in nats.
-readable_FEATURE   The share of noun phrases for which the classifier is right.
+readable_FEATURE   The share of held-out noun phrases for which the classifier is right.
 chance_FEATURE     The share of the more frequent of the feature's two classes.
 """
 
@@ -80,7 +80,7 @@ FEATURES = {"number": (["b[he]", "b[she]"], ["b[they]"]), "gender": (["b[he]"], 
 
 
 class Trees:
-    """Draws trees from the grammar. A template of labels and symbols says which trees."""
+    """Draws trees from the grammar by templates of labels and symbols."""
 
     def __init__(self, seed: int) -> None:
         self._grammar = english_grammar()
@@ -159,7 +159,7 @@ def noun_phrases(trees: Trees, per_feature: int) -> tuple[list[str], list[int], 
 
 
 def dataset_of(trees: Mapping[str, Sequence[str]], corpus: Path, tokenizer: Path, folder: Path) -> Dataset:
-    """Build a dataset. Its train split, and so its labels, come from the corpus. ``trees``: the other splits' trees."""
+    """Build a dataset. Its train split, and so its labels, comes from the corpus, its other splits from ``trees``."""
     splits: list[object] = ["--train", corpus / "train"]
     for split, of_split in trees.items():
         capital = [re.sub(r" ([^\s()]+)\)", lambda m: f" {m[1][0].upper()}{m[1][1:]})", t, count=1) for t in of_split]
@@ -185,9 +185,9 @@ def joint_log_probs(model: Rnng, dataset: Dataset, split: str) -> np.ndarray:
 
 @torch.no_grad()
 def constituents(model: Rnng, dataset: Dataset) -> Tensor:
-    """Return ``[M, D]``: for each sentence the vector of its last composition.
+    """Return ``[M, D]``: for each sentence the vector of the constituent directly under TOP.
 
-    This is the vector of the constituent directly under TOP, because TOP itself is not composed.
+    This is the last composition, because TOP itself is not composed.
     """
     split, found = dataset.split("dev"), []
     for m in range(split.num_sentences):
