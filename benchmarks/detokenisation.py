@@ -9,10 +9,11 @@ kinds of the first difference between rebuilt and original text.
 
 NAME_train, NAME_dev    share of sentences whose normalised text is rebuilt exactly; NAME is the treebank's folder
 NAME_SPLIT_moses        the same share for MosesDetokenizer of sacremoses, if it is installed
-NAME_SPLIT_open         of the sentences that are not rebuilt exactly, the share that no rule about two neighbouring
-                        words could rebuild: wherever a space is wrong or missing, the file has the same two words both
-                        with and without a space between them. Words with letters or digits count as the same word if
-                        they have the same part of speech, and if both or neither begin with a digit.
+NAME_SPLIT_open         share of open sentences among those that are not rebuilt exactly. A sentence is *open* if each of
+                        its wrong or missing spaces is between two words that occur in the file both with and without a
+                        space between them. So no rule that looks only at two neighbouring words could rebuild the
+                        sentence. Here punctuation marks are compared by form and part of speech. Other words are
+                        compared only by part of speech and by whether they begin with a digit.
 """
 
 import sys

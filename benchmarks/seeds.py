@@ -6,13 +6,17 @@ A valid significance test finds p <= 0.05 in at most about one of twenty pairs o
 with item rows (one row per sentence, pair or suite item). The commands evaluate perplexity, evaluate minimal-pairs and
 evaluate syntaxgym write such results. The figures of each of these three evaluations are:
 
-pairs          pairs of runs that are tested
-by_unit        pairs of runs with p <= 0.05 in a test over the units that the command ``compare`` uses: sentences for a
-               perplexity, paradigms for minimal pairs, suites for SyntaxGym
-by_item        pairs of runs with p <= 0.05 in a test over all minimal pairs or suite items, as if they were independent
-groups         tests of one paradigm or suite each; groups_by_item: how many of them have p <= 0.05
-terms, fields  tests of one linguistic term or one field of BLiMP each; terms_by_unit, fields_by_unit: how many have
-               p <= 0.05 over paradigms; terms_by_item, fields_by_item: how many have p <= 0.05 over minimal pairs
+pairs           number of pairs of runs
+by_unit         number of pairs with p <= 0.05 in a test over the units that the command ``compare`` uses: sentences for
+                a perplexity, paradigms for minimal pairs, suites for SyntaxGym
+by_item         number of pairs with p <= 0.05 in a test over all minimal pairs or suite items, as if they were
+                independent
+groups          number of tests, if each paradigm or suite is tested alone, over its items
+groups_by_item  number of these tests with p <= 0.05
+terms           number of tests, if each linguistic term of BLiMP is tested alone
+terms_by_unit   number of these tests with p <= 0.05, over paradigms
+terms_by_item   number of these tests with p <= 0.05, over minimal pairs
+fields, fields_by_unit, fields_by_item   the same for the fields of BLiMP
 """
 
 import sys
