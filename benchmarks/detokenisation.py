@@ -9,9 +9,9 @@ kinds of the first difference between rebuilt and original text.
 
 NAME_train, NAME_dev    share of sentences whose normalised text is rebuilt exactly; NAME is the treebank's folder
 NAME_SPLIT_moses        the same share for MosesDetokenizer of sacremoses, if it is installed
-NAME_SPLIT_open         share of open sentences among those that are not rebuilt exactly. A sentence is *open* if each of
-                        its wrong or missing spaces is between two words that occur in the file both with and without a
-                        space between them. So no rule that looks only at two neighbouring words could rebuild the
+NAME_SPLIT_open         share of open sentences among those that are not rebuilt exactly. A sentence is *open* if each
+                        of its wrong or missing spaces is between two words that occur in the file both with and without
+                        a space between them. So no rule that looks only at two neighbouring words could rebuild the
                         sentence. Here punctuation marks are compared by form and part of speech. Other words are
                         compared only by part of speech and by whether they begin with a digit.
 """
