@@ -33,7 +33,7 @@ TIME_TO_LIVE_S = 120.0
 """Seconds from a renewal until the lease expires. Five renewals in a row may fail. After a crash of the holder, the
 next writer waits this long."""
 SETTLE_S = 2.0
-"""Seconds until a taken lease is read back: longer than a slow write of 200 bytes."""
+"""Seconds between taking a lease and reading it back. A slow write of another process's lease takes less time."""
 INSIST = 3
 """Number of attempts to take a lease from a living holder that renews it at the same moment."""
 
