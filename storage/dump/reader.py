@@ -5,9 +5,9 @@ of the sentences and the size of every file. The checksums and values of a chunk
 checked when one of its positions is first read. To check everything beforehand, call `verify_dump`. The reader does not
 use zarr, because zarr takes about a millisecond per access, 200 times as long as the reader.
 
-A reader returns copies. It keeps no rows in its memory, except a few decoded chunks of a compact dump. The mapped pages
-belong to the system's page cache, which all readers share and which the system shrinks when it needs memory. Threads
-may share a reader. A forked process can go on using it; a spawned process opens the dump again.
+A reader returns copies. It keeps no positions in its memory, except a few decoded chunks of a compact dump. The mapped
+pages belong to the system's page cache, which all readers share and which the system shrinks when it needs memory.
+Threads may share a reader. A forked process can go on using it; a spawned process opens the dump again.
 
 Legend: M sentences and N positions in the dump, n positions in a result.
 """

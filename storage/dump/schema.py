@@ -77,7 +77,7 @@ class DumpSchema:
     draw_seed: int = 0
     """Seed of the draws; 0 for ``topk``, which has no draws."""
     profile: str = "exact"
-    """How the values are encoded: ``exact`` or ``compact``."""
+    """How the values are encoded. ``exact``: as they were computed. ``compact``: rounded and compressed."""
     condition: str = "tree"
     """What the distributions depend on. ``tree``: the words and the tree so far. ``beam``: the words alone; a beam
     search sums over trees. ``none``: the words alone; the model has no trees. ``exact``: the words alone; an

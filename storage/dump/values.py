@@ -1,9 +1,9 @@
 """Find values that no dump can have: ids outside the vocabulary, NaN, probabilities above 1, and others.
 
-Most rules are checked three times: before rows are written, when a reader first reads from a chunk, and by ``verify``.
-Three rules are too slow for readers: log-probabilities do not rise along a row, a row has no id twice, and the
-probabilities of a row and of its tail (all other tokens) sum to 1. ``verify`` checks all three. Writers check the first
-and, for a compact dump, the third.
+Most rules are checked three times: before rows (one per position) are written, when a reader first reads from a chunk
+of rows, and by ``verify``. Three rules are too slow for readers: log-probabilities do not rise along a row, a row has
+no id twice, and the probabilities of a row and of its tail (all other tokens) sum to 1. ``verify`` checks all three.
+Writers check the first and, for a compact dump, the third.
 
 A row with tokens that were drawn at random (draws) can have unused columns at its end, for example if a token was drawn
 twice. Their ids and log-probabilities are fill values, and their counts (how often an id was drawn) are 0.
