@@ -8,9 +8,9 @@ if it does not exist". Before the holder writes a file or adds a line to the sto
 If another process holds the lease by then, it stops.
 
 The lease cannot stop a writer that sleeps for minutes between the check of the lease and the write. Such a late write
-does no harm: files are whole objects, and their bytes do not depend on who computes them. For the same reason, the
-other processes of a dump (all but rank 0) write shards without holding the lease. If the clocks of two hosts differ by
-more than `TIME_TO_LIVE_S` minus `HEARTBEAT_S`, a living holder can lose its lease. The holder then stops.
+does no harm: files are whole objects, and their bytes do not depend on who computes them. So the processes of a dump
+with a rank above 0 write its files even without holding the lease. If the clocks of two hosts differ by more than
+`TIME_TO_LIVE_S` minus `HEARTBEAT_S`, a living holder can lose its lease. The holder then stops.
 """
 
 import json
