@@ -4,9 +4,9 @@ A file is written under a temporary name, synced and renamed; then its folder is
 file, which is low for stores with few, large files.
 
 A killed writer leaves a file or folder whose name ends in ``.partial``. In a store (such as a dump) or a run directory,
-the next process that locks the store or run removes the leftover. Elsewhere, the next call of ``written_whole`` or
-``new_folder`` for the same path removes what these two functions left, once it is a minute old and its writer is dead.
-A leftover of ``write_atomically`` stays.
+the next process that locks the store or run removes the leftover. Elsewhere, ``written_whole`` and ``new_folder``
+remove the leftovers of their own earlier calls for the same path, if these calls were killed and the leftovers are at
+least a minute old. A leftover of ``write_atomically`` stays.
 """
 
 import errno
@@ -56,8 +56,8 @@ def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
 def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Iterator[list[TextIOWrapper]]:
     """Open a temporary text file for each of ``paths``; at the end of the ``with`` block, rename them in order.
 
-    The files of ``stale`` are removed just before the first rename. If the last of ``paths`` is also in ``stale``, then
-    whenever this file exists, even after a kill, all files of ``paths`` are from the same call.
+    The files in ``stale`` are removed just before the first rename. If the last of ``paths`` is also in ``stale``, it
+    becomes a marker: whenever it exists, even after a kill, all files of ``paths`` are from the same call.
 
     If the block raises an exception, the temporary files are removed, ``paths`` are unchanged, and the exception is
     passed on as it is.
@@ -228,7 +228,7 @@ def read_file(path: Path) -> bytes:
 
 
 def list_files(root: Path) -> Iterator[str]:
-    """Yield every file below ``root``, links included, as a relative path with slashes, sorted within its folder.
+    """Yield the relative path, with slashes, of every file and link below ``root``, sorted within each folder.
 
     Raises:
         InputError: If this user may not read a folder, or the name of a file is not UTF-8.
@@ -261,7 +261,7 @@ def beside(stem: Path, suffix: str) -> Path:
 
 
 def cannot_write(path: Path, error: OSError) -> StoreError:
-    """Return the error for a file that cannot be written: a full disk, a quota, a size limit or a permission."""
+    """Return the error for a file that cannot be written, for example because the disk is full."""
     return StoreError(
         f"{path}: cannot be written: {error.strerror}. Make room, lift the limit or fix the permissions, and run the "
         "same command again: completed work stays valid"
@@ -269,7 +269,7 @@ def cannot_write(path: Path, error: OSError) -> StoreError:
 
 
 def cannot_be_used(error: OSError) -> StoreError:
-    """Return the error for a file or stream that failed where no failure was expected."""
+    """Return the error for a file or stream that failed in a way that no other message covers."""
     where = error.filename or "a file or stream"
     return StoreError(
         f"{os.fsdecode(where) if isinstance(where, bytes) else where}: {error.strerror or error}. Check that the disk "

@@ -96,7 +96,7 @@ def sha256_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def check_fingerprint(name: str, *, found: str, expected: str, remedy: str) -> None:
-    """Check that the fingerprint ``found`` of ``name`` is ``expected``.
+    """Check that ``found``, the fingerprint of ``name``, equals ``expected``.
 
     Raises:
         FingerprintMismatchError: If they differ. The message gives the first 12 digits of both, and ``remedy``.

@@ -77,12 +77,12 @@ class Folder(Protocol):
     def renew(self, name: str, digest: FileDigest) -> bool:
         """Drop the local copy of a remote file if it is damaged. Return whether ``open`` will fetch the file again.
 
-        The copy of a file is dropped at most once.
+        If a copy of the file was dropped before, do nothing and return False.
         """
 
     @property
     def max_open_bytes(self) -> int | None:
-        """Limit on the bytes of all mapped files; None: no limit.
+        """Largest total size of the files that may be mapped at once; None if there is no limit.
 
         Only copies of remote files need a limit: a mapped copy takes disk space even after the cache has removed it.
         """

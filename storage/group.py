@@ -1,9 +1,9 @@
 """Write and read small verified Zarr v3 groups through zarr-python. Datasets are such groups; dumps are not.
 
 A group is read all at once. Its arrays hold numbers, stored uncompressed with crc32c checksums; any other codec or data
-type is refused. The attributes hold one sha256 per array, and one over these and all other attributes. They detect what
-the checksums cannot: altered attributes, and missing chunks, for which zarr silently returns the fill value. A group is
-written under a temporary name and then renamed.
+type is refused. The attributes hold one sha256 per array (``array_sha256``), and one sha256 over these and all other
+attributes (``content_sha256``). They detect what the checksums cannot: altered attributes, and missing chunks, for
+which zarr silently returns the fill value. A group is written under a temporary name and then renamed.
 """
 
 import math

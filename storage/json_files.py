@@ -38,8 +38,8 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
 MAX_INT_BITS = 63
 _LONG_INTEGER = re.compile(rb"[\s:,\[-][0-9]{19}")
-"""Matches every text that has an integer of more than 63 bits. A pattern that began with the digits would take three
-times as long on text that consists of log-probabilities."""
+"""Matches every text that has an integer of more than 63 bits. Without the character before the digits, the
+pattern would take three times as long on text that consists of log-probabilities."""
 
 
 def read_bytes(
@@ -50,7 +50,7 @@ def read_bytes(
     Args:
         path: The file.
         remedy: The instruction at the end of an error message.
-        error: The class of the errors.
+        error: The class of the error to raise.
         max_bytes: The size above which the file is refused.
 
     Raises:
@@ -135,10 +135,12 @@ def decode(data: bytes, kind: type[T], *, where: str, remedy: str, error: type[R
 
 
 def convert(value: object, kind: type[T], *, where: str, remedy: str, error: type[RnngDistillError] = InputError) -> T:
-    """Return ``value``, a part of parsed JSON, as a ``kind``. The other arguments are those of ``decode``.
+    """Return ``value``, a part of parsed JSON, converted to the type ``kind``.
+
+    The other arguments are those of ``decode``.
 
     Raises:
-        RnngDistillError: ``error``, if ``value`` is not of the type ``kind``.
+        RnngDistillError: ``error``, if ``value`` cannot be converted.
     """
     try:
         return msgspec.convert(value, kind)

@@ -1,8 +1,8 @@
 """Parse the location of a store: a path, or a URL that fsspec can open (s3://, gs://, abfs://, memory://).
 
-A URL is taken literally: it must not hold globs, a query or a chain of file systems. It must not hold credentials,
-either, since URLs appear in logs and histories. The libraries that open a URL find credentials in the environment:
-AWS_* and FSSPEC_* variables, ~/.aws, or the machine's role.
+A URL is taken literally: it must not hold wildcards, a query or a chain of file systems (``::``). It must not hold
+credentials, either, since URLs appear in logs and histories. The libraries that open a URL find credentials in the
+environment: AWS_* and FSSPEC_* variables, ~/.aws, or the machine's role.
 """
 
 import re

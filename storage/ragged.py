@@ -61,7 +61,7 @@ class Ragged:
         return np.diff(self.offsets)
 
     def take(self, indices: ArrayLike) -> "Ragged":
-        """Return a copy of the rows ``indices`` ``[R]``, in that order. Repeats are allowed, negative indices are not.
+        """Return copies of rows, in the order of ``indices`` (``[R]``). Repeats are allowed, negative indices are not.
 
         Raises:
             IndexError: If an index is outside ``[0, M)``.

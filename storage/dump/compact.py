@@ -1,21 +1,24 @@
 """Encode, decode and read the rows of a compact dump, which stores a log-probability as one byte.
 
-A row is one position: its k most probable tokens, the most probable one first. A token's gap is the log-probability of
-the token before it minus its own. A token's fall is the first token's log-probability minus its own, which is the sum
-of the gaps up to the token. The dump stores a code, one byte, for each token. Code d stands for a gap of d/16 + (d/64)³
-nats; code 255 means that this token and all after it have probability 0. The encoder chooses each code so that the gaps
-of all codes so far add up as nearly as possible to the fall, so rounding errors do not add up. A decoded fall is wrong
-by at most about 1/32 nat after a small code, and 0.4 nat after a large one.
+A row is one position: its k most probable tokens, the most probable one first. A token's *gap* is the log-probability
+of the token before it in the row, minus its own. A token's *fall* is the log-probability of the first token of the row,
+minus its own. So the fall is the sum of all gaps up to the token.
+
+For each token, the dump stores one byte, its *code*. Code d stands for a gap of d/16 + (d/64)³ nats. Code 255 means
+that this token and all after it have probability 0. The encoder chooses each code so that the sum of the decoded gaps
+so far is as near as possible to the fall. So rounding errors do not accumulate. The decoded fall of a token is wrong by
+at most about 1/32 nat if its code is small, and by at most about 0.4 nat if its code is large.
 
 The first log-probability and ``logz`` (log Σ_w p(w)^(1/T), one for each temperature T) are not stored. They follow from
 the codes and the tail (the log of the mass of all other tokens), because a distribution sums to 1 at every temperature.
-With ``gaps`` for the codes of a row, gap(d) for the gap of code d, and p_T for the distribution at temperature T:
+Let ``ids`` be the tokens of a row, ``gaps`` their codes, and gap(d) the gap of code d. Let p_T be the distribution at
+temperature T, and tail_T its tail. Then:
 
     p_T(ids[j]) = (1 - exp(tail_T)) exp(-fall[j] / T) / Σ_i exp(-fall[i] / T)        fall[j] = Σ_{i <= j} gap(gaps[i])
 
-A compact dump and a dump of profile ``exact`` with the same distributions have equal tails, gold tokens, ids and
-log-probabilities of gold tokens, bit for bit. So the kept mass (the summed probability of the kept tokens) and the
-perplexity are equal, too.
+The other profile of dumps, ``exact``, stores log-probabilities as float16. A compact dump and an exact dump of the same
+distributions have the same tails, gold tokens, ids and log-probabilities of gold tokens, bit for bit. So the kept mass
+(the summed probability of the kept tokens) and the perplexity are equal, too.
 
 To read a row, its whole chunk (1,024 rows by default) is checked and decompressed. So reading ranges is cheap, and
 reading single sentences at random is expensive. In return a compact dump has less than half as many bytes as an exact
@@ -46,7 +49,7 @@ _Found = TypeVar("_Found")
 
 TO_ZERO = 255
 """Code of a token with probability 0, and fill value of the Zarr array. The first code of a stored row is always 0, so
-a missing shard, for which zarr returns fill values, never looks like stored rows."""
+a missing file, for which zarr returns fill values, never looks like stored rows."""
 
 _UNCHANGED = ("tokens", "ids", "gold_logp", "tail")
 """Arrays that equal those of a dump of profile ``exact``."""
@@ -60,7 +63,7 @@ _BLOCK = 2_048
 
 
 def encode_rows(positions: Positions, temperatures: Sequence[float], *, where: str) -> dict[str, NDArray[Any]]:
-    """Return what a compact dump stores for some positions: `storage.dump.schema.DumpSchema.stored_arrays`.
+    """Return the arrays that a compact dump stores for some positions, by name.
 
     Args:
         positions: Rows that passed `storage.dump.positions.check_positions`.
@@ -68,7 +71,8 @@ def encode_rows(positions: Positions, temperatures: Sequence[float], *, where: s
         where: Prefix of error messages.
 
     Returns:
-        ``tokens``, ``ids``, ``gold_logp`` and ``tail`` unchanged; ``gaps`` ``[n, k]`` uint8, whose first column is 0.
+        ``tokens``, ``ids``, ``gold_logp`` and ``tail``, unchanged, and the codes as ``gaps``. ``gaps`` is ``[n, k]``
+        uint8, and its first column is 0.
 
     Raises:
         StoreError: If the probabilities of a row's tokens and of its tail do not sum to 1 at one of the temperatures,
@@ -93,8 +97,9 @@ def decode_rows(
         temperatures: The temperatures of the schema; the first is 1.
 
     Returns:
-        ``logp`` ``[n, k]`` float32, natural log at T = 1, falling along a row, -inf where the probability is 0;
-        ``logz`` ``[n, nT]`` float32, such that ``exp(logp / T - logz[:, t])`` and ``exp(tail[:, t])`` sum to 1.
+        ``logp`` and ``logz``. ``logp`` is ``[n, k]`` float32, natural log at T = 1, falling along a row, and -inf where
+        the probability is 0. ``logz`` is ``[n, nT]`` float32. For the temperature T with index t,
+        ``exp(logp / T - logz[:, t])`` and ``exp(tail[:, t])`` sum to 1.
     """
     logp = np.empty(gaps.shape, np.float32)
     logz = np.zeros(tail.shape, np.float32)

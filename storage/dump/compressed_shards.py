@@ -5,10 +5,10 @@ A shard file holds a range of an array's rows, cut into chunks. The codec is ``s
 
     chunk 0 | crc32c | chunk 1 | crc32c | … | index: (offset, length) uint64 of every chunk of a full shard | crc32c
 
-Each chunk is a Blosc buffer (bits transposed, then zstd) whose length varies, so the index is parsed. Its chunks must
-follow one another in order without gaps and fill the file. A chunk is decoded only if its checksum is correct and its
-header states the size that the layout gives, so a wrong size in a file does no harm. The encoded bytes equal those that
-zarr-python writes with the same versions of Blosc and zstd (tested).
+Each chunk is a Blosc buffer (bits transposed, then zstd) whose length varies, so the index is parsed. According to the
+index, the chunks must follow one another in order, without gaps, and fill the file. A chunk is decoded only if its
+checksum is correct and its header states the size that the layout gives, so a wrong size in a file does no harm. The
+encoded bytes equal those that zarr-python writes with the same versions of Blosc and zstd (tested).
 """
 
 import struct
@@ -59,7 +59,7 @@ class ChunkCache(threading.local):
         self._chunks: OrderedDict[tuple[str, int, int], NDArray[Any]] = OrderedDict()
 
     def get(self, key: tuple[str, int, int]) -> NDArray[Any] | None:
-        """Return the chunk with a key: array name, shard number, chunk number."""
+        """Return the chunk with a key (array name, shard number, chunk number), or None if it is not in the cache."""
         chunk = self._chunks.get(key)
         if chunk is not None:
             self._chunks.move_to_end(key)
@@ -165,7 +165,7 @@ class CompressedShardView:
             out[low - start : high - start] = self.chunk(chunk)[low - first : high - first]
 
     def _parse_index(self, num_chunks: int) -> NDArray[np.int64]:
-        """Return the byte at which each chunk and its checksum end."""
+        """Return, for each chunk, the number of the byte at which its checksum ends."""
         index_bytes = self._spec.layout.chunks_per_shard * _ENTRY_BYTES
         num_data = len(self._bytes) - index_bytes - CRC_BYTES
         if num_data < 0:
@@ -193,7 +193,9 @@ class CompressedShardView:
         return ends
 
     def chunk(self, chunk: int) -> NDArray[Any]:
-        """Return the rows of a chunk. A short chunk is padded to the full number of rows. Do not change the result.
+        """Return the rows of a chunk. A short chunk is padded to the full number of rows.
+
+        The result is in the cache, so do not change it.
 
         Raises:
             CorruptStoreError: If the chunk is damaged, or holds a value that no dump can have.

@@ -1,17 +1,20 @@
 """Compute the statistics of a dump: kept mass, perplexity and entropy, from float64 sums and a histogram per shard.
 
 The top tokens of a position are the most probable ones, which the dump keeps. Their summed probability is the kept
-mass. A shard is a range of positions. The sums of the shards are added up in the order of the shards, so the statistics
-do not depend on which process wrote which shard. A teacher that is given the tree is almost certain of ``<eos>``,
-because the tree is then complete. So some statistics are also given without the positions of ``<eos>``.
+mass. A shard is a range of positions and has a row for each. The sums of the shards are added up in the order of the
+shards, so the statistics do not depend on which process wrote which shard. A teacher that is given the tree is almost
+certain of each ``<eos>``, because it sees that the tree is complete. So some statistics are also given without the
+positions of ``<eos>``.
 
-The entropy of a position is computed over its top tokens and one bucket for all other tokens, at T = 1:
+The entropy of a position is computed over its top tokens ``ids`` and one bucket for all other tokens, at T = 1 and in
+nats. The log of the mass in this bucket is ``tail``:
 
-    H = -Σ_j p(ids[j]) log p(ids[j]) - exp(tail) tail        in nats; a lower bound on the entropy over the vocabulary
+    H = -Σ_j p(ids[j]) log p(ids[j]) - exp(tail) tail
 
-Merging outcomes never increases entropy (Cover and Thomas 2006, problem 2.5). The bound is exact if k = V. Entropies
-are rounded to whole numbers of a small unit, so that their sum is exact. Quantiles come from a histogram with bins of
-1/64 nat, which takes 1 to 3 kB per shard.
+H is a lower bound on the entropy over the vocabulary, because merging outcomes never increases entropy (Cover and
+Thomas 2006, problem 2.5). The bound is exact if all tokens of the vocabulary are top tokens. Entropies are rounded to
+whole numbers of a small unit, so that their sum is exact. Quantiles come from a histogram with bins of 1/64 nat, which
+takes 1 to 3 kB per shard.
 """
 
 import math
@@ -47,10 +50,10 @@ class DumpSummary:
     num_positions: int
     num_sentences: int
     size_bytes: int
-    """Bytes of all files except the manifest and the companions (tokenizer and card)."""
+    """Bytes of all files except ``manifest.json``, ``tokenizer.json`` and ``README.md``."""
     mean_kept_mass: float | None
     """Mean kept mass. 0 if the dump has only draws (tokens drawn at random from the distribution) and no top tokens;
-    None without positions."""
+    None if it has no positions."""
     mean_kept_mass_without_eos: float | None
     """``mean_kept_mass`` without the positions of ``<eos>``; None if there are no other positions."""
     kept_mass_by_k: dict[int, float]
@@ -95,7 +98,7 @@ class ShardFigures:
     """Sums and a histogram of one shard."""
 
     sums: dict[str, Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]]
-    """The sum over the rows, by name, such as ``gold_nats``. ``num_effective`` is there only if it is known."""
+    """Sums over the rows of the shard, by name, such as ``gold_nats``. ``num_effective`` is present only if known."""
     entropy_histogram: list[Count]
     """Number of rows in each bin of 1/64 nat, from 0 nats to the last bin that has a row. Empty without top tokens."""
 

@@ -1,4 +1,4 @@
-"""Compute where each row of an array is stored: its shard, its chunk, its file; and the array's Zarr metadata.
+"""Compute in which shard, chunk and file each row of an array is stored, and the array's Zarr metadata.
 
 Only the first dimension is cut: first into shards, then each shard into chunks. All shards have equally many rows,
 except that the last may have fewer. In most arrays a row belongs to a position; in the array of offsets it belongs to a
@@ -65,7 +65,7 @@ class ArraySpec:
     dtype: np.dtype[Any]
     """Little-endian."""
     row_shape: tuple[int, ...]
-    """Shape of one row: ``()`` or ``(k,)``."""
+    """Shape of one row: ``()``, or one dimension, such as ``(k,)``."""
     layout: Layout
     dimensions: tuple[str, ...]
     compressed: bool = False

@@ -1,8 +1,9 @@
 """Read and write the manifest of a dump: its schema, its state, and the sha256 of every other file.
 
-A manifest is canonical JSON with a key that holds the sha256 of the rest of its text. Each finished shard has an entry
-with the digests of its files. While the dump is being written, each entry is a file of its own under ``finished/``, so
-that no two processes write the same file. When the dump is complete, the entries become part of the manifest.
+A manifest is canonical JSON with a key that holds the sha256 of the rest of its text. Each finished shard (a range of
+positions) has an entry with the digests of its files. While the dump is being written, each entry is a file of its own
+under ``finished/``, so that no two processes write the same file. When the dump is complete, the entries become part of
+the manifest.
 """
 
 import re
@@ -31,15 +32,15 @@ _REMEDY = "Restore it from a copy, or delete the store and dump again"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardEntry:
-    """Entry of a finished shard: the digest of its file in each array, and its sums for the statistics of the dump."""
+    """Entry of a finished shard: the digests of its files (one per array), and its sums for the dump's statistics."""
 
     shard: Count
     files: dict[str, FileDigest]
     """Digest of the file of each array, by name of the array."""
     figures: ShardFigures
     checksums: dict[str, Sha256] = field(default_factory=dict)
-    """One sha256 over the checksums of all chunks of an array in this shard, by name of the array. Empty in entries of
-    older versions."""
+    """For each array, by name, one sha256 over the checksums of its chunks in this shard. Empty in entries of older
+    versions."""
 
     def to_json(self) -> dict[str, Json]:
         """Return the entry as JSON values, without ``checksums`` if they are not known."""
@@ -47,7 +48,7 @@ class ShardEntry:
         return value if self.checksums else {name: item for name, item in value.items() if name != "checksums"}
 
     def problem_with(self, store: Folder, schema: DumpSchema) -> str | None:
-        """Return the problem with the shard's files as text that names array and shard."""
+        """Return a problem with the shard's files as text that names array and shard, or None if there is none."""
         for spec in schema.stored_arrays:
             name = spec.file(self.shard)
             problem = store.problem_with(name, self.files[spec.name])
@@ -234,7 +235,7 @@ def entry_name(shard: int) -> str:
 
 
 def num_finished(store: Folder, schema: DumpSchema) -> int:
-    """Return how many shards have an entry, for a store that is being written."""
+    """Return how many shards of a store that is being written have an entry."""
     return sum(_is_entry(name, schema) for name in store.sizes())
 
 
@@ -246,7 +247,7 @@ def metadata_paths(schema: DumpSchema) -> list[str]:
 def refuse_foreign_files(
     store: Folder, schema: DumpSchema, *, is_complete: bool, companions: Collection[str] = COMPANIONS
 ) -> None:
-    """Check that every file in the store belongs to the dump. Of the companion files, ``companions`` are allowed.
+    """Check that every file in the store belongs to the dump. Only companion files named in ``companions`` are allowed.
 
     Raises:
         StoreError: If the store holds foreign files. The message names up to three of them.

@@ -139,7 +139,7 @@ class MappedRows:
     def _ready_pieces(self, start: int, stop: int) -> list[_Piece]:
         """Map and check all chunks of a range, and cut the range into pieces that can each be copied in one operation.
 
-        A piece is a slice of the result and the index of its rows in ``_MappedArray.rows``.
+        A piece says where its rows belong in the result (a slice) and where ``_MappedArray.rows`` has them (an index).
         """
         pieces: list[_Piece] = []
         for number in range(start // self._chunk_rows, -(-stop // self._chunk_rows) if stop > start else 0):
@@ -252,7 +252,7 @@ class _MappedArray:
         return self.rows[shard, first:stop].copy().reshape(-1, *self.spec.row_shape)
 
     def gather(self, index: NDArray[np.int64]) -> NDArray[Any]:
-        """Return a copy of the rows that start at these steps, int64 ``[R]``."""
+        """Return a copy of the rows that start at the steps ``index`` (int64 ``[R]``)."""
         dtype, row_shape, size = self.rows.dtype, self.spec.row_shape, self.spec.row_bytes
         num_items = (len(self._range.bytes) - size) // self._step + 1
         if size == self._step:  # items do not overlap
@@ -265,7 +265,7 @@ class _MappedArray:
         return gathered
 
     def read(self, pieces: Sequence[_Piece], num_rows: int) -> NDArray[Any]:
-        """Return a copy of the ``num_rows`` rows of these pieces, as `MappedRows` cuts them."""
+        """Return a copy of the rows of ``pieces``. In all they have ``num_rows`` rows."""
         out = np.empty((num_rows, *self.spec.row_shape), self.rows.dtype)
         for target, place in pieces:
             rows = self.rows[place]
@@ -317,9 +317,10 @@ class AddressRange:
         self.bytes: NDArray[np.uint8] = np.frombuffer(reserved, np.uint8)
 
     def map(self, descriptor: int, offset: int) -> int:
-        """Map a whole file, open for reading, at ``offset``, a multiple of the page size. Return the file's size.
+        """Map a whole file, and return its size in bytes.
 
-        The descriptor may be closed afterwards. Mapping the same file at the same offset again changes nothing.
+        ``descriptor`` is of the file, open for reading, and may be closed afterwards. ``offset`` is where in the range
+        the file begins, and must be a multiple of the page size. Mapping a file again at its offset changes nothing.
 
         Raises:
             OSError: If the system refuses, or the file does not fit.

@@ -34,7 +34,7 @@ class Positions:
     gold_logp: NDArray[np.float32]
     """``[n]`` float32: natural log-probability of the gold token at T = 1."""
     tail: NDArray[np.float32]
-    """``[n, nT]`` float32: natural log of the mass outside the top tokens at each declared T; -inf if there is none."""
+    """``[n, nT]`` float32: natural log of the mass outside the top tokens at each declared T; -inf if it is 0."""
     logz: NDArray[np.float32]
     """``[n, nT]`` float32: log Σ_w p(w)^(1/T) over the whole vocabulary."""
     counts: NDArray[np.uint8] | None = None

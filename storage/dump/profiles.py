@@ -1,6 +1,7 @@
-"""Encode and read the rows of a dump: as computed (profile ``exact``), or rounded and compressed (``compact``).
+"""Encode and read the rows of a dump, one per position, in one of two profiles.
 
-Modules that need numcodecs are imported only for compact dumps, since importing numcodecs takes a third of a second.
+The profile ``exact`` stores rows as they were computed. The profile ``compact`` rounds and compresses them. Modules
+that need numcodecs are imported only for compact dumps, since importing numcodecs takes a third of a second.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +34,10 @@ class Rows(Protocol):
         """
 
     def gather(self, positions: NDArray[np.int64]) -> Positions:
-        """Return the rows of ``positions`` ``[n]``: at least one, in any order. The errors are those of ``read``."""
+        """Return the rows of at least one position, in any order. The errors are those of ``read``.
+
+        ``positions`` is ``[n]`` int64.
+        """
 
 
 def encoded(
@@ -66,13 +70,15 @@ def encoded(
 def stored_chunks(
     files: Mapping[str, NDArray[np.uint8]], schema: DumpSchema, entry: ShardEntry, *, names: Mapping[str, str]
 ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
-    """Yield for each chunk of a shard its number, and its rows by name of the array, as stored but without padding.
+    """Yield the number of each chunk of a shard, and a dict with the chunk's rows of each array, by name of the array.
+
+    The rows are as stored, but without padding.
 
     Args:
         files: The whole file of each array, by name of the array.
         schema: The schema of the dump.
         entry: The entry of the shard in the manifest.
-        names: File, array and shard as text for messages, by name of the array.
+        names: For each array, by name, a text for messages that names its file, the array and the shard.
 
     Raises:
         CorruptStoreError: If an index or a checksum is wrong.

@@ -1,13 +1,13 @@
-"""Read positions of a complete dump from memory-mapped files: those of a sentence, of a range, or any set of positions.
+"""Read a sentence, a range of positions, or any set of positions of a complete dump from memory-mapped files.
 
 Opening a dump checks the manifest (which lists the digests of all other files), the metadata of the arrays, the offsets
-of the sentences and the size of every file. The checksums and values of a chunk are checked when a row of the chunk is
-first read. To check everything beforehand, call `verify_dump`. The reader does not use zarr, because zarr takes about a
-millisecond per access, 200 times as long as the reader.
+of the sentences and the size of every file. The checksums and values of a chunk (1,024 positions by default) are
+checked when one of its positions is first read. To check everything beforehand, call `verify_dump`. The reader does not
+use zarr, because zarr takes about a millisecond per access, 200 times as long as the reader.
 
-A reader returns copies. It keeps no rows in its memory, except a few decoded chunks of a compact dump. The mapped pages
-belong to the system's page cache, which all readers share and which the system shrinks when it needs memory. Threads
-may share a reader. A forked process can go on using it; a spawned process opens the dump again.
+A reader returns copies. It keeps no positions in its memory, except a few decoded chunks of a compact dump. The mapped
+pages belong to the system's page cache, which all readers share and which the system shrinks when it needs memory.
+Threads may share a reader. A forked process can go on using it; a spawned process opens the dump again.
 
 Legend: M sentences and N positions in the dump, n positions in a result.
 """

@@ -23,7 +23,7 @@ FORMAT = "rnng-distill dump"
 FORMAT_VERSION = 1
 FINGERPRINTS = ("dataset", "split", "tokenizer", "teacher")
 """The keys of ``DumpSchema.fingerprints``. A cross-fitted dump, which comes from one teacher per fold of the split, has
-``teacher of fold 1`` and so on in place of ``teacher``."""
+the keys ``teacher of fold 1``, ``teacher of fold 2``, … in place of ``teacher``."""
 GAPS = "gaps"
 """Name of the array that replaces ``logp`` in a compact dump; see `storage.dump.compact`."""
 MAX_CHUNK_BYTES = 1 << 26
@@ -33,7 +33,7 @@ MAX_CHUNKS = 1 << 20
 MAX_BYTES = 1 << 60
 """Largest size of an array, so that no size in bytes that is computed from its shape overflows."""
 MAX_DRAWS = 255
-"""Largest number of draws per position that uint8 can count."""
+"""Largest number of draws (tokens drawn at random) per position, because an array of uint8 counts them."""
 
 _CHOICES = {
     "selection": ("topk", "sampled", "stratified"),
@@ -72,12 +72,12 @@ class DumpSchema:
     chunk_positions: int = 1_024
     """Positions per chunk: the unit of reading and of checksums. At most ``shard_positions``."""
     selection: str = "topk"
-    """How the ids were chosen. ``topk``: the k most probable tokens. ``sampled``: draws from p. ``stratified``: the
-    ``num_top`` most probable tokens and draws from the other tokens."""
+    """How the ids were chosen. ``topk``: the k most probable tokens. ``sampled``: random draws from all tokens.
+    ``stratified``: the ``num_top`` most probable tokens, and random draws from the other tokens."""
     draw_seed: int = 0
     """Seed of the draws; 0 for ``topk``, which has no draws."""
     profile: str = "exact"
-    """How the values are encoded: ``exact`` or ``compact``."""
+    """How the values are encoded. ``exact``: as they were computed. ``compact``: rounded and compressed."""
     condition: str = "tree"
     """What the distributions depend on. ``tree``: the words and the tree so far. ``beam``: the words alone; a beam
     search sums over trees. ``none``: the words alone; the model has no trees. ``exact``: the words alone; an

@@ -1,12 +1,12 @@
 """Find values that no dump can have: ids outside the vocabulary, NaN, probabilities above 1, and others.
 
-Most rules are checked three times: before rows are written, when a reader first reads from a chunk, and by ``verify``.
-Three rules are too slow for readers: log-probabilities do not rise along a row, a row has no id twice, and the
-probabilities of a row and its tail sum to 1. ``verify`` checks all three. Writers check the first and, for a compact
-dump, the third.
+Most rules are checked three times: before rows (one per position) are written, when a reader first reads from a chunk
+of rows, and by ``verify``. Three rules are too slow for readers: log-probabilities do not rise along a row, a row has
+no id twice, and the probabilities of a row and of its tail (all other tokens) sum to 1. ``verify`` checks all three.
+Writers check the first and, for a compact dump, the third.
 
 A row with tokens that were drawn at random (draws) can have unused columns at its end, for example if a token was drawn
-twice. Their ids and log-probabilities are fill values, and their counts are 0.
+twice. Their ids and log-probabilities are fill values, and their counts (how often an id was drawn) are 0.
 
 Legend: n positions, k columns, nT declared temperatures (those of the schema).
 """
@@ -45,8 +45,8 @@ class ImpossibleValue(NamedTuple):
 def impossible_values(arrays: Mapping[str, NDArray[Any]], schema: DumpSchema) -> Iterator[ImpossibleValue]:
     """Yield each rule that rows break, with the first such row.
 
-    ``arrays`` holds arrays ``[n, ...]`` by name, n at least 1. Some of the dump's arrays are enough, unless the dump
-    has draws: then all arrays are needed.
+    ``arrays`` holds arrays ``[n, ...]`` by name, n at least 1. If the dump has no draws, some of its arrays may be
+    missing.
     """
     is_unused = None
     if (counts := arrays.get("counts")) is not None:
@@ -132,8 +132,8 @@ def _impossible_ids(
 def _impossible_log_probs(
     values: NDArray[np.float16], is_unused: NDArray[np.bool_] | None
 ) -> Iterator[ImpossibleValue]:
-    # numpy emulates float16 comparisons, which is slow, so bit patterns are compared. As uint16, a negative NaN is
-    # above -inf. As int16, values below 0 are negative, and a positive NaN is above every number.
+    # numpy emulates float16 comparisons, which is slow, so bit patterns are compared. Read as uint16, a negative NaN
+    # is above -inf. Read as int16, values below 0 are negative, and a positive NaN is above every number.
     bits = _bits(values, is_unused)
     highest = np.maximum.reduce(bits, axis=None)
     if highest > _HALF_NEGATIVE_INFINITY or np.maximum.reduce(bits.view(np.int16), axis=None) > _HALF_POSITIVE_TINY:

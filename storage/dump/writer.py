@@ -1,8 +1,9 @@
 """Write a dump shard by shard, from any number of processes, which may be interrupted at any time.
 
-A shard is finished when the files of all its arrays, and then its entry (a file with their digests), were renamed into
-place. Until then it is pending. The bytes of the finished store depend only on the schema, the offsets and the rows.
-Hosts, times and commands go to the history file PATH.history.jsonl next to the store, which is also the lock file.
+A shard is a range of positions. It is finished when the files of all its arrays, and then its entry (a file with their
+digests), were renamed into place. Until then it is pending. The bytes of the finished store depend only on the schema,
+the offsets and the rows. Hosts, times and commands go to the history file PATH.history.jsonl next to the store. For a
+local store, this file is also the lock file.
 
 One process, the main one, holds the lock, writes the metadata and finishes the dump. The other processes only write
 shards, after the main process has opened the store and before it finishes the dump.
@@ -89,7 +90,9 @@ class DumpWriter:
         return self._summary is not None
 
     def pending(self) -> list[int]:
-        """Return the pending shards: their entry or one of their files is missing, truncated or altered.
+        """Return the numbers of the pending shards.
+
+        The entry or a file of a pending shard is missing, truncated or altered.
 
         This hashes every finished shard (1.5 GB/s). If there are several processes, call it in one of them and send the
         result to the others.
@@ -133,8 +136,9 @@ class DumpWriter:
 
         Args:
             progress: Called with 1 after each shard.
-            companions: A function that makes the files of ``COMPANIONS``, such as the card, from the dump's statistics.
-                If the dump is already complete, only files that are missing or damaged are written again.
+            companions: A function that makes the companion files (such as ``README.md``), by name, from the dump's
+                statistics. If the dump is already complete, missing and damaged companion files are written again, but
+                only if the function makes the same content as before.
 
         Returns:
             The statistics of the dump.

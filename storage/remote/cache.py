@@ -1,7 +1,7 @@
 """Keep local copies of remote files: verified, limited in size, and shared by all processes of a machine.
 
     CACHE/objects/AB/SHA256     a file, named by the sha256 of its content, so a copy is never stale
-    CACHE/folders/KEY/NAME      a whole folder; KEY is a sha256 of its URL and listing (`storage.remote.transfer`)
+    CACHE/folders/KEY/NAME      a whole folder; KEY is a sha256 of its URL and list of files (`storage.remote.transfer`)
     CACHE/locks/AB              a lock file; a process locks it while it copies an object whose sha256 starts with AB
 
 A file is verified after it is copied, and only then gets its name. Later uses check its size, and readers check the

@@ -8,9 +8,9 @@ if it does not exist". Before the holder writes a file or adds a line to the sto
 If another process holds the lease by then, it stops.
 
 The lease cannot stop a writer that sleeps for minutes between the check of the lease and the write. Such a late write
-does no harm: files are whole objects, and their bytes do not depend on who computes them. For the same reason, the
-other processes of a dump (all but rank 0) write shards without holding the lease. If the clocks of two hosts differ by
-more than `TIME_TO_LIVE_S` minus `HEARTBEAT_S`, a living holder can lose its lease. The holder then stops.
+does no harm: files are whole objects, and their bytes do not depend on who computes them. So the processes of a dump
+with a rank above 0 write its files even without holding the lease. If the clocks of two hosts differ by more than
+`TIME_TO_LIVE_S` minus `HEARTBEAT_S`, a living holder can lose its lease. The holder then stops.
 """
 
 import json
@@ -33,7 +33,7 @@ TIME_TO_LIVE_S = 120.0
 """Seconds from a renewal until the lease expires. Five renewals in a row may fail. After a crash of the holder, the
 next writer waits this long."""
 SETTLE_S = 2.0
-"""Seconds until a taken lease is read back: longer than a slow write of 200 bytes."""
+"""Seconds between taking a lease and reading it back. A slow write of another process's lease takes less time."""
 INSIST = 3
 """Number of attempts to take a lease from a living holder that renews it at the same moment."""
 

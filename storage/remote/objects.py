@@ -32,8 +32,8 @@ _LIBRARY_ERRORS = (
 )
 """Modules and the base classes of their exceptions, which are not OSErrors."""
 _MISUSE = (ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
-"""Exceptions of fsspec and the libraries for a malformed setting, an unexpected answer of the server, or a scheme that
-needs options or cannot list or write."""
+"""Exceptions that fsspec and the libraries raise if a setting is malformed, if the server answers unexpectedly, or if a
+scheme needs options or cannot list or write."""
 REMOVE_THREADS = 8
 CACHE_VARIABLE = "RNNG_DISTILL_CACHE"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -121,9 +121,9 @@ class ObjectStore:
     def create(self, name: str, data: bytes) -> bool:
         """Write an object if none has that name. Return whether it was written.
 
-        The request carries the condition If-None-Match, or the store's equivalent, which some stores ignore. If the
-        connection breaks after the write, the result may be False although this call wrote the object. A caller that
-        must be certain reads the object back.
+        The request carries the condition If-None-Match, or the store's equivalent. Some stores ignore this condition.
+        If the connection breaks after the write, the result may be False although this call wrote the object. A caller
+        that must be certain reads the object back.
 
         Raises:
             StoreError: If the object cannot be written.

@@ -3,7 +3,7 @@
 A file is one object, which appears only when its upload is complete. If the upload of a large file is aborted, parts of
 it may remain that are invisible but cost money; a lifecycle rule of the bucket should remove them. The lease (the right
 to write, for a limited time) and the history are objects next to the store. To read any part of a file, the whole file
-is copied. This is expensive for a single sentence, but training also reads the other sentences of the shard.
+is copied. This is expensive for a single sentence, but training also reads the other sentences of the file.
 """
 
 import logging
@@ -113,7 +113,7 @@ class RemoteFolder:
         return True
 
     def prefetch(self, names: Iterable[tuple[str, FileDigest]]) -> None:
-        """Start to copy files in the background, up to half the cache's limit. An error is raised only by ``open``."""
+        """Start to copy files in the background, up to half the cache's limit. Errors are raised only by ``open``."""
         if self._prefetcher is None or self._prefetcher.process != os.getpid():
             self._prefetcher = _Prefetcher(self._objects, self._cache)  # threads do not survive a fork
         self._prefetcher.add(names)
