@@ -1,17 +1,18 @@
-"""Compare when a model learns a word with when children learn it, as BabyLM's task "AoA" (age of acquisition) does.
+"""Compare the time when a model learns a word with the age when children learn it, as BabyLM's task AoA does.
 
-The data are two files. ``cdi_childes.json`` has words, each with its contexts: texts that the word may follow.
-``cdi_human.csv`` has the share of children who know each word at 16 to 30 months.
+AoA stands for age of acquisition. The data are two files. The file ``cdi_childes.json`` has words. Each word has
+contexts, which are texts that the word may follow. The file ``cdi_human.csv`` has, for each word and each age from 16
+to 30 months, the share of the children of this age who know the word.
 
 For each word, this module fits a logistic curve f to points (x, y) of the model, and another curve to points of the
 children:
 
     f(x) = a / (1 + exp(-b (x - c))) + d
 
-- Model: there is a point for each checkpoint. x is log10(1 + words of training), and y is the mean of
-  log p(word | context) over the word's contexts. The model knows the word from the x where the curve is halfway between
-  chance and the word's highest y. Chance is the y of a model whose distributions are all uniform: -n ln V for a word of
-  n tokens and a vocabulary of V tokens.
+- Model: there is a point for each checkpoint. If the model was trained on N words before this checkpoint, x is
+  log10(1 + N), and y is the mean of log p(word | context) over the word's contexts. The model knows the word from the x
+  where the curve is halfway between chance and the word's highest y. Chance is the y of a model whose distributions are
+  all uniform. It is -n ln V for a word of n tokens and a vocabulary of V tokens.
 - Children: there is a point for each age. x is the age in months, and y is the share of children who know the word.
   Children know the word from the x where the curve is 0.5.
 
@@ -20,8 +21,8 @@ the first and the last point of the curve. The score is Pearson's correlation, o
 x with the children's x.
 
 These are the rules of BabyLM's pipeline of 2026, which also sets the score to 0 if the correlation has a p-value above
-0.1. By the rules of 2025, there is a point for each checkpoint and context. Chance is then -log2(300,000), in bits, but
-the points are in nats, so halfway between chance and the word's highest y has no meaning.
+0.1. By the rules of 2025, there is a point for each checkpoint and context, and chance is -log2(300,000). This is in
+bits, but the points are in nats, so the value halfway between chance and the word's highest y has no meaning.
 
 Chang and Bergen (2022), TACL 10; Frank et al. (2017), Wordbank.
 """
@@ -45,7 +46,7 @@ from storage.errors import InputError
 from storage.json_files import read_json
 
 FOLDERS: Final = ("aoa", "cdi_childes")
-"""The folder of the two files: its name in BabyLM's data of 2026, then its name in the data of 2025."""
+"""The name of the folder with the two files, first in BabyLM's data of 2026, then in its data of 2025."""
 LEAST: Final = 3
 """A curve needs at least this many points, and a correlation needs at least this many words."""
 AGES: Final = tuple(range(16, 31))
@@ -55,8 +56,8 @@ CHANCE_OF_2025: Final = math.log2(300_000)
 
 
 Surprisals = Mapping[int, Sequence[NDArray[np.float64]]]
-"""The key is the number of words of training at a checkpoint, ascending. The value has, for each word of the task, an
-array ``[contexts]``: the word's surprisal in nats after each of its contexts."""
+"""A key is the number of words that the model was trained on before a checkpoint. The keys ascend. The value has an
+array ``[contexts]`` for each word of the task, with the word's surprisal in nats after each of its contexts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,9 +68,9 @@ class AcquisitionTask:
     contexts: Mapping[str, Sequence[str]]
     """The contexts of each word."""
     choices: tuple[Choice, ...]
-    """For each word its texts: each context, followed by the word. Only the word is scored."""
+    """For each word the texts to score. A text is a context followed by the word. Only the word is scored."""
     children: Mapping[str, NDArray[np.float64]] | None
-    """The result of ``read_children``. None if ``cdi_human.csv`` is missing: then there is no score."""
+    """The result of ``read_children``. It is None if ``cdi_human.csv`` is missing. The task then has no score."""
 
     @property
     def name(self) -> str:
@@ -122,7 +123,7 @@ class AcquisitionTask:
 
 
 def checkpoint_name(num_words: int) -> str:
-    """Return BabyLM's name of a word checkpoint, such as ``chck_1M``."""
+    """Return BabyLM's name of the checkpoint after a number of words of training, such as ``chck_1M``."""
     return words_name(num_words).replace("words_", "chck_")
 
 
@@ -170,7 +171,9 @@ def _read_words(path: Path) -> tuple[dict[str, list[str]], tuple[Choice, ...]]:
 
 
 def read_children(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Return for each word the shares of children who know it: ``[15]``, one per age in ``AGES``, NaN if it is missing.
+    """Return for each word the share of children who know it at each of the ages ``AGES``.
+
+    The shares of a word are an array ``[15]``. A missing share is NaN.
 
     Raises:
         InputError: If a column is missing, or a share is not a number.
@@ -214,10 +217,11 @@ def age_of_children(shares: NDArray[np.float64]) -> float | None:
 def age_of_model(
     surprisals: NDArray[np.float64], num_words: NDArray[np.float64], *, rules: Rules, chance: float
 ) -> float | None:
-    """Return the log10(1 + words of training) from which the model knows a word; None if the word is left out.
+    """Return the x (see the module) from which the model knows a word; None if the word is left out.
 
-    ``surprisals`` is ``[checkpoints, contexts]`` in nats, and ``num_words`` is ``[checkpoints]``, ascending. ``chance``
-    is the surprisal of the word under a uniform distribution, in nats. The rules of 2025 do not use it.
+    ``surprisals`` is ``[checkpoints, contexts]`` in nats. ``num_words`` ``[checkpoints]`` has the numbers of words of
+    training, ascending. ``chance`` is the surprisal of the word under a uniform distribution, in nats. The rules of
+    2025 do not use this argument.
     """
     x, y = np.log10(num_words + 1), -surprisals.mean(axis=1)
     if rules == "2025":
@@ -238,7 +242,7 @@ def age_of_model(
     )
     if found is None or found > x[-1] + 1:  # 10**found could be too large for a float
         return None
-    # The pipeline compares the numbers of words, and so does this line: their logarithms may round differently.
+    # This line compares numbers of words, as the pipeline does, because their logarithms may round differently.
     return found if num_words[0] <= 10**found - 1 <= num_words[-1] else None
 
 
@@ -254,8 +258,9 @@ def _crossing(
 ) -> float | None:
     """Fit a curve and return the x where the curve reaches the threshold; None if there is no such curve or x.
 
-    ``start`` and ``bounds`` are values of a, b, c and d. The fit fails after ``max_evaluations`` evaluations of the
-    curve. If a or b of the fitted curve is at most ``flat``, the result is None.
+    The fit begins at the values ``start`` of a, b, c and d, and keeps them within the lower and upper ``bounds``. It
+    fails after ``max_evaluations`` evaluations of the curve. If a or b of the fitted curve is at most ``flat``, the
+    result is None.
     """
     from scipy.optimize import OptimizeWarning, curve_fit  # noqa: PLC0415  an extra installs it
 
@@ -295,6 +300,6 @@ def acquisition_scores(pairs: Iterable[tuple[float | None, float | None]], rules
 
 
 def num_tokens(encode: Callable[[Sequence[str]], list[list[int]]], words: Sequence[str]) -> dict[str, int]:
-    """Return how many tokens each word adds to the text ``The``, at least 1."""
+    """Return for each word the number of tokens by which ``The`` grows when the word is appended, but at least 1."""
     first, *others = map(len, encode(["The", *(f"The {word}" for word in words)]))
     return {word: max(1, each - first) for word, each in zip(words, others, strict=True)}

@@ -2,17 +2,17 @@
 
 A score of 0.65 here is BabyLM's 65.00. For most tasks the score is the mean of the accuracies on the task's subsets,
 such as the paradigms of BLiMP. In entity tracking, the accuracies of the subsets are averaged within each kind of texts
-(``_KINDS``), and then over the kinds. For a wug test the score is Spearman's correlation between the model's
-probability of the first form and the share of people who chose this form.
+(``_KINDS``), and then over the kinds. A wug test asks for one of two forms of an invented word. Its score is Spearman's
+correlation between the model's probability of the first form and the share of people who chose this form.
 
-An item is a tie if the right text and another one are both the most probable. In ``score``, a tie is never right. In
-``score_ties_right``, a tie is right, as in the 2025 pipeline. The 2026 pipeline chooses one of the tied texts at
-random.
+An item is a tie if the right text and another one are both the most probable. Ties are not right in the figure
+``score``, but are right in the figure ``score_ties_right``, as in BabyLM's pipeline of 2025. The pipeline of 2026
+chooses one of the tied texts at random.
 
-``OUT/NAME/REVISION/zero_shot/causal/TASK/FOLDER/predictions.json`` has the form that BabyLM's ``collate_preds.py``
-reads. For a tie, the file has the first of the most probable texts with ``--rules 2025``, and the last with ``--rules
-2026``. The task of the age of acquisition has the files ``AoA_word/surprisal.json`` and ``AoA_word/aoa_score.json``
-instead.
+The predictions are written to ``OUT/NAME/REVISION/zero_shot/causal/TASK/FOLDER/predictions.json``, in the form that
+BabyLM's ``collate_preds.py`` reads. For a tie, the file has the first of the most probable texts with ``--rules 2025``,
+and the last with ``--rules 2026``. For the reading times there is no FOLDER in the path. For the age of acquisition,
+the files ``AoA_word/surprisal.json`` and ``AoA_word/aoa_score.json`` are written instead.
 """
 
 import importlib
@@ -49,16 +49,17 @@ _MARKS: Final = {
     "AoA_word/surprisal.json": b'"target_word": "',
     "AoA_word/aoa_score.json": b'"aoa": ',
 }
-"""Text that occurs in the first bytes of each file of predictions."""
+"""Each key is a pattern for the names of files of predictions. Its value is a text that is in the first 4,096 bytes of
+such a file."""
 _DISPUTED: Final = ("ewok", "entity_tracking")
-"""First part of the names of the tasks whose items differ between the two years."""
+"""First part of the names of the tasks whose items differ between BabyLM's rules of 2025 and of 2026."""
 _KINDS: Final = ("regular", "ambiref", "move_contents")
 """The kinds of texts of entity tracking."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The log-probabilities of an item's texts, or of the endings that are scored, in nats."""
+    """The log-probability of each text of an item in nats. If only endings are scored, it is that of the ending."""
 
     choice: Choice
     log_probs: tuple[float, ...]
@@ -98,9 +99,10 @@ def evaluate_babylm(
     """Score every task of BabyLM's evaluation data. Record the scores and return them.
 
     The files of predictions are written below ``out``/``name``/``revision``, or nowhere if ``out`` is None. An empty
-    ``name`` stands for the name of the model's folder up to the last dot, as in BabyLM's pipeline. An empty
-    ``revision`` stands for ``main``, or for ``chck_1M`` and so on for a word checkpoint. ``at_words`` maps numbers of
-    words of training, in ascending order, to functions that open the word checkpoints.
+    ``name`` stands for the name of the model's folder up to the last dot, as in BabyLM's pipeline. A word checkpoint
+    holds the weights after some number of words of training. If the model is a word checkpoint, an empty ``revision``
+    stands for ``chck_1M`` and so on, otherwise for ``main``. The keys of ``at_words`` are numbers of words of training,
+    in ascending order. Each value is a function that opens the checkpoint after this number of words.
 
     Raises:
         ConfigError: If the command was started in several processes.
@@ -157,7 +159,7 @@ class BabylmData:
     rules: Rules
     tasks: Mapping[str, Sequence[Choice]]
     by_other: Mapping[str, Sequence[Choice]]
-    """The items by the rules of the other year, for the tasks in ``_DISPUTED``."""
+    """For the tasks in ``_DISPUTED``, the items by the rules of the year that is not ``rules``."""
     reading: ReadingData | None
     words: AcquisitionTask | None
     left_out: Mapping[str, str]
@@ -269,7 +271,7 @@ def _at_checkpoints(
     at_words: Mapping[int, Callable[[], AbstractContextManager[SentenceModel]]],
     choices: Sequence[Choice],
 ) -> tuple[Surprisals, dict[str, str]]:
-    """Return, by word checkpoint, the surprisal of the scored part of each text, and the sha256 of the weights."""
+    """Return, for each word checkpoint, the surprisals of the parts that are scored, and the sha256 of the weights."""
     surprisals, weights = {}, {}
     for num_words, opening in at_words.items():
         with opening() as opened:
@@ -400,6 +402,7 @@ def _write_predictions(folder: Path, predictions: Mapping[str, Any]) -> Path:
     for path, content in predictions.items():
         target = folder / "zero_shot" / "causal" / path
         make_directory(target.parent)
-        # In "reading", a sentence's first word has no word before it: its prev_pred is NaN, as in BabyLM's pipeline.
+        # NaN is written as it is. In the task "reading", the first word of a sentence has no word before it, so its
+        # prev_pred is NaN, as in BabyLM's pipeline.
         write_atomically(target, json.dumps(content, ensure_ascii=False).encode())
     return folder

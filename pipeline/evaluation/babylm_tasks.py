@@ -39,7 +39,7 @@ class Choice:
     """The part of the task for which an accuracy is computed, such as a paradigm of BLiMP or a domain of EWoK."""
     texts: tuple[str, ...]
     starts: tuple[int, ...]
-    """For each text, the first character that is scored."""
+    """For each text, the index of the first character that is scored."""
     answers: tuple[str, ...]
     """For each text, what ``babylm_scores`` writes into the file of predictions if this text is chosen."""
     human: float | None = None

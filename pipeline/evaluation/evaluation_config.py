@@ -60,14 +60,15 @@ class MinimalPairConfig:
 
     prefix: Literal["none", "space"] = "none"
     """What precedes each sentence: nothing, or a space as in lm-evaluation-harness's stock task. With tokenizers that
-    train-tokenizer makes now, the space changes nothing. With older ones and with some adopted tokenizers, the space is
-    a token of its own."""
+    train-tokenizer makes now, the space changes nothing. With older ones, and with some tokenizers of other programs,
+    the space is a token of its own."""
     eos: bool = False
     """Count <eos> as a token of the sentence. Programs such as lm-evaluation-harness do not count <eos>."""
     columns: tuple[str, ...] = ("sentence_good", "sentence_bad")
     """Columns of a table (CSV, TSV) or fields of JSON lines: GOOD,BAD or GOOD,BAD,PARADIGM. GOOD holds the grammatical
-    sentence, BAD the ungrammatical one. If a table has no header, give the numbers of its columns, from 1. You can give
-    two names in place of one, such as prefix+verb: the texts of the two columns are joined with a space."""
+    sentence, BAD the ungrammatical one. If a table has no header, give the numbers of its columns, from 1. In
+    place of one name you can give two names with a plus sign, such as prefix+verb. The texts of these two columns are
+    then joined with a space."""
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.columns) <= 3 or len({*self.columns}) < len(self.columns):

@@ -8,16 +8,16 @@
     region      = "(" (integer | "*") ";" "%" condition "%" ")"
 
 ``(5;%match_sing%)`` is the surprisal of region 5 in the condition ``match_sing``. ``(*;%match_sing%)`` is the surprisal
-of all regions in this condition. ``parse_formula`` checks the types: only numbers are added and compared, only truth
-values are joined by ``&`` and ``|``, and a whole formula is a truth value.
+of all regions in this condition. The function ``parse_formula`` checks that only numbers are added and compared, that
+only truth values are joined by ``&`` and ``|``, and that a whole formula is a truth value.
 
 The parser of ``syntaxgym-core`` (at commit 09d3767) differs: it reads no square brackets, binds ``+`` tighter than
 ``-``, and evaluates only the first two operands of a chain of one operator, so that ``A & B & C`` means ``A & B``.
 
 ``<`` and ``>`` are strict. If float32 cannot distinguish the two sides, the comparison is a ``TIE``, which is neither
-true nor false. Truth values are ordered false < tie < true; ``&`` is the minimum of its operands and ``|`` the maximum
-(Kleene's three-valued logic). ``=`` is true if both sides are equal within the tolerance of ``syntaxgym-core``. It is
-never a tie.
+true nor false. Truth values are ordered false < tie < true. The value of ``&`` is the minimum of its operands, and the
+value of ``|`` is the maximum (Kleene's three-valued logic). An equation with ``=`` is true if both sides are equal
+within the tolerance of ``syntaxgym-core``, and otherwise false. It is never a tie.
 """
 
 import math
@@ -35,11 +35,14 @@ surprisals of one to three tokens differed by up to 9.5e-7 times the larger of t
 sentences differed by up to 4.7e-8 times the surprisal."""
 EQUAL_RELATIVE: Final = 1e-5
 EQUAL_ABSOLUTE: Final = 1e-3
-"""``=`` holds for a and b if |a - b| <= ``EQUAL_ABSOLUTE`` + ``EQUAL_RELATIVE`` |b|, in bits, as in syntaxgym-core."""
+"""The formula ``a = b`` is true if |a - b| <= ``EQUAL_ABSOLUTE`` + ``EQUAL_RELATIVE`` |b|, in bits, as in
+syntaxgym-core."""
 MAX_DEPTH: Final = 50
-"""Limit of nested brackets and signs, because a formula may come from a stranger's file."""
+"""Largest number of brackets and minus signs inside each other. There is a limit because a formula may come from a
+stranger's file."""
 MAX_TOKENS: Final = 500
-"""Limit of the numbers, regions and signs of a formula, for the same reason."""
+"""Largest number of numbers, regions and signs in a formula. There is a limit because a formula may come from a
+stranger's file."""
 
 
 class Truth(IntEnum):
@@ -59,11 +62,11 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The surprisal of a region of a condition."""
+    """The surprisal of a region in a condition."""
 
     condition: str
     number: int | None
-    """Number of the region; None for ``*``, all regions."""
+    """Number of the region; None for ``*``, which stands for all regions."""
     column: int
     """Column in the formula, from 1."""
 

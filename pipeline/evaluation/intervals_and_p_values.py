@@ -2,8 +2,8 @@
 
 The functions over items treat the items as independent draws. But the items of a paradigm are generated from a template
 and are less independent, so an interval over single items tends to be too narrow. This is why ``compare.significance``
-draws whole paradigms. ``mean_over_seeds`` and ``difference_over_seeds`` measure the variation between trainings,
-without items.
+draws whole paradigms. The functions ``mean_over_seeds`` and ``difference_over_seeds`` do not look at items. They
+measure how much trainings with different seeds vary.
 """
 
 import math
@@ -60,7 +60,7 @@ def wilson_interval(num_right: int, num_items: int) -> Interval | None:
 def bootstrap_mean(values: NDArray[np.float64], *, seed: int, num_samples: int = 2000) -> Interval:
     """Return the percentile bootstrap interval of a mean.
 
-    With paired differences, this is the paired bootstrap. ``values`` is ``[N]``, N at least 1.
+    If the values are paired differences, this is the paired bootstrap. ``values`` is ``[N]``, N at least 1.
 
     Efron and Tibshirani (1993), An Introduction to the Bootstrap, ch. 13; Berg-Kirkpatrick, Burkett and Klein (2012),
     EMNLP.
@@ -81,23 +81,24 @@ def bootstrap_mean(values: NDArray[np.float64], *, seed: int, num_samples: int =
 def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 10_000) -> float:
     """Return the two-sided p-value of a permutation test that paired differences have mean 0.
 
-    Under the null hypothesis each pair may be swapped, which flips the sign of its difference d. There are three cases:
+    Under the null hypothesis the two values of a pair may be swapped, which flips the sign of their difference d. Let s
+    be one way to flip signs: a factor of +1 or -1 for each of the N differences. There are three cases:
 
-    - If the differences are whole numbers, the p-value is the exact P(|sum s d| >= |sum d|) over all 2^N flips s. For
-      differences of +1 and -1 this is McNemar's exact test.
-    - For other numbers, the p-value is ``(1 + #{|sum s d| >= |sum d|}) / (1 + B)`` with B = ``num_samples`` random
-      flips. If there are at most B different flips, each of them is counted once instead, and the p-value is exact.
-    - If there are more than ``_NORMAL_FROM`` of these other numbers, and sum d^4 <= (sum d^2)^2 / 1000, the sum s d is
-      treated as normal with variance sum d^2. Its skewness is 0 and its excess kurtosis is at least -0.002, so the
-      p-value is off by less than 1e-4 (the first term of Edgeworth's series). This is only for a continuous d, such as
-      a difference of log-probabilities.
+    - If ``differences`` has an integer type, the p-value is the exact share of all 2^N ways s for which |sum s d| >=
+      |sum d|. For differences of +1 and -1 this is McNemar's exact test.
+    - With a float type, the p-value is ``(1 + #{|sum s d| >= |sum d|}) / (1 + B)`` with B = ``num_samples`` random
+      ways s. If there are at most B different ways, each of them is counted once instead, and the p-value is exact.
+    - With a float type, more than ``_NORMAL_FROM`` differences, and sum d^4 <= (sum d^2)^2 / 1000, the sum s d is
+      treated as normal with variance sum d^2. The sum has the skewness 0 and an excess kurtosis of at least -0.002, so
+      the p-value is off by less than 1e-4 (the first term of Edgeworth's series). This is meant for continuous
+      differences, such as those of log-probabilities.
 
     Fisher (1935), The Design of Experiments, section 21; McNemar (1947), Psychometrika 12, 153-157; Pagano and
     Tritchler (1983), JASA 78, 435-440; Phipson and Smyth (2010), Statistical Applications in Genetics and Molecular
     Biology 9; for the series, Feller (1971), An Introduction to Probability Theory and Its Applications, volume 2,
     section XVI.4.
 
-    ``differences`` is ``[N]`` float or int, N at least 1. Only with whole numbers can the p-value be below ``1 / (1 +
+    ``differences`` is ``[N]`` float or int, N at least 1. Only with an integer type can the p-value be below ``1 / (1 +
     B)``.
     """
     given = np.asarray(differences)
@@ -107,7 +108,7 @@ def sign_flip_p_value(differences: ArrayLike, *, seed: int, num_samples: int = 1
     values = values[values != 0]
     n = len(values)
     observed = abs(float(values.sum()))
-    reached = observed * (1 - 1e-12)  # adding in another order must not make the same sum smaller
+    reached = observed * (1 - 1e-12)  # an equal sum may come out slightly smaller in another order
     if n < 24 and 2**n <= num_samples:
         signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
         return float((np.abs(signs @ values) >= reached).mean())
@@ -169,14 +170,17 @@ def difference_over_seeds(first: Mapping[int, float], second: Mapping[int, float
     """Return the difference of two means over seeds and the t interval of the difference.
 
     If both sets have the same seeds, a difference is taken for each seed, and the interval is the t interval of the
-    mean of these differences. A seed decides the order of the data and the initial weights in both sets. Otherwise it
-    is Welch's interval: ``d +- t_nu sqrt(s1^2/n1 + s2^2/n2)`` with ``nu = (s1^2/n1 + s2^2/n2)^2 / (s1^4 / (n1^2 (n1 -
-    1)) + s2^4 / (n2^2 (n2 - 1)))``, rounded down. Welch's interval is approximate. If one set has two seeds and varies
-    much more than the other set, the interval covers the true difference 92 times of 100 instead of 95.
+    mean of these differences. The two trainings of a seed belong together, because the seed decides the order of the
+    data and the initial weights of both.
+
+    If the sets have different seeds, the interval is Welch's: ``d +- t_nu sqrt(s1^2/n1 + s2^2/n2)`` with ``nu =
+    (s1^2/n1 + s2^2/n2)^2 / (s1^4 / (n1^2 (n1 - 1)) + s2^4 / (n2^2 (n2 - 1)))``, rounded down. Welch's interval is
+    approximate. If one set has two seeds and varies much more than the other set, the interval covers the true
+    difference 92 times of 100 instead of 95.
 
     Welch (1947), Biometrika 34, 28-35.
 
-    ``first`` and ``second`` have the value of each training by seed, at least one.
+    ``first`` and ``second`` map each seed to the value of its training. Both have at least one seed.
     """
     one, two = mean_over_seeds(list(first.values())), mean_over_seeds(list(second.values()))
     difference, is_paired = one.mean - two.mean, first.keys() == second.keys()

@@ -16,10 +16,10 @@ A second accuracy, ``per_token``, compares means instead of sums: log p divided 
 Means do not favour the shorter sentence, but they depend on how the tokenizer divides words.
 
 Files have one JSON object per line, with ``sentence_good`` and ``sentence_bad``, as in BLiMP and in BabyLM's filtered
-and supplement sets. A file may also be a table (CSV or TSV), and the caller may give other names of the two columns.
-``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other keys and blank lines are ignored. Text is
-normalised as in a corpus, but line ends inside a sentence stay, as in BabyLM's pipeline. Files of BabyLM's other tasks
-are refused.
+and supplement sets. A file may also be a table (CSV or TSV), and the caller may give other names for the two keys or
+columns. The keys ``UID``, ``linguistics_term`` and ``field`` are read if a line has them. Other keys and blank lines
+are ignored. Text is normalised as in a corpus, but line ends inside a sentence stay, as in BabyLM's pipeline. Files of
+BabyLM's other tasks are refused.
 
 Warstadt et al. (2020), TACL 8.
 """
@@ -92,11 +92,11 @@ class MinimalPair:
     good: str
     bad: str
     paradigm: str
-    """``UID``; if the line has none, the name of its file."""
+    """The value of ``UID``. If the line has none, the name of its file."""
     term: str = NOT_SPECIFIED
-    """``linguistics_term``, BLiMP's phenomenon."""
+    """The value of ``linguistics_term``: the phenomenon, as BLiMP calls it."""
     field: str = NOT_SPECIFIED
-    """``field``: morphology, syntax, semantics or syntax_semantics."""
+    """The value of ``field``, which is morphology, syntax, semantics or syntax_semantics in BLiMP."""
     number: int = 0
     """Number of the pair in its paradigm, from 0."""
     where: str = ""
@@ -144,7 +144,7 @@ class PairCounts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParadigmCounts(PairCounts):
-    """The counts of a paradigm, and its place in BLiMP."""
+    """The counts of a paradigm, and the linguistic term and field that it belongs to."""
 
     linguistics_term: str
     field: str
@@ -152,7 +152,7 @@ class ParadigmCounts(PairCounts):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MinimalPairFigures:
-    """Accuracies on a set of minimal pairs, overall, by paradigm, and by category: linguistic term and field."""
+    """Accuracies on a set of minimal pairs: overall, by paradigm, by linguistic term, and by field."""
 
     overall: PairCounts
     """Counts over all pairs. Their accuracy is the micro average."""
@@ -163,7 +163,7 @@ class MinimalPairFigures:
     """Pairs that were left out because their sentences are the same after normalisation."""
     per_token: "MinimalPairFigures | None" = None
     """The same pairs scored by the mean log-probability per token, with differences in nats per token. None in results
-    of older versions, and in ``per_token`` itself."""
+    of older versions. The object ``per_token`` has no ``per_token`` of its own."""
 
     @property
     def macro_accuracy(self) -> float | None:
@@ -213,13 +213,15 @@ def read_minimal_pairs(path: Path, columns: Sequence[str] = SENTENCES) -> list[M
     In a folder, the files ``*.jsonl`` and ``*.jsonl.gz`` are read. If there are no such files, the tables ``*.csv`` and
     ``*.tsv``, plain or gzipped, are read instead. Hidden files and folders are not read.
 
-    ``columns`` names the fields of an object, or the columns of a table, with the grammatical sentence, the
-    ungrammatical one and, if given, the paradigm. In a table without a header, the columns are given by number, from 1.
-    The name ``prefix+verb`` joins the columns ``prefix`` and ``verb`` with a space.
+    ``columns`` names two or three fields of an object, or columns of a table. The first has the grammatical sentence,
+    the second the ungrammatical one, and the third, if there is one, the paradigm. In a table without a header, the
+    columns are given by number, from 1. The name ``prefix+verb`` joins the columns ``prefix`` and ``verb`` with a
+    space.
 
     Raises:
-        InputError: If there is no such file or no pair, a file exists both plain and gzipped or in two folders, a file
-            holds another task, or a line is malformed. The error names the file and the line.
+        InputError: If there is no such file or no pair, if a folder has two files of one name (such as a plain and a
+            gzipped one), if a file holds another task, or if a line is malformed. The error names the file and the
+            line.
     """
     files = [path]
     if path.is_dir():
@@ -271,7 +273,7 @@ def evaluate_minimal_pairs(
 ) -> tuple[MinimalPairFigures, list[ScoredPair]]:
     """Score pairs, each distinct sentence once. Return the accuracies, and the two log-probabilities of each pair.
 
-    The sums of the scorer's float32 log-probabilities are float64. ``max_tokens`` is the length of the longest sentence
+    The scorer's float32 log-probabilities are added up in float64. ``max_tokens`` is the length of the longest sentence
     that the model can score, without ``<eos>``; None if there is no limit.
 
     Raises:
@@ -445,7 +447,7 @@ def _text(
         found = default  # null means the same as a missing key
     if not isinstance(found, str):
         raise InputError(f"{where}: {name} is {found!r:.60}, expected a string; {_REMEDY}")
-    # A name is one line, and a sentence keeps its line ends.
+    # The name of a paradigm, term or field becomes one line. A sentence keeps its line ends.
     lines = _LINE_END.split(found) if is_sentence else [found]
     if not (normalised := "\n".join(map(normalise_text, lines)).strip("\n")):
         raise InputError(f"{where}: {name} is empty, expected text; {_REMEDY}")

@@ -7,8 +7,8 @@ teacher's distributions. λ is fitted by maximum likelihood on one half of a spl
 over the student alone is measured on the other half.
 
 A gain with the teacher's distribution given the tree does not prove that the teacher knows more. The parser or
-annotator saw the whole sentence, so the tree can reveal later words (a leak). The marginal by beam search has no leak,
-because its trees are found from the words so far.
+annotator saw the whole sentence, so the tree can reveal later words (a leak). The teacher's *marginal by beam search*
+has no leak: it is summed over trees that a beam search finds from the words so far.
 """
 
 import math
@@ -32,7 +32,7 @@ NEXT_TOKEN: Final = (MARGINAL, UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE)
 first."""
 Halves = Literal["documents", "sentences"]
 LEAST_SENTENCES: Final = 4
-"""Two for each half, because one sentence has no interval."""
+"""Least number of sentences of a split. Each half needs two, because a half of one sentence has no interval."""
 _LEAST_SHARE: Final = 0.25
 """The halves consist of whole documents if each half then gets at least this share of the sentences."""
 _SEED: Final = 1
@@ -43,8 +43,8 @@ _BISECTIONS: Final = 60
 class MixtureFigure:
     """What a mixture gains over the student alone, under one distribution of the teacher.
 
-    ``teacher_weight`` and ``num_fitted`` are about the half of the sentences on which λ was fitted, all other numbers
-    about the other half.
+    The fields ``teacher_weight`` and ``num_fitted`` are about the half of the sentences on which λ was fitted. All
+    other numbers are about the other half.
     """
 
     distribution: str
@@ -57,7 +57,7 @@ class MixtureFigure:
     interval: Interval
     """95 % interval of ``gain_nats`` over sentences, by the bootstrap. λ is not fitted again for each sample."""
     gain_nats_without_eos: Number | None = None
-    """The same mean over positions, but without those of ``<eos>``; None if all sentences are empty."""
+    """``gain_nats`` without the positions of ``<eos>``; None if all sentences are empty."""
     student_nats: Number
     """Mean negative log-probability per position under the student alone."""
     teacher_nats: Number
@@ -129,7 +129,8 @@ def halves_of(split: Split) -> tuple[NDArray[np.bool_], Halves]:
     not known, or do not make two halves of similar size, the sentences go to the two halves in turn.
 
     Returns:
-        ``[M]`` whether a sentence is in the half on which λ is fitted, and what the halves are made of.
+        First an array bool ``[M]`` that is True for the sentences on which λ is fitted. Then a word that says what the
+        halves are made of.
 
     Raises:
         InputError: If the split has fewer than ``LEAST_SENTENCES`` sentences.
@@ -161,9 +162,9 @@ def mixed(teacher: NDArray[np.float64], student: NDArray[np.float64], weight: fl
 def teacher_weight(teacher: NDArray[np.float64], student: NDArray[np.float64]) -> float:
     """Return the λ in [0, 1] that gives the gold tokens the highest probability under the mixture.
 
-    With t and s the probabilities of a gold token, the log-likelihood ``Σ log(λ t + (1 - λ) s)`` is concave in λ. The
-    root of its derivative ``Σ (t - s) / (λ t + (1 - λ) s)`` is found by bisection. If the derivative has no root
-    between 0 and 1, the result is 0 or 1.
+    Let t and s be the probabilities that the teacher and the student give to a gold token. The log-likelihood ``Σ log(λ
+    t + (1 - λ) s)`` is concave in λ. The root of its derivative ``Σ (t - s) / (λ t + (1 - λ) s)`` is found by
+    bisection. If the derivative has no root between 0 and 1, the result is 0 or 1.
 
     ``teacher`` and ``student`` are the natural log-probabilities ``[P]`` of the gold tokens, finite, P at least 1.
     """
@@ -198,8 +199,9 @@ def mixture_figure(
     The interval is the percentile bootstrap of the mean over sentences, as in ``compare.significance``. The value of a
     sentence is the sum of the gains at its positions, divided by the mean number of positions per sentence.
 
-    ``teacher`` and ``student`` have M rows of n + 1 natural logs, finite, the last for ``<eos>``. ``is_fitted`` ``[M]``
-    says whether a sentence is in the half for the fit. Both halves must have sentences.
+    ``teacher`` and ``student`` have M rows, one per sentence. The row of a sentence of n tokens has the natural
+    log-probabilities of these tokens and of ``<eos>``, all finite. ``is_fitted`` ``[M]`` is True for the sentences of
+    the half for the fit. Both halves must have sentences.
 
     Raises:
         ValueError: If the rows do not have the same lengths.

@@ -37,8 +37,7 @@ of a split. The split is divided into rows of up to --max-length positions. A ro
 is full. The previous sentences are the earlier sentences of the same row."""
 GIVEN_TREE: Final = "given the tree"
 """For a teacher: the product of p(x_t | x_<t, y_<t, SHIFT) over the tokens x_t. The actions y_<t are those that build
-the tree up to x_t, and SHIFT is the action that generates x_t. A dump with the condition ``tree`` holds these
-factors."""
+the tree up to x_t, and SHIFT is the action that generates x_t."""
 JOINT: Final = "joint with the tree"
 """For a teacher: p(x, y), the probability of the words and the actions together."""
 MARGINAL: Final = "marginal by beam search"
@@ -54,8 +53,8 @@ OF_STUDENTS: Final = (UNCONDITIONAL, IN_DOCUMENT)
 DISTRIBUTIONS: Final = (UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE, JOINT, MARGINAL, PREFIX, FLOOR)
 
 LENGTHS: Final = (1, 6, 11, 21, 41, 81)
-"""The first number of tokens of each range in the breakdown by length: 1 to 5, 6 to 10, ..., 81 and more. Empty
-sentences have a range of their own, "0"."""
+"""The breakdown by length has the ranges 0, 1 to 5, 6 to 10, ..., and 81 and more tokens. This is the first number of
+each range except 0."""
 BY_SOURCE: Final = "by source"
 BY_LENGTH: Final = "by length in tokens"
 NOT_KNOWN: Final = "not known"
@@ -71,7 +70,7 @@ DIVERGENCES: Final = {
     "kl_per_position": "kl_nats / (num_tokens + num_sentences): mean KL(truth || model), in nats",
     "kl_per_position_without_eos": "(kl_nats - kl_nats_eos) / num_tokens: the same without the positions of <eos>",
 }
-"""The definition of the values that exist only if the true distributions are known."""
+"""The definition of each value that exists only if the true distributions are known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

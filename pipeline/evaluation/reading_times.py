@@ -11,10 +11,10 @@ where each R2 comes from an ordinary least-squares fit. The fit also has a term 
 The score of eye tracking is the mean of the scores of four measures. Self-paced reading has two more controls: the
 length and the surprisal of the preceding word.
 
-The surprisal of a word is the sum of its tokens' surprisals. Here, the text "item word" is encoded as a whole. BabyLM's
-pipeline instead encodes the word alone. If this gives several tokens (pieces), the pipeline decodes each of them, and
-encodes the text before each piece again. This may lose spaces and give other tokens. ``word_surprisals`` returns both
-values.
+The surprisal of a word is the sum of its tokens' surprisals. Here, the word and the text before it are encoded as one
+text. BabyLM's pipeline instead encodes the word alone. If this gives several tokens (pieces), the pipeline decodes each
+piece, and then encodes the piece and the text before it again, separately. This may lose spaces and give other tokens.
+The function ``word_surprisals`` returns the surprisals of both methods.
 
 de Varda, Marelli and Amenta (2023), Behavior Research Methods.
 """
@@ -54,12 +54,12 @@ class ReadingData:
     previous: tuple[tuple[str, str] | None, ...]
     """For each row, the preceding word and its own context: (context, word). None if no word precedes."""
     columns: Mapping[str, NDArray[np.float64]]
-    """By name of the measure or control: its values ``[N]``, NaN where a value is missing."""
+    """For each measure and control, by name, its values ``[N]``. A missing value is NaN."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Surprisals:
-    """Surprisals of the words, and of the word before each word: ``[N]`` float64 in nats, NaN if no word precedes."""
+    """The surprisals of each word and of the word before it: ``[N]`` float64, in nats. NaN if no word is before it."""
 
     words: NDArray[np.float64]
     previous: NDArray[np.float64]
@@ -109,8 +109,8 @@ def read_reading_data(path: Path) -> ReadingData:
             ) from error
 
     return ReadingData(
-        # The first word of one sentence is None. In the row of the second word, ``item`` is this word, not a missing
-        # value.
+        # One sentence of the data begins with the word "None". In the row of its second word, ``item`` is therefore
+        # "None", which is not a missing value there.
         contexts=tuple("None" if row["item"] in MISSING else row["item"] for row in rows),
         words=tuple(row["word"] for row in rows),
         previous=tuple(None if row["prev_item"] in MISSING else (row["prev_item"], row["prev_word"]) for row in rows),
@@ -121,7 +121,7 @@ def read_reading_data(path: Path) -> ReadingData:
 def word_surprisals(
     scorer: Scorer, tokenizer: Tokenizer, data: ReadingData, *, max_tokens: int | None
 ) -> tuple[Surprisals, Surprisals]:
-    """Return the surprisals as the module defines them, then those that BabyLM's pipeline computes for the same model.
+    """Return the surprisals by the method of this module, then those by the method of BabyLM's pipeline.
 
     Raises:
         InputError: If a text is too long for the model.

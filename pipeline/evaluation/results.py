@@ -7,8 +7,8 @@ so that MODEL can be uploaded to the hub without them:
     NAME.json     the result: figures (what was measured), settings, fingerprints, versions and the command line
     NAME.jsonl    the item rows: one JSON line per sentence, pair or item, for tests between models
 
-``record`` writes the two files. ``load_results`` reads the results of a run's best checkpoint. Item rows are read one
-by one, because a split may have millions of sentences.
+The function ``record`` writes the two files, and ``load_results`` reads the results of a run's best checkpoint. Item
+rows are read one by one, because a split may have millions of sentences.
 
 Results may come from strangers. So values are checked before they are used, averages are computed again from the
 counts, and errors name the file and the line. Only the figures of parses and of BabyLM's tasks are not checked.
@@ -64,17 +64,16 @@ Figures = TypeVar("Figures")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """The content of a result file. ``figures`` and ``settings`` are not checked yet."""
+    """The content of a result file. The fields ``figures`` and ``settings`` are not checked yet."""
 
     kind: str
-    """``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses``, ``syntaxgym``, ``mixture`` or ``babylm``. A mixture
-    mixes the model's distributions with those of a teacher."""
+    """One of ``perplexity``, ``minimal_pairs``, ``surprisal``, ``parses``, ``syntaxgym``, ``mixture`` and ``babylm``. A
+    mixture mixes the model's distributions with those of a teacher."""
     subject: str
-    """Name of the data: of the split, of the folder of pairs or suites, of the text, or (for parses) of the files of
-    trees, without suffix."""
+    """Name of the data: the name of a split, folder or file. Names of pairs, suites and trees have no suffix."""
     figures: list[Any] | dict[str, Any]
-    """What ``to_json`` of the figures returned, such as ``MinimalPairFigures.to_json``. A perplexity has a list of such
-    objects, one per distribution; ``babylm`` has the scores by task."""
+    """What was measured, as a JSON object, such as ``MinimalPairFigures.to_json`` returns. For a perplexity, a list of
+    such objects, one per distribution. For ``babylm``, an object with the scores by task."""
     settings: dict[str, Any]
     """Everything that could change ``figures``: checkpoint, batch size, device, dtype and so on."""
     fingerprints: dict[str, str]
@@ -294,9 +293,10 @@ class Skipped(NamedTuple):
 
     kind: str
     is_outdated: bool
-    """Whether the result is of weights that were once the best checkpoint, but no longer are."""
+    """True if the result was recorded for other weights than those whose results ``load_results`` returned. A result
+    that was skipped because of its checkpoint or its kind is not outdated."""
     note: str
-    """The file, why it was skipped, and for an outdated result the command that evaluates again."""
+    """The file and why it was skipped. If ``is_outdated``, also the command that evaluates again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -320,7 +320,8 @@ def load_results(run: Path, *, weights_sha256: str | None = None) -> RunResults:
     A result counts if it was recorded for the checkpoint ``best`` and the sha256 of its weights is the sha256 of the
     checkpoint file. If a copy of a run has no checkpoints, every result for ``best`` counts.
 
-    With ``weights_sha256``, return the results of these weights instead, whatever checkpoint they were recorded for.
+    If ``weights_sha256`` is given, return the results of the weights with this sha256 instead, whatever checkpoint they
+    were recorded for.
 
     Raises:
         InputError: If a result of the checkpoint is damaged.
@@ -348,9 +349,9 @@ def load_results(run: Path, *, weights_sha256: str | None = None) -> RunResults:
 def read_sentence_rows(path: Path, *, remedy: str) -> Iterator[dict[str, NDArray[np.float64]]]:
     """Read the item rows of a perplexity. Yield the log-probabilities of each sentence, by distribution.
 
-    A row is ``{"sentence": int, "log_probs": {distribution: [n + 1 floats]}}`` for n tokens. The values are finite
-    natural logarithms, the last for ``<eos>``, and become float64 arrays. Sentences are numbered from 0. All rows have
-    the same distributions. ``remedy`` is the instruction at the end of an error message.
+    The row of a sentence of n tokens is ``{"sentence": int, "log_probs": {distribution: [n + 1 floats]}}``. The floats
+    are finite natural logarithms, and the last one is for ``<eos>``. They become float64 arrays. Sentences are numbered
+    from 0. All rows have the same distributions. ``remedy`` is the instruction at the end of an error message.
 
     Raises:
         InputError: If a line is not such a row. The error names the line.

@@ -1,8 +1,8 @@
 """Score sentences: compute the log-probability of every token, with any model that needs no tree.
 
 Minimal pairs and SyntaxGym need a ``Scorer``. Surprisals need a ``DistributionScorer``, which also summarises the
-distribution over the next token at each position, and can read text before a sentence. ``NextTokenScorer`` scores in
-one process, with a ``NextTokenModel``. ``BlockScorer`` divides the sentences among several processes, each with a
+distribution over the next token at each position, and can read text before a sentence. A ``NextTokenScorer`` scores in
+one process, with a ``NextTokenModel``. A ``BlockScorer`` divides the sentences among several processes, each with a
 scorer of its own, and continues after an interruption.
 
 Shape letters: n tokens of a sentence, c tokens before the sentence, R scored positions of a batch, V vocabulary.
@@ -68,8 +68,8 @@ class DistributionScorer(Scorer, Protocol):
         Args:
             sentences: Token ids without ``<bos>`` and ``<eos>``, as for ``Scorer.log_probs``.
             before: For each sentence, the c token ids of the text before the sentence; empty if there is no such text.
-                The model reads ``<bos>``, then these ids, then the sentence. The last of these ids must be ``<bos>``
-                too, because a ``<bos>`` comes before each sentence.
+                The ids of a text must end with a ``<bos>`` of their own. So the model reads ``<bos>``, text, ``<bos>``,
+                sentence. Without a text it reads ``<bos>``, sentence.
             boundary_ids: The ids of all tokens that begin a word, and the id of ``<eos>``.
         """
 
@@ -190,8 +190,8 @@ def scoring_jobs(
 def warn_beyond(lengths: Sequence[int] | NDArray[np.int64], num_trained_positions: int | None) -> None:
     """Warn about sentences with more positions than training had: the embeddings of their last positions are untrained.
 
-    A sentence has one position more than its number of tokens, which ``lengths`` gives. If ``num_trained_positions`` is
-    None (unknown), there is no warning.
+    ``lengths`` has the number of tokens of each sentence. The number of positions is larger by one. If
+    ``num_trained_positions`` is None (unknown), there is no warning.
     """
     if num_trained_positions is None:
         return

@@ -63,7 +63,7 @@ class Job:
     per_position: tuple[str, ...]
     """The names of the values that have a number for each token of a sentence and for ``<eos>``."""
     others: tuple[str, ...] = ()
-    """The names of the other values, of which a sentence may have any number."""
+    """The names of the other values. For each of these names, the row of a sentence may have any length."""
     max_sentences: int
     """Largest number of sentences in a block."""
     max_positions: int = NO_LIMIT
@@ -103,7 +103,8 @@ def shared_blocks(
 ) -> Iterator["SharedBlocks"]:
     """Yield, on rank 0, the object that computes rows in all processes. Rows can be read until the ``with`` body ends.
 
-    Every rank must enter the ``with`` statement, but only rank 0 executes the body.
+    Every rank must enter the ``with`` statement, but only rank 0 executes the body. The other ranks compute blocks
+    until rank 0 leaves the body, and then raise SystemExit.
 
     ``settings`` is everything besides the model that could change a value. ``device`` is where this process computes.
 
@@ -139,7 +140,7 @@ def shared_blocks(
 
 
 class SharedBlocks:
-    """Computes rows of sentences in all processes. ``shared_blocks`` makes the object and ends its work."""
+    """Computes rows of sentences in all processes. The function ``shared_blocks`` makes and ends this object."""
 
     def __init__(self, jobs: Mapping[str, Job], world: World, files: ModelFiles, about: bytes) -> None:
         self._jobs, self._world, self._model, self._about = jobs, world, files, about
@@ -157,7 +158,8 @@ class SharedBlocks:
             elif kind is KeyboardInterrupt:
                 log.warning("%s: %d finished blocks. Run the same command to continue", file.path, len(file.finished))
             file.close()
-        # While other ranks may be computing a block, they wait for no message. They end when they lose this process.
+        # If a computation was interrupted, the other ranks may still be in a block and read no message. They end when
+        # they lose this process.
         if not self._is_sharing and (kind is None or isinstance(error, Exception)):
             self._world.share(_FINISHED if kind is None else _FAILED)
 

@@ -298,7 +298,7 @@ def _of_regions(path: Path, records: Iterable[Record], column: str, config: Surp
 
 
 def _ascend(numbers: Sequence[str]) -> bool:
-    """Return whether numbers ascend, either as decimals (1, 1.5, 2) or as parts of parts (1.9, 1.10)."""
+    """Return whether numbers ascend, either as decimals (1, 1.5, 2) or like section numbers (1.9, 1.10)."""
     parts = [[int(part) for part in number.split(".")] for number in numbers]
     return parts == sorted(parts) or [*map(float, numbers)] == sorted(map(float, numbers))
 

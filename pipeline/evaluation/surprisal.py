@@ -7,8 +7,8 @@ r"""Write the surprisals of a text's words or tokens as a table, to join with re
 A word is a string between spaces, including punctuation, unless a file of spans or the rows of a table say which
 characters are a word (``stimuli``). The text is normalised as a corpus is. The space before a word belongs to the word,
 as part of its first token or as a token by itself. So the probability that a word ends is part of the next word's
-surprisal, which affects fits to reading times (Oh and Schuler 2024). ``corrected_bits`` counts this probability with
-the word that ends.
+surprisal, which affects fits to reading times (Oh and Schuler 2024). In the corrected surprisals, this probability
+counts with the word that ends.
 
 With spans or regions, a token may have parts of two words. Its surprisal cannot be divided, so the sentence is refused
 or skipped. With strings between spaces, only tokens that somebody added to a tokenizer, such as "New York", have parts
@@ -17,10 +17,10 @@ of two words. The table joins these words into one.
 The entropy of a word is that of the model's distribution over the first **token** of the word. It is not the entropy
 over words.
 
-The table has tab-separated columns, a header, and no quoting, because no cell contains a tab. ``docs/surprisal.md``
-shows how to read it and how to join it with reading times. The last row of each sentence is ``<eos>``. The surprisals
-of a sentence, those of ``<eos>`` included, add up to -log2 p(sentence), except for the rounding to six decimals.
-``SurprisalFigure`` has the sums without rounding.
+The table has tab-separated columns, a header, and no quoting, because no cell contains a tab. The page
+``docs/surprisal.md`` shows how to read it and how to join it with reading times. The last row of each sentence is
+``<eos>``. The surprisals of a sentence, those of ``<eos>`` included, add up to -log2 p(sentence), except for the
+rounding to six decimals. A ``SurprisalFigure`` has the sums without rounding.
 
 Pimentel and Meister (2024), EMNLP; Oh and Schuler (2024), EMNLP.
 """
@@ -62,8 +62,8 @@ COLUMNS: Final[Mapping[By, tuple[str, ...]]] = {
 """Numbers begin at 1. Tokens are written as in ``tokenizer.json``, with ``Ġ`` for a space. ``<eos>`` is not a word, but
 it is numbered as if it were the next word and token."""
 LOG_FREQUENCY: Final = "log_frequency"
-"""The column after ``COLUMNS["word"]``, if frequencies are given. Empty for ``<eos>`` and for words without a
-frequency."""
+"""The column that follows ``COLUMNS["word"]`` if frequencies are given. It is empty for ``<eos>`` and for words without
+a frequency."""
 WordUnit = Literal["white space", "spans", "regions"]
 _WORD_UNITS: Final[Mapping[WordUnit, str]] = {
     "white space": "white-space-separated words",

@@ -228,10 +228,11 @@ def _counts(outcomes: Sequence[Truth]) -> dict[str, int]:
 def regions_of_tokens(
     text: str, owners: NDArray[np.int64], spans: Sequence[Span]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return int64 ``[n]``, the region of each of n tokens, and bool ``[n]``, whether a token touches two regions.
+    """Return the region of each of n tokens, and whether the token touches two regions.
 
-    A region is given by its index in ``Condition.regions``, not by its number in the suite. ``owners`` is the second
-    result of ``Condition.sentence``. The span of a token includes the space before a word.
+    The first array is int64 ``[n]``, the second bool ``[n]``. A region is given by its index in ``Condition.regions``,
+    not by its number in the suite. ``owners`` is the second result of ``Condition.sentence``. The span of a token
+    includes the space before a word.
     """
     regions, over_two = np.empty(len(spans), np.int64), np.zeros(len(spans), bool)
     for i, (start, stop) in enumerate(spans):

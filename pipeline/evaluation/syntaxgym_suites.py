@@ -4,9 +4,9 @@ A suite has items. An item is the same sentence in several conditions, and a sen
 suite's predictions are formulas over the surprisals of regions (``pipeline.evaluation.formulas``).
 
 The text of each region is normalised. Then all regions that are not empty are joined with one space, which belongs to
-the region after the space. The suites have a space before punctuation: ``studied the book , the nurse ...``. If
-``joining`` is "text", the space before each of ``, . ; : ! ?`` that stands alone is removed, as in the running text
-that models are trained on. If ``joining`` is "tokens", this space stays, as in published results.
+the region after the space. The suites write the marks ``, . ; : ! ?`` as words of their own, with a space before them:
+``studied the book , the nurse ...``. If ``joining`` is "text", this space is removed, as in the running text that
+models are trained on. If ``joining`` is "tokens", this space stays, as in published results.
 
 Hu et al. (2020), ACL, 1725-1744; Gauthier et al. (2020), SyntaxGym, ACL Demonstrations.
 """
@@ -66,7 +66,7 @@ class Condition:
     """Number and normalised text of each region, in the order of the sentence."""
 
     def sentence(self, joining: Joining) -> tuple[str, NDArray[np.int64]]:
-        """Return the text, and int64 ``[C]``: for each of the C characters, the index of its region in ``regions``."""
+        """Return the text of C characters, and int64 ``[C]``: the index in ``regions`` of each character's region."""
         kept = [(i, content) for i, (_, content) in enumerate(self.regions) if content]
         text = " ".join(content for _, content in kept)
         owners = np.repeat([i for i, _ in kept], [len(content) + (n > 0) for n, (_, content) in enumerate(kept)])

@@ -3,10 +3,10 @@
     KL_t = sum over w of  p(w | x_<t) log(p(w | x_<t) / q_t(w))        in nats; 0 log 0 = 0
 
 p is the exact distribution of the grammar (``pipeline.dumping.grammar_model``), and q_t is the distribution of the
-model at position t. The sum is over the whole vocabulary, in float64. The floor is the cross-entropy of the grammar
-itself. If q_t depends on the words alone, then the mean of KL_t estimates how far the model's cross-entropy is above
-the floor, in nats per position. Unlike the difference of two perplexities, KL_t does not depend on which token came
-next, so its mean varies less from sample to sample.
+model at position t. The sum is over the whole vocabulary, in float64. If q_t depends on the words alone, then the mean
+of KL_t estimates how far the model's cross-entropy is above that of the grammar itself, in nats per position. Unlike
+the difference of two perplexities, KL_t does not depend on which token came next, so its mean varies less from sample
+to sample.
 """
 
 from pathlib import Path

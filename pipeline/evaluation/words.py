@@ -6,10 +6,10 @@ has three columns separated by tabs, no header, and one word per line:
 
     sentence_number <TAB> start <TAB> stop
 
-The sentence number is the number of the line in the text, from 1. ``start`` and ``stop`` count characters from 0, as
-Python does, in the line as it is in the text file; ``stop`` is one past the last character. Words must be in the order
-of the text. Every character of a line except spaces must be in one word, so that the surprisals of the words add up to
-the surprisal of the sentence. A word may contain a space.
+The sentence number is the number of the line in the text, from 1. The columns ``start`` and ``stop`` count characters
+from 0, as Python does, in the line as it is in the text file. A word goes from the character ``start`` to the character
+before ``stop``. Words must be in the order of the text. Every character of a line except spaces must be in one word, so
+that the surprisals of the words add up to the surprisal of the sentence. A word may contain a space.
 
 With and without a file of spans, the spaces between two words belong to the second word.
 
@@ -100,7 +100,7 @@ def check_words(text: str, words: Sequence[Span]) -> None:
     ``text`` is normalised and not empty. The words are not empty, ascend, and do not overlap.
 
     Raises:
-        ValueError: If they do not, or if a word extends beyond the text, or begins or ends with a space.
+        ValueError: If a character is in no word, or if a word extends beyond the text, or begins or ends with a space.
     """
     at = 0
     for start, stop in words:
