@@ -13,8 +13,8 @@ if os.path.basename(sys.argv[0]) in {"cli.py", "rnng-distill"}:  # noqa: PTH119 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 if "OMP_WAIT_POLICY" not in os.environ:
-    # This must be set before torch is loaded. By default, a waiting thread keeps its core busy for milliseconds, which
-    # makes training many times slower if another program needs the core (benchmarks.busy).
+    # The variable must be set before torch is loaded. By default, a waiting thread keeps its core busy for
+    # milliseconds, which makes training many times slower if another program needs the core (see benchmarks.busy).
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import importlib
@@ -72,7 +72,7 @@ ENTRY_POINTS = {"teacher": "teacher.teacher_commands", "student": "student.stude
 """For each kind of run, the module that evaluates its model."""
 
 
-def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy would see no function
+def entry_points(model: Path) -> Any:  # noqa: ANN401 - mypy would see no function of the module
     """Return the module that evaluates the model of a run or an exported folder. An exported folder holds a student."""
     from pipeline.runtime.run_directory import is_exported, open_run
 
@@ -80,7 +80,10 @@ def entry_points(model: Path) -> Any:  # noqa: ANN401 - a module, of which mypy 
 
 
 def dump_source(teacher: Path, beam: BeamConfig) -> Any:  # noqa: ANN401 - a DumpSource, whose module imports torch
-    """Return the ``DumpSource`` of a run, sample corpus or Hugging Face folder: it computes a dump's distributions."""
+    """Return the ``DumpSource`` of a run, sample corpus or Hugging Face folder.
+
+    A ``DumpSource`` computes the distributions that a dump holds.
+    """
     from pipeline.corpus.sample.sample_corpus import is_sample_corpus
     from pipeline.runtime.run_directory import is_exported, open_run
 
@@ -165,7 +168,7 @@ def sample_corpus(out: Path, num_sentences: int, seed: int) -> None:
 @out_option(outputs.TREES, "Where to write: OUT.mrg and OUT.txt.")
 @configured_by(ImportConfig, toml=False)
 def import_trees(sources: tuple[Path, ...], out: Path, values: Values) -> None:
-    """Normalise a treebank: one tree per line in OUT.mrg, and its raw text on the same line of OUT.txt.
+    """Normalise the trees of a treebank, and write each tree to a line of OUT.mrg and its text to a line of OUT.txt.
 
     SOURCES are files of bracketed trees, plain or gzipped, or folders of such files. For languages other than English,
     give --text or --joiner.
@@ -206,9 +209,9 @@ def clean_text(texts: tuple[Path, ...], out: Path, values: Values) -> None:
 def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     """Parse text into trees with spaCy and benepar. Also runs under torchrun.
 
-    TEXTS have one sentence per line, as clean-text writes them; with --source, they are raw text. If the command is
-    interrupted, run it again: it continues, with any number of processes. No parser is installed with this program:
-    train a small one with train-parser, or fetch benepar's model for English:
+    TEXTS have one sentence per line, as clean-text writes them. With --source, they are raw text. If the command is
+    interrupted, run it again: it continues, with any number of processes. No parser is installed with this program.
+    Train a small one with train-parser, or fetch benepar's model for English:
 
     \b
     python -c "import benepar; benepar.download('benepar_en3')"
@@ -285,8 +288,8 @@ def train_tokenizer(texts: tuple[Path, ...], out: Path, vocab_size: int, column:
 def adopt_tokenizer(source: Path, out: Path, bos: str, eos: str) -> None:
     """Check and convert a Hugging Face tokenizer.json, so that students can share the tokens of another model.
 
-    The tokenizer must be byte-level, and decoding must restore every text. Every token keeps its id. Tokens that
-    the tokenizer adds around a text, such as <s> and </s>, are left out.
+    The tokenizer must be byte-level, and decoding must restore every text. Every token keeps its id. The converted
+    tokenizer no longer adds tokens such as <s> and </s> before and after a text.
 
     \b
     Example: python cli.py adopt-tokenizer gpt2/tokenizer.json --bos '<|endoftext|>' --eos '<|endoftext|>' --out t.json
@@ -364,8 +367,8 @@ def sample(teacher: Path, out: Path, values: Values) -> None:
     multiple=True,
     required=True,
     help="A run directory, a folder of sample-corpus, or a folder in Hugging Face's format with a causal language "
-    "model that has the dataset's tokenizer. For a cross-fitted dump, repeat the option: give one run for each fold, "
-    "trained without the fold (train-teacher --leave-out).",
+    "model that has the dataset's tokenizer. For a cross-fitted dump (docs/teacher.md), repeat the option: for each of "
+    "the K parts that build-dataset --folds K made, give the run of train-teacher --leave-out that left this part out.",
 )
 @click.option("--out", type=STORE, help="The dump to write or to finish. Not needed with --plan.")
 @json_option
@@ -406,7 +409,7 @@ def dump_teacher(data: Place, teachers: tuple[Path, ...], out: Place | None, val
 def export_dump(dump: Place, out: Path, values: Values) -> None:
     """Write a dump as parquet files for other programs: one row per sentence.
 
-    datasets.load_dataset("OUT") reads the files, whatever --format is.
+    Whatever --format is, datasets.load_dataset("OUT") reads the files.
 
     \b
     Example: python cli.py export-dump dump exported --format datasets
@@ -426,7 +429,7 @@ def export_dump(dump: Place, out: Path, values: Values) -> None:
 def import_dump(source: Path, data: Place, out: Place, values: Values) -> None:
     """Make a dump from parquet files with DistillKit's columns input_ids, token_ids and top_values.
 
-    SOURCE is a parquet file or a folder of them. Row m holds sentence m of the split that --split names.
+    SOURCE is a parquet file or a folder of parquet files. Row m holds sentence m of the split that --split names.
 
     \b
     Example: python cli.py import-dump captured --data dataset --out dump
@@ -697,8 +700,9 @@ def report(runs: tuple[Path, ...], out: Path, values: Values) -> None:
 def compare(runs: tuple[Path, ...], values: Values) -> None:
     """Test which groups of runs differ. Runs that are alike in everything but the seed form one group.
 
-    The groups are compared on every benchmark that all runs were evaluated on. One group is called better only if the
-    test on the items, corrected for the number of tests, and the interval over seeds agree.
+    The groups are compared on every benchmark that all runs were evaluated on. One group is called better only if two
+    results agree: the test on the items of a benchmark, such as its pairs, and the interval over the seeds. The test is
+    corrected for the number of tests.
 
     \b
     Example: python cli.py compare runs/baseline-seed* runs/distilled-seed*
@@ -748,7 +752,7 @@ def verify(path: Place, values: Values) -> None:
     """Check every byte of a dataset or dump against its digests; with --recompute, check a dump against its teacher.
 
     If this machine has the CPU or GPU and the library versions of the machine that made the dump, the recomputed bytes
-    must equal the dump's bytes. Otherwise values are compared, because rounding may differ.
+    must equal the dump's bytes. Otherwise the values may differ by rounding.
 
     \b
     Example: python cli.py verify dump

@@ -58,13 +58,14 @@ _TREES_DEPEND_ON: Final = ("language", "max_words", "doc_sentences", "shard_sent
 def parse_texts(texts: Sequence[Path], out_stem: Path, config: ParseConfig) -> dict[str, Json] | None:
     """Write the trees of texts to ``OUT.mrg``, one per line, and their sentences to ``OUT.txt``.
 
-    If documents and speakers are known, their files are written too. ``OUT.failures.tsv`` lists every sentence without
-    a parse. ``OUT.parse.json`` records everything that the trees depend on. If the command is interrupted, run it
-    again, with any number of processes: it continues, and the output is byte-identical.
+    If the documents or speakers of the sentences are known, their names are written to ``OUT.docs`` or
+    ``OUT.speakers``. ``OUT.failures.tsv`` lists every sentence without a parse. ``OUT.parse.json`` records everything
+    that the trees depend on. If the command is interrupted, run it again, with any number of processes: it continues,
+    and the output is byte-identical.
 
     Args:
-        texts: Without ``config.source``, files ``NAME.txt`` with one sentence per line; files that ``clean-text`` wrote
-            next to them are read as well. With ``config.source``, files and folders of raw text.
+        texts: Without ``config.source``, files ``NAME.txt`` with one sentence per line. The files that ``clean-text``
+            wrote next to NAME.txt are read as well. With ``config.source``, files and folders of raw text.
         out_stem: OUT.
         config: Model, cleaning and processes.
 
@@ -144,7 +145,7 @@ def _prepare(store: TextShards, texts: Sequence[Path], config: ParseConfig, devi
         "device": device_model(device),
         **{name: getattr(config, name) for name in _TREES_DEPEND_ON},
     }
-    _words_of_parser(config, str(depends_on["model"]))  # a damaged record of the parser's texts raises here
+    _words_of_parser(config, str(depends_on["model"]))  # fails here if the record of the parser's texts is damaged
     if (found := store.description()) is None:
         SentenceParser(config, device)  # a model that cannot be loaded fails here, before anything is kept
         store.clear()
@@ -167,7 +168,7 @@ def _unfinished(store: TextShards, world: World) -> list[int]:
 
 @dataclass(slots=True)
 class _ShardParser:
-    """Parse shards. The model is loaded at the first shard: an error at a worker's start would not reach the user."""
+    """Parse shards. Load the model at the first one, because an error at a worker's start would not reach the user."""
 
     store: TextShards
     config: ParseConfig
@@ -262,7 +263,7 @@ def _finish(
         for suffix in (DOCS_SUFFIX, SPEAKERS_SUFFIX, TABLE_SUFFIX, DROPPED_SUFFIX)
         if beside(store.text, suffix).exists()
     ]
-    # OUT.mrg is renamed last: if it exists, all files are complete.
+    # OUT.mrg gets its final name last. So if it exists, all files are complete.
     suffixes = [".txt", FAILURES_SUFFIX, PARSE_RECORD_SUFFIX, *optional, ".mrg"]
     stale = [beside(out_stem, suffix) for suffix in COMPANION_SUFFIXES]
     reasons: Counter[str] = Counter()

@@ -48,7 +48,8 @@ class ParseConfig:
     doc_sentences: int = 256
     """Sentences parsed together in one spaCy Doc."""
     shard_sentences: int = 1_000
-    """Sentences per text shard. An interrupted command keeps the shards that are complete."""
+    """Sentences per shard: what a process parses and stores at a time. If the command is interrupted, the complete
+    shards are kept."""
 
     def __post_init__(self) -> None:
         problems = too_small(self, 1, "workers", "max_words", "doc_sentences", "shard_sentences")
@@ -61,14 +62,14 @@ class ParseConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParserConfig:
-    """Sizes and training of a benepar parser over characters, without a pretrained encoder."""
+    """Sizes and training of a benepar parser that reads words as characters, without a pretrained encoder."""
 
     embed_dim: int = 128
     """Size of a word's representation. One half encodes the word's characters, the other half its position."""
     num_layers: int = 2
     """Transformer layers over the words of a sentence."""
     num_heads: int = 4
-    """Attention heads. embed-dim must be a multiple of twice this number."""
+    """Attention heads. Twice this number must divide --embed-dim."""
     ff_dim: int = 256
     """Size of the feed-forward part of each layer. The classifiers of labels and tags have a hidden layer half as
     large."""

@@ -1,11 +1,11 @@
 """Parse single sentences with spaCy and benepar, and give a reason for each sentence without a parse.
 
-benepar computes a batch only within one spaCy Doc, so a pack of sentences becomes one Doc. If the Doc fails, the pack
-is halved until only the sentence that benepar cannot read fails. A sentence gets the same tree in every pack, except
-for rounding errors: padding differs from pack to pack.
+All sentences of a benepar batch must be in one spaCy Doc. So many sentences, a *pack*, become one Doc. If the Doc
+fails, the pack is halved until only the sentence that benepar cannot read fails. The padding of a sentence depends on
+its pack, but its tree does not, except for rounding errors.
 
-Trees are built from benepar's spans. benepar's parse string escapes brackets inside words in a way that cannot be
-undone.
+Trees are built from the spans that benepar finds. Its parse string is not used, because it escapes brackets inside
+words in a way that cannot be undone.
 """
 
 import functools
@@ -49,8 +49,8 @@ class Outcome:
     """The tree of a sentence, and the reason if the sentence has no parse."""
 
     tree: Tree
-    """Its words have all characters of the text except spaces. Brackets are escaped. Without a parse the tree is flat.
-    """
+    """Its words have all characters of the text except spaces. Brackets are escaped. Without a parse, all words are
+    directly under TOP."""
     reason: str | None = None
     """Why there is no parse, as a category to count. None if there is a parse, or with ``--flat``."""
     detail: str = ""

@@ -89,7 +89,7 @@ class TextShards:
         write_atomically(self.path / DESCRIPTION, (json.dumps(about, indent=1) + "\n").encode())
 
     def remove(self) -> None:
-        """Remove the folder. ``parse.json`` goes first: without it, no ``parse`` continues from the other files."""
+        """Remove the folder. ``parse.json`` goes first, so that no ``parse`` continues from a part of the files."""
         (self.path / DESCRIPTION).unlink()
         shutil.rmtree(self.path)
 

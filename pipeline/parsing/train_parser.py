@@ -39,7 +39,7 @@ SUBBATCH_WORDS = 500
 """Number of words, including padding, that benepar scores at once. In training, it scores twice as many. On a CPU, a
 larger number is slower."""
 _MAX_PHRASES = 400
-"""Largest number of phrases of a training tree. benepar reads a tree by recursion."""
+"""Largest number of phrases of a training tree. It is limited because benepar reads a tree by recursion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +187,10 @@ def _score(
 
 
 def _record(path: Path, examples: Sequence[Example]) -> TrainingText:
-    """Return how many words a file of trees has, for the word budget: those of the text next to it, or else its leaves.
+    """Return the number of training words of a file of trees, for the limit that BabyLM sets.
 
-    There are more leaves than words, because punctuation and parts of words such as "n't" are leaves, too.
+    If there is a text next to the file, its words are counted. Otherwise the leaves of the trees are counted. These are
+    more, because punctuation and parts of words such as "n't" are leaves, too.
     """
     name = path.name.removesuffix(".gz").removesuffix(".mrg")
     for text in (path.with_name(name + end) for end in (".txt", ".txt.gz")):
@@ -226,7 +227,7 @@ def read_examples(path: Path, on_error: OnError, dropped: Counter[str], *, max_w
 
 
 def _nltk_tree(tree: Tree) -> nltk.Tree:
-    """Return a tree for nltk, with all words replaced: our words may contain white space, which nltk cannot read."""
+    """Return a tree for nltk. Each word becomes "w", because nltk cannot read the white space that words may have."""
     one_string = ("".join(name.split()) or "X" for name in tree.tags)
     phrases = tuple(("".join(label.split()) or "X", start, stop) for label, start, stop in tree.phrases)
     return nltk.Tree.fromstring(format_tree(Tree(("w",) * len(tree.words), tuple(one_string), phrases)))

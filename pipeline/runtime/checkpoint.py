@@ -4,11 +4,11 @@
                                               sums of the loss since the last row of metrics.jsonl
     RUN/checkpoints/{last,best,words_1M,…}/model.safetensors    only the weights, for commands that load a model
 
-The state is one file, written atomically before the weight files. If the process dies in between, the weight files are
-rewritten from the state. The cost: the weights are written at least twice.
+The state is one file, written atomically before the weight files. If the process dies in between, the next start
+rewrites the weight files from the state. The cost: the weights are written at least twice.
 
 Loading a file from a stranger executes nothing, because torch's restricted unpickler reads it. The file is a zip
-archive. The unpickler does not check its checksums, so this module checks them first.
+archive with checksums. The unpickler does not check them, so this module does.
 """
 
 import dataclasses
@@ -63,8 +63,8 @@ class TrainingState:
     elapsed_s: float
     """Seconds of training."""
     row_sums: Tensor
-    """float64 ``[num_ranks, num_parts]``: each rank's sums since the last row of metrics.jsonl, of the loss and of each
-    part of it that metrics.jsonl shows, such as the cross-entropy."""
+    """float64 ``[num_ranks, num_parts]``: each rank's sums over the positions since the last row of metrics.jsonl. The
+    parts are the loss and what else metrics.jsonl shows as a mean per position, such as the cross-entropy."""
     row_positions: int
     """Positions over all ranks since the last row of metrics.jsonl."""
     model: dict[str, Any]
@@ -104,7 +104,7 @@ def save_checkpoint(
 
 
 def encoded_state(state: TrainingState, run: str | None) -> memoryview:
-    """Return the content of ``training_state.pt``. ``run`` is the run's identity; with ``--plan`` it is None."""
+    """Return the content of ``training_state.pt``. ``run`` is `Description.identity`. With ``--plan`` it is None."""
     content = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     buffer = io.BytesIO()
     torch.save({"format_version": STATE_FORMAT_VERSION, "run": run, **content}, buffer)
@@ -120,7 +120,7 @@ def repair_weights(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Rewrite the weight files that `save_checkpoint` did not finish because its process was killed."""
-    # A file of an older version, with less metadata, is not rewritten, because results and dumps record its sha256.
+    # A file that an older version wrote has less metadata. It is kept, because results and dumps record its sha256.
     expected = weights_of(open_run(run), metadata or {})
     for path in _weight_paths(run, state, also):
         if not holds_weights(path, model, expected):

@@ -71,7 +71,7 @@ def _remember_force(context: click.Context, _: click.Parameter, value: bool) -> 
 class CheckedCommand(click.Command):
     """A command that checks its paths before it runs, and refuses an option that is given twice.
 
-    ``pipeline.runtime.outputs`` says what is checked. If the command may replace files, it gets the option ``--force``.
+    See ``pipeline.runtime.outputs`` for what is checked. A command that may replace files gets the option ``--force``.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  the signature is click's
@@ -139,10 +139,10 @@ class OneLineErrors(CheckedCommand, click.Group):
 
     command_class = CheckedCommand
     group_class = type
-    """``type`` asks click to make subgroups of this class too."""
+    """With ``type``, click makes subgroups of this class too."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  the signature is click's
-        """Return the commands in the order of their definition, which is the order of the work."""
+        """Return the commands in the order of their definition, in which users need them."""
         return list(self.commands)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  the signature is click's
@@ -182,7 +182,7 @@ class OneLineErrors(CheckedCommand, click.Group):
 
 
 class WholeNumber(click.types.IntParamType):
-    """A whole number of at most 63 bits. torch and numpy take no larger numbers."""
+    """A whole number of at most 63 bits, the most that torch and numpy take."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
         """Return the number."""

@@ -130,9 +130,9 @@ class World:
         return self.sum(every)
 
     def claim(self, what: str) -> int:
-        """Return the next of the numbers 0, 1, 2, …. No two calls get the same number, whichever processes call.
+        """Return the next of the numbers 0, 1, 2, … of the count ``what``, such as ``shard``.
 
-        ``what`` is the name of the count, such as ``shard``.
+        All processes share the count, so no two calls return the same number.
 
         Raises:
             RunError: If another process has failed.
@@ -245,8 +245,8 @@ def joined(device: str, *, threads: int, deterministic: bool = False) -> Iterato
         deterministic: Whether torch must use deterministic algorithms inside the ``with`` block.
 
     Raises:
-        ConfigError: If ``device`` is cuda and there is no GPU, or if it is too late for ``deterministic``:
-            this process already used a GPU.
+        ConfigError: If GPUs are to be used and this machine has fewer GPUs than processes, or if ``deterministic`` is
+            true and torch cannot be deterministic here; see `_deterministic`.
     """
     with _deterministic() if deterministic else contextlib.nullcontext(), _connected(device, threads) as here:
         yield here
@@ -390,10 +390,12 @@ def _chosen_device(device: str, world: World, threads: int) -> torch.device:
 def _agreed_round(world: World, shared: Store) -> str:
     """Return a key prefix that all processes of the run share, and that no earlier start of the run has used.
 
-    When torchrun restarts all processes, its store still has the keys of the earlier start. torchrun's count of
-    restarts cannot be the prefix, because it differs between machines. So each process stores a random string under its
-    rank. Rank 0 publishes the strings of all ranks until every process has found its own string among them. The string
-    of rank 0 is the prefix.
+    When torchrun restarts all processes, its store still has the keys of the earlier start. The prefix cannot be the
+    count of restarts that torchrun keeps, because this count differs between machines. So each process stores a random
+    string under its rank, and rank 0 publishes the list of these strings. The string of rank 0 is the prefix.
+
+    Some of the strings that rank 0 reads may still be from the earlier start. So whenever a string changes, rank 0
+    publishes the whole list again, until every process has found its own string in it.
 
     Raises:
         RunError: If a process did not join within `JOIN_TIMEOUT`.
@@ -509,7 +511,7 @@ def wait_for(device: torch.device) -> None:
 
 
 def device_model(device: torch.device) -> str:
-    """Return what kind of device computes: ``cpu x86_64 …`` or the GPU's name. Another kind may round differently."""
+    """Return the kind of a device: ``cpu x86_64 …`` or a GPU's name. Different kinds may round differently."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu {os.uname().machine} {torch.backends.cpu.get_cpu_capability()}"

@@ -2,9 +2,9 @@
 
 After a power cut or in a broken network, no connection is closed, and the other processes would wait for hours. So a
 thread of each process regularly writes a sign of life into the store that all processes share, and reads the signs of
-the others. A second thread checks that the signs change and that the store answers. If not, it prints one line and ends
-its own process with status 1. An exception would not end the process, because the main thread may be waiting for the
-lost process.
+the others. If a sign no longer changes or the store no longer answers, a second thread prints one line and ends its own
+process with status 1. An exception would not end the process, because the main thread may be waiting for the lost
+process.
 """
 
 import contextlib

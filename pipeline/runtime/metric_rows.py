@@ -13,7 +13,7 @@ Row: TypeAlias = dict[str, int | float | str | None]
 
 METRICS: Final = "metrics.jsonl"
 GAP: Final = "gap"
-"""The ``split`` of a row that says how many earlier rows (``missing_rows``) were missing when training continued."""
+"""The ``split`` of a row whose ``missing_rows`` is the number of rows that were missing when training continued."""
 _REMEDY: Final = "remove the line"
 _MAX_BYTES: Final = 1 << 30
 _NOT_FINITE: Final = re.compile(rb'": ?(NaN|-?Infinity)(?=[,}])')

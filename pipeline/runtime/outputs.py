@@ -36,13 +36,13 @@ _COMPANIONS: Final = {
     ".parse.json": r'\{\s*"num_sentences"',
     ".sample.json": r'\{\s*"num_drawn"',
 }  # fmt: skip
-"""The suffixes of the files that describe STEM.txt and STEM.mrg (a text and its trees), and how each of these files
-begins. An empty string: it can begin in any way."""
+"""For each suffix of a file that describes STEM.txt and STEM.mrg (a text and its trees): a regular expression for the
+beginning of the file. With an empty expression, the file can begin in any way."""
 _REPORT: Final = (
     r"(?s)<!doctype html>.{0,400}<title>rnng-distill: |<!-- rnng-distill report -->|### Runs\n\n\| run \||"
     r"% Needs \\usepackage\[T1\]\{fontenc\} and \\usepackage\{booktabs\}|table,row_number,row,column,value\n"
 )
-"""How a report begins in each form: HTML, Markdown (in this and in older versions), LaTeX and CSV."""
+"""A regular expression for the beginning of a report in each form: HTML, Markdown (new and old), LaTeX and CSV."""
 _SAMPLED_LINES: Final = 20
 """Number of lines that are examined at the beginning of a file of trees or text."""
 
@@ -57,8 +57,8 @@ class Written:
     """The command writes a file PATH + suffix for each of these suffixes. If there are no suffixes, PATH is a folder,
     which the command itself checks."""
     is_own: Callable[[Path, str], bool] | None = None
-    """Returns whether a command of this kind wrote the existing file PATH + suffix. None: no file is recognised, and
-    the command has no ``--force``, so it replaces no file."""
+    """Returns whether a command of this kind wrote the existing file PATH + suffix. If this is None, no file is
+    recognised, and the command has no ``--force``, so it replaces no file."""
     kept: tuple[str, ...] = ()
     """Suffixes of files that took hours to make: not even ``--force`` replaces them."""
 
@@ -123,7 +123,7 @@ def _first_lines(path: Path) -> list[str]:
 
 
 def _was_interrupted(path: Path) -> bool:
-    """Return whether a command was killed before it finished a file: it is missing, and a temporary file exists."""
+    """Return whether a file is missing because a command was killed while writing it: a temporary file exists."""
     orphans = path.absolute().parent.glob(f".{glob.escape(path.name)}.*{PARTIAL_SUFFIX}")
     return not path.exists() and any(orphans)
 
@@ -177,7 +177,7 @@ def _is_tokenizer(path: Path, suffix: str) -> bool:
 
 
 def _is_parser(path: Path, suffix: str) -> bool:
-    """Return whether ``train-parser`` wrote OUT.json or OUT.metrics.jsonl; False for OUT, the model."""
+    """Return whether ``train-parser`` wrote OUT.json or OUT.metrics.jsonl. The model itself is never recognised."""
     marks = {".json": r'\{\s*"parser"', ".metrics.jsonl": r'\{"epoch"'}
     return suffix in marks and _begins(beside(path, suffix), marks[suffix])
 
@@ -283,7 +283,10 @@ def _check_name(path: Path) -> None:
 
 
 def _check_shell_name(path: Path) -> None:
-    """Refuse ``-`` and ``~/...`` unless ``-`` or ``~`` exists here: other programs give these names another meaning."""
+    """Refuse ``-`` and ``~/...`` unless ``-`` or ``~`` exists in the current folder.
+
+    In other programs, ``-`` means standard input or output, and ``~`` means the home folder.
+    """
     first = path.parts[:1]
     if first in {("-",), ("~",)} and not os.path.lexists(first[0]):
         if first == ("~",):

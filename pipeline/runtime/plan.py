@@ -32,7 +32,7 @@ _WRITE_S = 1.0
 
 
 def spread(total: int, number: int) -> list[int]:
-    """Divide 0 to ``total`` - 1 into ``number`` equal parts; return the middle of each part, without repetitions."""
+    """Divide 0 to ``total`` - 1 into ``number`` equal ranges; return the middle of each, without repetitions."""
     return sorted({(2 * part + 1) * total // (2 * number) for part in range(number)}) if total else []
 
 

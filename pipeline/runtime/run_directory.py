@@ -47,7 +47,7 @@ FREE: Final = ("device", "threads", "checkpoint_every", "compile", "peak_tflops"
 """Options that may change when a run is resumed. The number of processes may change too."""
 _RUN: Final = "run"
 _WEIGHTS: Final = "weights_sha256"
-"""Keys of a weight file's metadata: the identity of the run, and the sha256 of the weights."""
+"""`_RUN` and `_WEIGHTS` are keys of a weight file's metadata: the run's identity, and the sha256 of the weights."""
 _METADATA: Final = "rnng-distill"
 """The one key that we add to a weight file. Its value is one JSON text with all our metadata, because safetensors would
 write several keys in random order."""
@@ -91,7 +91,7 @@ class Description:
     model: dict[str, Any] = field(default_factory=dict)
     """What is needed besides options to rebuild the model: vocabulary size, labels, special tokens."""
     fingerprints: dict[str, str] = field(default_factory=dict)
-    """sha256 of the dataset, the tokenizer and, if used, the dump's manifest and the initial weights."""
+    """The sha256 of the dataset, the tokenizer and, if used, the dump's manifest and the initial weights."""
     trained_on: list[Any] | None = None
     """The training texts of the model and of everything that it was made from, such as tokenizer and teacher; None for
     a run of an older version."""
@@ -163,8 +163,8 @@ class RunInfo(Description):
 def dump_summaries(dump: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     """Return the summaries in the entry ``dump`` of a ``run.json``: none, one, or one for each dump of a mixture.
 
-    A summary has ``path``, ``schema`` and ``statistics``. In a mixture it also has the ``weight`` of the dump and the
-    sha256 of its ``manifest``.
+    A summary has ``path``, ``schema`` and ``statistics``. In a mixture it also has the ``weight`` of the dump and, as
+    ``manifest``, the sha256 of the dump's list of files.
     """
     if dump is None:
         return []

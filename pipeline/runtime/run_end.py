@@ -1,8 +1,8 @@
 """End a training: stop on a signal at a point where it can be resumed, and record in the run's history how it ended.
 
 Slurm, Kubernetes and torchrun send SIGTERM before they kill a process. Many scripts ask Slurm to send SIGUSR1 instead.
-After either signal, the training loop finishes its step and writes a checkpoint, and a long evaluation finishes its
-block of sentences.
+After either signal, the training loop finishes its step and writes a checkpoint, and a long evaluation finishes the
+sentences that it is scoring.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ def stop_request() -> Iterator[StopRequest]:
         yield stop
     finally:
         for number, handler in before.items():
-            # None: the previous handler was not installed from Python, so Python cannot restore it.
+            # The handler is None if it was not installed from Python. Python cannot restore such a handler.
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 

@@ -1,7 +1,8 @@
 """Start a training run in a new directory, or continue the run that the same command made there.
 
 The kind of a run and its configuration, model and fingerprints decide the results. All four must be equal on all ranks
-and, if the run exists, equal to those in its ``run.json``. Only the `FREE` options of the configuration may differ.
+and, if the run exists, equal to those in its ``run.json``. Only the `FREE` options of the configuration may differ,
+such as the device.
 """
 
 import contextlib
@@ -52,7 +53,7 @@ def training_run(
 ) -> Iterator[None]:
     """Create the run directory, or open the run that the same command made, and lock it during the ``with`` block.
 
-    A directory is new if it does not exist, is empty, or a process was killed while creating it. With
+    A directory is new if it does not exist, if it is empty, or if a process was killed while creating it. With
     ``resume="never"`` it must be missing or empty.
 
     Raises:

@@ -71,7 +71,7 @@ def _print(text: str) -> None:
     try:
         click.echo(text)
     except BrokenPipeError:
-        raise  # the program that reads the output, such as head, has ended; click ends this one without a word
+        raise  # the program that reads the output, such as head, has ended; click then ends this program silently
     except OSError as error:
         _discard(1)
         raise StoreError(

@@ -49,8 +49,8 @@ class TrainConfig:
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
     schedule: Schedule = "cosine"
-    """Shape of the learning rate after the warm-up. cosine, linear and wsd fall to zero. wsd first stays at
-    the peak."""
+    """Shape of the learning rate after the warm-up. With cosine, linear and wsd it falls to zero. With wsd it first
+    stays at the peak."""
     decay_share: float = 0.0
     """With --schedule wsd: share of the steps, at the end, in which the rate falls linearly to zero; 0 means the
     default, 0.2."""
@@ -68,13 +68,13 @@ class TrainConfig:
     """Number of steps between additional checkpoints, besides those at each evaluation on dev; 0: none."""
     word_checkpoints: tuple[str, ...] = ()
     """Keep the weights after these numbers of words, for example 500k,1M,2M, in folders such as
-    RUN/checkpoints/words_1M. babylm stands for every 1M up to 10M, every 10M up to 100M, every 100M up to 1000M. Words
-    are separated by white space; each pass over a word counts."""
+    RUN/checkpoints/words_1M. The value babylm stands for every 1M up to 10M, every 10M up to 100M, every 100M up to
+    1000M. Words are separated by white space; each pass over a word counts."""
     log_every: int = 10
     """Number of steps between rows of metrics.jsonl."""
     log_to: LogTo = "tensorboard"
-    """Where to show the metrics. Every choice writes metrics.jsonl and the files of TensorBoard. wandb, trackio: also
-    send the metrics to Weights & Biases or Trackio."""
+    """Where to show the metrics. Every choice writes metrics.jsonl and the files of TensorBoard. With wandb or
+    trackio, the metrics are also sent to Weights & Biases or Trackio."""
     log_project: str = "rnng-distill"
     """Name of the project in Weights & Biases or Trackio."""
     seed: int = 1
@@ -165,7 +165,7 @@ def word_thresholds(entries: Iterable[str]) -> list[int]:
 
 
 def words_name(num_words: int) -> str:
-    """Return the name of a word checkpoint: ``words_1000M``, ``words_500k`` or ``words_7``. The suffix is never B."""
+    """Return the name of a word checkpoint, such as ``words_1000M`` (not ``words_1B``), ``words_500k``, ``words_7``."""
     for suffix in ("M", "k"):
         if num_words % SUFFIXES[suffix] == 0:
             return f"words_{num_words // SUFFIXES[suffix]}{suffix}"

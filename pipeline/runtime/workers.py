@@ -16,7 +16,7 @@ class WorkerError(RnngDistillError):
 
 
 def start_pool(num_workers: int, start: Callable[..., None], *arguments: Any) -> ProcessPoolExecutor:  # noqa: ANN401
-    """Return a pool of new processes. Each process first calls ``start(number, *arguments)``, with numbers from 0.
+    """Return a pool of new processes. Process n, counted from 0, first calls ``start(n, *arguments)``.
 
     The processes are spawned. A fork would copy the locks that the threads of a tokenizer or a progress bar hold, but
     not these threads, so nothing would release the locks. The new processes ignore Ctrl-C, which the calling process

@@ -5,8 +5,9 @@ takes ``batch[rank::size]`` of every batch. Sentences of similar length share a 
 random order. For a student, a sentence in this module is a row of input: one sentence, or several of one document.
 
 A shuffle window is for dumps that are larger than memory or than the cache of remote files. The split is cut into
-blocks of neighbouring sentences, and the blocks are shuffled. A window is a number of consecutive blocks in the new
-order, and batches are made inside one window at a time. So training reads only a part of the dump at a time.
+blocks of neighbouring sentences, and the blocks are shuffled. A window is as many blocks, consecutive in the new order,
+as have about ``config.shuffle_window`` positions together. Batches are made inside one window at a time, so training
+reads only a part of the dump at a time.
 """
 
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def plan_epoch(lengths: np.ndarray, config: TrainConfig, epoch: int) -> list[np.
 def _shuffled_batches(
     order: np.ndarray, lengths: np.ndarray, generator: np.random.Generator, config: TrainConfig
 ) -> list[np.ndarray]:
-    """Return the batches of the sentences ``order``, shuffled."""
+    """Divide the sentences ``order`` into batches, and return the batches in random order."""
     mean = float(lengths[order].mean())
     per_batch = max(1, int(config.batch_tokens / mean))
     if config.batch_sentences:

@@ -1,8 +1,9 @@
 """Compute losses over the vocabulary in chunks of rows, so that the ``[P, V]`` logits never exist all at once.
 
-A row is the logits of one position. The forward pass makes the logits of one chunk, computes the loss and its gradient
-from them, and drops them (Hsu et al. 2024, Liger Kernel). It keeps only the gradients of the states and of the output
-weights. The loss can be any loss that computes its own gradient. Second derivatives are not available.
+A row is the logits of one position, computed from its hidden state. The forward pass makes the logits of one chunk,
+computes the loss and its gradient from them, and drops them (Hsu et al. 2024, Liger Kernel). It keeps only the
+gradients of the states and of the output weights. The loss can be any loss that computes its own gradient. Second
+derivatives are not available.
 
 Under autocast, matrix products are computed in autocast's type. Logits, losses and the gradient of the output weights
 are float32.
@@ -27,10 +28,10 @@ class RowLoss(Protocol):
     """A loss that computes its own gradient. It may also return metrics."""
 
     def __call__(self, logits: Tensor, rows: slice, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """Return sums ``[num_parts]`` over some rows, in nats: the loss, then metrics; and the gradient of the loss.
+        """Return the sums of the loss and of metrics over some rows, and the gradient of the loss.
 
-        The gradient, ``[R, V]``, is with respect to the logits, and may be in their memory. It is None unless
-        ``with_gradient`` is true.
+        The sums are ``[num_parts]``, in nats. The first is the loss. The gradient is ``[R, V]``, with respect to the
+        logits, and may overwrite them. It is None unless ``with_gradient`` is true.
 
         Args:
             logits: ``[R, V]``, float32 or float64. The function may overwrite them.
@@ -68,7 +69,7 @@ def vocabulary_loss(
 
 
 class CrossEntropyRows:
-    """A ``RowLoss`` with one sum: the cross-entropy with ``gold``, int64 ``[P]``."""
+    """A ``RowLoss`` with one sum, the cross-entropy. ``gold`` is int64 ``[P]``: the right token of each position."""
 
     def __init__(self, gold: Tensor) -> None:
         self._gold = gold
@@ -93,10 +94,11 @@ def cross_entropy_terms(logits: Tensor, gold: Tensor, *, with_gradient: bool) ->
 
 
 def softmax_and_log_sum(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return, per row, the softmax ``[R, V]``, the largest logit ``[R]``, and the log-sum-exp minus that logit ``[R]``.
+    """Return the softmax of each row, its largest logit, and its *excess*: its log-sum-exp minus its largest logit.
 
-    The third value is minus the log of the largest probability, because a second pass of exponentials is slow on a CPU.
-    In float32, ``largest - logit + third`` keeps the digits of a small loss, even if all logits are large.
+    The shapes are ``[R, V]``, ``[R]`` and ``[R]``. The excess is computed as minus the log of the largest probability,
+    because a second pass of exponentials would be slow on a CPU. The cross-entropy of a token is
+    ``largest - logit + excess``. In float32, this sum keeps the digits of a small loss, even if all logits are large.
     """
     probs = logits.softmax(1)
     return probs, logits.amax(1), -probs.amax(1).log()

@@ -23,7 +23,8 @@ REMEDY = "Earlier checkpoints are kept. Try a lower --lr or more --warmup-steps"
 class DivergenceWatch:
     """Record the first loss or gradient norm that is not finite.
 
-    The record is ``step * 2**32 + index``, with the index of the batch in its epoch; ``2**32 - 1`` for a gradient.
+    The record is the integer ``step * 2**32 + index``. If a loss is not finite, ``index`` is the index of its batch in
+    the epoch. If the gradient of a step is not finite, ``index`` is ``2**32 - 1``.
     """
 
     def __init__(self, task: Task, plan: StepPlan) -> None:
@@ -63,7 +64,7 @@ class DivergenceWatch:
             raise RunError(f"the weights {bad[0]}{more} are not finite numbers after step {step}. {REMEDY}")
 
     def _see(self, value: Tensor, code: int) -> None:
-        # `torch.where` of two Python numbers would wait for the device.
+        # With two Python numbers, `torch.where` would wait for the device.
         seen = torch.full_like(self._first, code).masked_fill_(torch.isfinite(value), _NONE)
         torch.minimum(self._first, seen, out=self._first)
 

@@ -3,8 +3,9 @@
 Each row has one of four values of ``split``:
 
 - ``train``: means over the batches since the last row of ``train``, with dropout.
-- ``dev`` and ``train_sample``, a fixed sample of the training split: results of an evaluation, without dropout.
-- ``gap``: rows were lost.
+- ``dev``: means over dev, without dropout.
+- ``train_sample``: means over a fixed sample of the training split, without dropout.
+- ``gap``: the number of earlier rows that were lost.
 
 A row of ``train`` also has metrics of speed, among them:
 
@@ -104,7 +105,7 @@ class Metrics:
             self._tracker.row(split, step, figures)
 
     def sync(self) -> None:
-        """Write all rows to disk. Must be called before each checkpoint: no checkpoint may survive without its rows."""
+        """Write all rows to disk. Call this before each checkpoint, so that no checkpoint survives without its rows."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -160,7 +161,7 @@ class Tally:
         self._skipped_from = self._start
 
     def add(self, sums: Tensor, positions: int, *, flops: float = 0.0) -> None:
-        """Add a batch: the sums of this rank, but the positions and model FLOPs (0: unknown) of all ranks."""
+        """Add a batch. ``sums`` are this rank's, but ``positions`` and ``flops`` (0: unknown) are over all ranks."""
         self._sums += sums[: len(self._parts)]
         self._positions += positions
         self._timed_positions += positions

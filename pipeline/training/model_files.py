@@ -19,7 +19,7 @@ class ModelFiles:
     loaded: str | None
     """The sha256 of the weight file that was loaded. None if no weights were loaded."""
     tokenizer_sha256: str
-    """The sha256 of the tokenizer; in an exported folder, of the tokenizer as ``adopt-tokenizer`` converts it."""
+    """The sha256 of the tokenizer. The tokenizer of an exported folder is first converted as by ``adopt-tokenizer``."""
     which: Which = "best"
     """The name of the checkpoint, or ``exported``. The file names of results contain it, unless it is ``best`` or
     ``exported``."""

@@ -33,19 +33,19 @@ class Task(Protocol):
 
     @property
     def objective(self) -> nn.Module:
-        """A module that contains the model and maps a batch to sums over its positions: ``parts``, then any others."""
+        """A module that contains the model. It maps a batch to sums over its positions, first ``parts``."""
 
     @property
     def parts(self) -> Sequence[str]:
-        """Names of the sums in metrics.jsonl; ``loss`` is the first."""
+        """Names of the sums that metrics.jsonl shows as means per position. The first is ``loss``."""
 
     @property
     def dev_parts(self) -> Sequence[str]:
-        """The first of ``parts``: those that are also computed on dev."""
+        """The names in ``parts`` that are also computed on dev. They come first in ``parts``."""
 
     @property
     def num_evaluated(self) -> int:
-        """The number of positions that an evaluation reads, of dev and of the sample of train."""
+        """The number of positions that an evaluation reads: those of dev and of a sample of the training split."""
 
     def batch_positions(self, epoch: int) -> np.ndarray:
         """Return int64 ``[B]``: positions of each batch of an epoch."""

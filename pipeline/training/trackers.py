@@ -1,7 +1,7 @@
 """Send the rows of ``metrics.jsonl`` also to Weights & Biases or Trackio, if ``--log-to`` asks for it.
 
-``metrics.jsonl`` and TensorBoard are written in any case. For Weights & Biases, the step is logged as a metric: the
-service's own step can only rise, and a resumed training repeats the steps after its last checkpoint.
+``metrics.jsonl`` and TensorBoard are written in any case. For Weights & Biases, the step is logged as a metric,
+because the service's own step can only rise, and a resumed training repeats the steps after its last checkpoint.
 """
 
 import hashlib
@@ -75,7 +75,7 @@ def tracker_of(config: TrainConfig, run: Path) -> Tracker | None:
 def group_of(run: RunInfo) -> str:
     """Return the group of a run. Two runs have the same group if only their seed, ``--out`` and free options differ.
 
-    Free options may change when a run is resumed, such as the device.
+    Free options are those that may change when a run is resumed, such as the device.
     """
     deciding = {name: value for name, value in run.configuration.items() if name not in _NOT_OF_A_GROUP}
     text = json.dumps([run.kind, deciding, run.model, run.fingerprints], sort_keys=True)

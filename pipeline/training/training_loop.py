@@ -103,7 +103,7 @@ class Training:
         self.elapsed_s = 0.0
         self._parallel: DistributedDataParallel | None = None
         self._arranges_buckets = False
-        """Whether ``DistributedDataParallel`` has not run a backward pass in this process yet."""
+        """Whether the first backward pass of ``DistributedDataParallel`` in this process is still to come."""
         self._metrics: Metrics | None = None
 
     def resume(self) -> None:
@@ -234,7 +234,7 @@ class Training:
     def _after_step(
         self, place: StepBatch, gradient_norm: Tensor, progress: Progress, *, wait_s: float, stopping: bool
     ) -> None:
-        """Write metrics, evaluate dev and write a checkpoint, each if it is due. A stop makes a checkpoint due."""
+        """Write metrics, evaluate dev and write a checkpoint, each if it is due. Before a stop, a checkpoint is due."""
         step, every = self.step, self._config.checkpoint_every
         has_row = step % self._config.log_every == 0 or step == self.plan.num_steps
         is_evaluated = self.plan.is_evaluated(step)
@@ -354,7 +354,7 @@ def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
         (plain if is_plain else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     # Some gradients are pure rounding noise (the bias of attention's keys). With an eps far below 1e-9, Adam would
-    # move these parameters at full speed. With 1e-9, 1e-8 and 1e-7, losses agree to 1e-3 nats.
+    # move these parameters at full speed. With an eps of 1e-9, 1e-8 or 1e-7, losses agree to 1e-3 nats.
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-8)
 
 

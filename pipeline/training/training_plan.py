@@ -29,7 +29,7 @@ from pipeline.training.training_loop import Training, evaluate
 NUM_STEPS = 20
 """Maximum number of steps to time for each number of processes."""
 LEAST_STEPS = 2
-"""Minimum number of steps to time, even if they take longer than the time for measuring."""
+"""Minimum number of steps to time, even if they take longer than `MEASURE_S` allows."""
 NUM_DEV_BATCHES = 8
 _ROW_BYTES = 1_200
 """Bytes of a row of metrics in metrics.jsonl and TensorBoard together, measured."""
@@ -117,7 +117,7 @@ class _Size:
 
 
 def _step_seconds(training: Training, device: torch.device, budget_s: float) -> float:
-    """Take some steps; return the mean seconds per step without the first step, which touches new memory."""
+    """Take some steps; return the mean seconds per step. The first step touches new memory, and is not counted."""
     seconds: list[float] = []
     begin = mark = time.perf_counter()
     with ReadAhead(training.plan.batches(after_step=0)) as stream:
