@@ -5,12 +5,13 @@
     OUT/README.md                                                              the model card (``student.model_card``)
 
 This module does not import transformers, because transformers 4.x cannot load what transformers 5 saves
-(``TokenizersBackend``). ``model_input_names`` leaves ``token_type_ids`` out. Otherwise 4.x would pass them to GPT-2,
-which adds them to its embeddings.
+(``TokenizersBackend``). In tokenizer_config.json, ``model_input_names`` leaves ``token_type_ids`` out. Otherwise
+transformers 4.x would pass these ids to GPT-2, which adds their embeddings to those of the tokens.
 
-The tokenizer puts ``<bos>`` before a text and nothing after the text. With the exported tokenizer, the characters
-``<eos>`` in a text give the special token, as other programs expect. With a run's ``tokenizer.json`` they do not, so
-that they cannot end a sentence of a corpus (docs/decisions/0015). The same holds for ``<bos>`` and ``<pad>``.
+The exported tokenizer puts ``<bos>`` before a text and nothing after the text. If a text contains the characters
+``<eos>``, the exported tokenizer reads them as the special token, as other programs expect. A run's ``tokenizer.json``
+reads them as plain characters, so that no text of a corpus can end a sentence (docs/decisions/0015). The same holds for
+``<bos>`` and ``<pad>``.
 """
 
 import json
@@ -56,9 +57,9 @@ def export(
         run: A run directory of ``train-student``.
         out: The folder to make. If the files cannot be written, no folder is left.
         which: The checkpoint.
-        all_checkpoints: Write the checkpoint ``which`` to OUT/main, and each word checkpoint (weights kept after 1M
-            words and so on) to a folder such as OUT/chck_1M. With ``config.push``, this happens whenever there are
-            word checkpoints.
+        all_checkpoints: Write the checkpoint ``which`` to OUT/main, and each word checkpoint (weights saved after
+            1M, 2M, … words of training) to a folder such as OUT/chck_1M. With ``config.push``, this happens whenever
+            there are word checkpoints.
         config: The entries of the model card, and where to send the folders.
 
     Raises:
@@ -173,7 +174,7 @@ def _export_one(run: RunInfo, folder: Path, which: Which, about: ExportConfig) -
 
 
 def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, bytes]:
-    """Return the three files of a tokenizer that gives ``<bos>`` and then the ids of ``tokenizer``."""
+    """Return the three files of a tokenizer that puts ``<bos>`` before the ids that ``tokenizer`` gives."""
     ids = _special_ids(tokenizer)
     names = {name.removesuffix("_id"): tokenizer.token(i) for name, i in ids.items()}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
@@ -207,7 +208,7 @@ def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, by
         "truncation_side": "right",
     }
     if content["pre_tokenizer"].get("add_prefix_space"):
-        config["add_prefix_space"] = True  # else transformers 4 turns it off
+        config["add_prefix_space"] = True  # without this key, transformers 4 sets it to False
     return {
         "tokenizer.json": json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n",
         "tokenizer_config.json": _json(config),
@@ -216,7 +217,7 @@ def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, by
 
 
 def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """Return the ids of the special tokens. After ``adopt-tokenizer`` some can be equal."""
+    """Return the ids of the special tokens. Some can be equal if ``adopt-tokenizer`` made the tokenizer."""
     return {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,

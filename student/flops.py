@@ -33,9 +33,9 @@ PEAK_TFLOPS: Final[tuple[tuple[tuple[str, ...], float, float], ...]] = (
     (("L40S",), 362.0, 91.6),
     (("L4",), 121.0, 30.3),
 )
-"""Peak rates from the manufacturer's data sheets: words of a device's name, TFLOPS of dense bfloat16 products on tensor
-cores, and TFLOPS of float32 products without tensor cores (TF32 is off). The first entry whose words all occur in the
-name applies."""
+"""Peak rates from the manufacturer's data sheets. An entry has words of a device's name, the TFLOPS of dense bfloat16
+products on tensor cores, and the TFLOPS of float32 products without tensor cores (TF32 is off). The first entry whose
+words all occur in the name applies."""
 
 
 def num_matmul_parameters(config: StudentConfig) -> int:

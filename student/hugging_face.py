@@ -4,9 +4,9 @@ This module does not import transformers. Only a model with the student's archit
 output weights can be opened; any other model is an error.
 
 The folder's tokenizer is converted in memory, as ``adopt-tokenizer`` does. A text gets the ids that transformers gives.
-The exception is the name of a special token, such as ``<|endoftext|>``: in a text it is read as plain characters.
-Converting an export's tokenizer gives the bytes of the run's tokenizer, so the results of the export and of the run are
-comparable.
+The exception is the name of a special token in a text, such as ``<|endoftext|>``, which is read as plain characters.
+The conversion of an export's tokenizer restores the run's tokenizer byte for byte, so the results of the export and of
+the run are comparable.
 """
 
 from collections.abc import Mapping
@@ -65,7 +65,8 @@ class OpenedStudent:
     context: Context
     """What the model reads before a sentence: nothing, or the earlier sentences of its document."""
     trained_context: str
-    """The context in training. ``not known`` if a folder does not record it; ``context`` is then ``sentence``."""
+    """The context in training, or ``not known`` if a folder does not record it. In that case ``context`` is
+    ``sentence``."""
     num_trained_positions: int | None
     """The number of position embeddings that were trained, if it is known. Log-probabilities at later positions are
     meaningless."""
@@ -75,8 +76,9 @@ def open_student_or_folder(path: Path, device: torch.device, which: Which = "bes
     """Return the student of a run, or of a folder in Hugging Face's format.
 
     Raises:
-        RunError: If ``path`` is neither, has no such checkpoint, or has weights that do not fit.
-        InputError: If a file of a folder is missing or damaged, or the student cannot compute the model.
+        RunError: If ``path`` is neither a run nor such a folder, has no such checkpoint, or its weights do not fit.
+        InputError: If a file of a folder is missing or damaged, or if config.json describes a model that ``Student``
+            does not implement.
     """
     if is_exported(path):
         return _open_folder(path, device, which)
@@ -143,7 +145,7 @@ def _config(path: Path, described: Mapping[str, Any]) -> StudentConfig:
     """Return the sizes of the model.
 
     Raises:
-        InputError: If the student cannot compute the model.
+        InputError: If config.json describes a model that ``Student`` does not implement.
     """
     problems = [
         f"{name} is {found!r:.60}, expected {' or '.join(map(repr, computed))}"
@@ -183,7 +185,8 @@ class _SpecialTokens:
 def _special(path: Path, described: Mapping[str, Any], role: str) -> int | str:
     """Return the token that begins or ends a text: its name from the tokenizer's files, or else its id in config.json.
 
-    The ids in config.json are often those of OpenAI's GPT-2, which transformers writes by default.
+    The tokenizer's files come first because the ids in config.json are often wrong: by default, transformers writes the
+    ids of OpenAI's GPT-2.
     """
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         file = path.with_name(name)
@@ -221,8 +224,8 @@ def _weights(path: Path) -> tuple[dict[str, Tensor], str]:
     if head is not None and embedding is not None and not torch.equal(head.float(), embedding):
         raise InputError(
             f"{path}: lm_head.weight differs from transformer.wte.weight, expected the same weights, because "
-            "config.json ties them: transformers 4 uses the second, and transformers 5 the first. Save the model with "
-            "one matrix for both"
+            "config.json ties them: transformers 4 uses transformer.wte.weight, and transformers 5 lm_head.weight. "
+            "Save the model with one matrix for both"
         )
     return weights, sha256_bytes(data)
 

@@ -14,9 +14,9 @@ log p_T(rest) and the normaliser of p_T for each temperature, because neither ca
 divergences can replace KL: KL(q || p) (``reverse-kl``) and the Jensen-Shannon divergence (``js``).
 
 log q_T(rest) is a log-sum-exp over the tokens outside K. It is never computed as log(1 - sum of q_T over K), which has
-no correct digits in float32 if q_T(rest) is 1e-8. Two other treatments of the rest exist for comparison only.
-``renormalise`` rescales the teacher to sum to 1 over K. Then the divergence at q = p is not 0. ``drop`` leaves the rest
-out. Then the gradient at q = p is not 0.
+no correct digits in float32 if q_T(rest) is 1e-8. Two other treatments of the rest exist for comparison only. The
+treatment ``renormalise`` rescales the teacher to sum to 1 over K. With it, the divergence at q = p is not 0. The
+treatment ``drop`` leaves the rest out. With it, the gradient at q = p is not 0.
 
 A dump with draws (tokens sampled from p) gives only an estimate p^_T of p_T (``student.targets``). The soft
 cross-entropy then replaces the divergence:
@@ -32,9 +32,10 @@ all u_i, and s = q_T / q_T(rest) outside K. Then
 
     dD / dz(v) = (u_v - q_T(v) U) / T  for v in K,              s(v) (u_rest - q_T(rest) U) / T  for others
 
-This module returns sums over rows. The caller divides by the global number of positions.
+This module returns sums over positions. The caller divides by the global number of positions.
 
-Shape letters: P positions of a batch, R rows, V vocabulary, k tokens kept or columns of draws.
+Shape letters: P positions of a batch, R some of these positions (rows of the logits), V vocabulary, k columns of the
+targets.
 """
 
 import math
@@ -90,7 +91,7 @@ class DistillationRows:
     def terms(self, logits: Tensor, rows: slice, *, with_gradient: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return the three terms of each row, ``[3, R]``, in nats, and the gradient of the summed loss, ``[R, V]``.
 
-        ``logits``, ``[R, V]``, float32 or float64, are overwritten.
+        The logits ``[R, V]`` are float32 or float64. They are overwritten.
         """
         gold = self._gold[rows, None]
         if self._targets is None:
@@ -121,14 +122,18 @@ class DistillationRows:
         if num_selected:
             selected = slopes - at_t.log_probs.exp() * total[:, None] + self._alpha * at_1.log_probs.exp()
             gradient.scatter_(1, targets.ids, selected)
-        else:  # added, because an unused column can hold the id of another column
+        else:  # an unused column can hold the id of another column, so the slopes are added
             gradient.scatter_add_(1, targets.ids, slopes)
         return terms, gradient.scatter_add_(1, gold, gradient.new_full(gold.shape, -self._alpha))
 
     def _diverge(
         self, targets: SoftTargets, student: "_Student", *, has_rest: bool
     ) -> tuple[Tensor, Tensor, Tensor | float]:
-        """Return D, ``[R]``, and its derivatives by log q_T of the ids, ``[R, k]``, and by log q_T(rest), ``[R]``."""
+        """Return the divergence D ``[R]``, and its derivatives with respect to log q_T.
+
+        The derivatives for the ids are ``[R, k]``. The derivative for the rest is ``[R]``, or 0.0 if the loss has no
+        term for the rest.
+        """
         dtype, k = student.log_probs.dtype, targets.ids.shape[1]
         log_p = targets.log_probs.to(dtype) / self._temperature - targets.logz.to(dtype)[:, None]
         log_q = student.log_probs
@@ -171,11 +176,12 @@ class _Student:
 def _student(logits: Tensor, index: Tensor, num_selected: int, temperature: float) -> tuple[_Student, _Student]:
     """Return q_1 and q_T, which are the same object if T = 1. The logits are overwritten.
 
-    The largest selected logit of a row is subtracted first, so that float32 loses no digits if the logits are large.
+    The largest selected logit of a row is subtracted first, so that float32 loses no digits if the logits are large. If
+    no ids are selected, the largest of all logits is subtracted.
 
     Args:
         logits: ``[R, V]``.
-        index: int64 ``[R, k + 1]``: the targets' ids and the gold token. Selected ids must be distinct.
+        index: int64 ``[R, k + 1]``: the targets' ids, then the gold token. Selected ids must be distinct.
         num_selected: k, or 0 if no ids are selected.
         temperature: T.
     """

@@ -7,8 +7,9 @@ With weights w_d that add up to 1, and the distribution p_d of dump d at the stu
 So each teacher is tempered first, and then the results are mixed.
 
 A dump keeps k_d tokens and the mass r_d of all other tokens. For a token v that dump d does not keep, p_d(v) is not
-known. It is at most c_d, the smaller of r_d and the smallest kept probability. This module uses u_d = r_d / (V - k_d)
-instead: each teacher's tail is spread evenly over the tokens that the dump does not keep. This has three consequences:
+known. It is at most c_d, the smaller of r_d and the smallest kept probability. Instead of p_d(v), this module uses
+u_d = r_d / (V - k_d): the mass r_d is spread evenly over the tokens that the dump does not keep. This has three
+consequences:
 
 - For a token that all dumps keep, the target is exactly m(v), up to the rounding of the dumps.
 - For any other token, the target differs from m(v) by at most the sum of w_d c_d over the dumps that do not keep it.
@@ -19,7 +20,8 @@ keep the same token in a row, columns are left over. They get other tokens of th
 the even spread gives them. The mass of the tokens outside the W columns is (V - W) times the sum of w_d u_d.
 
 A mixture of only those tokens that all dumps keep would be exact. But in all simulations of
-``tests/student/test_mixed_targets.py`` its gradient is further from the gradient for the whole distributions.
+``tests/student/test_mixed_targets.py``, its gradient is further from the gradient for the whole distributions than the
+gradient of the targets described above.
 
 Dumps with draws (tokens drawn at random from p_d) hold unbiased estimates of p_d. Their weighted sum is an unbiased
 estimate of m, but the bounds above do not hold for this sum.
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 class MixedTargets:
     """The mixture of the soft targets of several dumps. It has the methods of ``DumpTargets``.
 
-    If targets are shuffled, all dumps have the same order.
+    If targets are shuffled, all dumps are shuffled in the same order.
 
     Raises:
         FingerprintMismatchError: If a dump was made from another split or tokenizer, or has other sentences.

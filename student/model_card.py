@@ -1,7 +1,8 @@
 """Write the model card of an exported student: its origin, how to load it, and its results.
 
-Every number comes from the run's ``run.json``, history and results. The card shows the results of the exported
-checkpoint, found by its sha256, and the number of other results.
+Every number comes from the run's ``run.json``, history and results. Each result records the
+sha256 of the weights that were evaluated. The card shows the results of the exported weights. Of all other results it
+shows only how many there are.
 """
 
 import math
@@ -176,7 +177,7 @@ def _end(run: Path) -> str:
 
 
 def _figures(results: RunResults) -> Iterator[tuple[str, str, float | None]]:
-    """Yield the evaluation, the name of the metric, and its value; None if the value is not defined."""
+    """Yield three things for each metric: the evaluation, the metric's name, and its value (None if not defined)."""
     for pairs in results.pairs:
         ties = _ties(pairs.figures.overall.num_ties)
         evaluation = f"minimal pairs: {pairs.subject}, {pairs.convention}"

@@ -95,9 +95,9 @@ def _plain_errors(where: str) -> Iterator[None]:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """Return the errors of the hub and of the network.
+    """Return the classes of errors that the hub and the network raise.
 
     The HTTP client of huggingface_hub depends on its version: requests, httpx or httpx2. ``HfHubHTTPError`` derives
-    from the client's error class, so its base classes cover the network's errors.
+    from the client's error class. So the base classes of ``HfHubHTTPError`` include the class of network errors.
     """
     return (*HfHubHTTPError.__bases__, OSError)

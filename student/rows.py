@@ -100,12 +100,12 @@ class Rows:
         """int64 ``[R]``: the number of positions of each row of the split."""
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """Return int64 ``[R]``: the sum over each row of ``values``, one integer per sentence."""
+        """Return int64 ``[R]``: the sum of the values in each row. There is one integer value per sentence."""
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
         return np.diff(ends[self._offsets])
 
     def sentences(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices of the sentences of some rows, int64 ``[M]``, and the offset of each row, ``[B + 1]``."""
+        """Return the sentences of some rows as indices ``[M]``, and the offsets ``[B + 1]`` of the rows among them."""
         starts, counts = self._offsets[rows], self._offsets[rows + 1] - self._offsets[rows]
         return concatenated_ranges(starts, counts), np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
 

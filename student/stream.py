@@ -79,7 +79,7 @@ def _heads(rows: Ragged, lengths: np.ndarray) -> Ragged:
 def _announced(
     parts: Iterable[tuple[np.ndarray, np.ndarray, int]], targets: AnyTargets
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Yield ``parts`` unchanged, and let ``targets`` fetch their sentences ``BATCHES_AHEAD`` batches ahead."""
+    """Yield ``parts`` unchanged, and prefetch the targets of their sentences ``BATCHES_AHEAD`` batches ahead."""
     coming: deque[tuple[np.ndarray, np.ndarray, int]] = deque()
     for each in parts:
         targets.prefetch(each[0])

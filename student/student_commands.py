@@ -109,7 +109,7 @@ def score_split(
         max_sentences: Return at most this many sentences, evenly spaced. A student that was trained on documents still
             reads all sentences.
         truth: The folder that the command ``sample-corpus`` wrote, to add the divergences from the true probabilities.
-            Not with ``max_sentences``.
+            Cannot be combined with ``max_sentences``.
 
     Raises:
         ConfigError: If ``marginal`` or ``beam`` is given.
@@ -179,7 +179,7 @@ class StudentSource:
             )
 
     def load(self, dataset: Dataset, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002
-        """Return the student, and no settings of a search."""
+        """Return the student, and an empty mapping, because there is no search with settings."""
         model, _ = load_student(self.run.path, device)
         return GroupedByLength(model), {}
 

@@ -1,9 +1,10 @@
 """Read the soft targets of a batch from a dump: the teacher's distributions at one temperature.
 
 The teacher's distribution is p at T = 1, and p_T at the temperature T. A dump of the top k has the teacher's own
-probabilities (``SoftTargets``). A dump with draws holds some top tokens, or none, and n random draws from all other
-tokens, the rest. From these draws this module computes estimates p^_T of p_T (``DrawnTargets``). For the top tokens
-p^_T is p_T. For a token w of the rest that was drawn c_w times,
+probabilities (``SoftTargets``). All tokens outside the top tokens are called the rest. A dump with draws holds
+the top tokens, if there are any, and n tokens drawn at random from the rest. From these draws this module computes
+estimates p^_T of p_T (``DrawnTargets``). For the top tokens p^_T is p_T. For a token w of the rest that was drawn c_w
+times,
 
     p^_T(w) = (c_w / n) (p(rest) / p(w)) p_T(w)
 
@@ -12,7 +13,7 @@ Sparse Logit Sampling). p^_T need not sum to 1. Normalising it would make it bia
 
 A dump of another dataset is an error. In addition, the gold tokens of dump and dataset are compared in every batch.
 
-Shape letters: R rows, k columns: one for each top token and one for each draw.
+Shape letters: R rows (positions), k columns. A dump with draws has one column for each top token and each draw.
 """
 
 from dataclasses import dataclass
@@ -112,13 +113,14 @@ def estimated_probabilities(
 
     Args:
         log_probs: float ``[R, k]``: log p(w) at T = 1; NaN in unused columns.
-        counts: ``[R, k]``: draws of each id; 0 for the first ``num_top`` ids, the top tokens, and in unused columns.
+        counts: ``[R, k]``: how often each id was drawn. The first ``num_top`` columns, which hold the top tokens, and
+            all unused columns have 0.
         tail: float ``[R]``: log of the mass outside the top tokens at T = 1.
         logz: float ``[R]``: log of the sum over w of p(w)^(1/T).
         num_top: Number of top tokens.
         temperature: T.
     """
-    # float16 stores a number below -65,504 as -inf. With a tail of -inf the difference below would then be NaN.
+    # A dump in float16 has -inf for numbers below -65,504. With -inf in both, ``tail - drawn`` would be NaN.
     log_probs = log_probs.clamp(min=torch.finfo(torch.float16).min)
     log_weights = log_probs / temperature - logz.to(log_probs.dtype)[:, None]
     drawn = log_probs[:, num_top:]
@@ -189,7 +191,7 @@ class DumpTargets:
         self._temperature_index = dump.temperature_index(options.temperature)
         self._source = None
         if options.shuffle_seed is not None:
-            # Batches use other random streams of this seed.
+            # ``0, 1`` selects a random stream of this seed that the order of the batches does not use.
             generator = np.random.default_rng([options.shuffle_seed, 0, 1])
             dtype = np.uint32 if split.num_positions < 2**32 else np.int64
             self._source = generator.permutation(np.arange(split.num_positions, dtype=dtype))
@@ -200,12 +202,14 @@ class DumpTargets:
         return self._dump.schema.num_draws > 0
 
     def prefetch(self, sentences: np.ndarray) -> None:
-        """Begin to fetch sentences, int64 ``[M]``, for a later ``read``. Returns at once."""
+        """Begin to fetch the targets of sentences for a later ``read``. Returns at once."""
         if self._source is None:  # shuffled targets come from the whole dump
             self._dump.prefetch(sentences)
 
     def read(self, sentences: np.ndarray, num_positions: np.ndarray, device: torch.device) -> Targets:
-        """Return the targets of the first ``num_positions``, int64 ``[M]``, of ``sentences``, int64 ``[M]``.
+        """Return the targets of the first ``num_positions[i]`` positions of each sentence ``sentences[i]``.
+
+        Both arrays are int64 ``[M]``.
 
         Raises:
             FingerprintMismatchError: If the dump has other gold tokens than the split.

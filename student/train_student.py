@@ -54,7 +54,7 @@ class DistillationObjective(nn.Module):
         self._config = config
 
     def forward(self, batch: StudentBatch) -> Tensor:
-        """Return ``[3]`` sums over the batch's positions, in nats; the first is differentiable."""
+        """Return ``[3]`` sums over the batch's positions, in nats. Only the first has a gradient."""
         rows = DistillationRows(
             batch.gold,
             batch.targets,
@@ -297,7 +297,7 @@ def _prepared(
             compile_transformer(model, device)
         run = RunDescription(
             kind="student",
-            # With one dump, the configuration equals that of older versions.
+            # A run with one dump records no weights, as in older versions, which knew only one dump.
             configuration=options.to_json(config, training) | ({"dump_weights": weights} if len(readers) > 1 else {}),
             model={"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id},
             fingerprints=fingerprints,
@@ -381,7 +381,7 @@ def load_initial_weights(model: Student, path: Path, dataset: Dataset) -> tuple[
     run = open_run(path, "student")
     check_tokenizer(ModelFiles.of_run(run), dataset)
     ours, theirs = model.config, run.options(StudentConfig)
-    if ours.ff_dim or theirs.ff_dim:  # if both are 0, both follow from --embed-dim
+    if ours.ff_dim or theirs.ff_dim:  # two zeros are equal: both mean four times --embed-dim
         ours, theirs = (dataclasses.replace(each, ff_dim=each.inner_dim) for each in (ours, theirs))
     wrong = {
         options.flag(option): (getattr(ours, option), getattr(theirs, option))

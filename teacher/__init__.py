@@ -1,1 +1,1 @@
-"""The Recurrent Neural Network Grammar, trained and run level by level."""
+"""The Recurrent Neural Network Grammar: its training, its beam search, and sampling from it."""

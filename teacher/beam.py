@@ -12,18 +12,20 @@ Let y_c be the actions of candidate c before this SHIFT, and u_c the model's sta
     prefix at t       = log sum over c of p(x_<=t, y_c, SHIFT)
 
 After the mixture is recorded, the search adds log p(x_t | u_c, SHIFT) to the scores and keeps the best ``word_beam``
-candidates for the next position. So the mixture depends on x_<t alone. Where x_t is ``<eos>``, the mixture is over all
-candidates, but only complete candidates survive ``<eos>``. In a complete candidate, only TOP is open.
+candidates for the next position. So the mixture depends on x_<t alone. A candidate is called complete if only TOP is
+open. At the end of a sentence the mixture sums over all candidates, as elsewhere. But only complete candidates count in
+the prefix probability there, and only they can become the parse.
 
-After ``max_actions`` NTs and REDUCEs only SHIFT is valid. An action never raises a score, so a hypothesis that is no
-better than the ``beam``-th best candidate can be dropped. In a tie the earlier hypothesis wins, then the earlier
-action.
+After ``max_actions`` NTs and REDUCEs at one position, only SHIFT is valid. An action never raises a score, so a
+hypothesis that is no better than the ``beam``-th best candidate can be dropped. If scores are equal, the earlier
+hypothesis wins, and within one hypothesis the earlier action in the order SHIFT, REDUCE, NTs.
 
 Prefix probabilities sum over some trees only. So they are lower bounds on the RNNG's own prefix probabilities. The
 mixtures are a language model of their own: the log-probability of a sentence is the sum of the log-probabilities of its
 gold tokens under the mixtures.
 
-Shape letters: M sentences, P positions, B beam, D embedding size, V vocabulary, R rows, n hypotheses, A actions.
+Shape letters: M sentences, P positions, B beam, D embedding size, V vocabulary, R any number of positions, n
+hypotheses, A actions.
 """
 
 from collections.abc import Iterator
@@ -49,38 +51,45 @@ from teacher.teacher_config import BeamConfig
 BATCH_SENTENCES = 128
 """Number of sentences that are searched together."""
 BATCH_TOKENS = 8192
-"""Limit on the positions that are searched together."""
+"""Limit on the number of positions of the sentences that are searched together."""
 MAX_NODES = 4096
-"""A node is one push onto a stack. If a ``StackPool`` has more nodes than this, the nodes that no hypothesis needs are
-removed. With two layers of size 256, a node takes 17 KB at most."""
+"""If a ``StackPool`` has more nodes than this, the nodes that no hypothesis needs are removed. A node is one push onto
+a stack. With two layers of size 256, a node takes 17 KB at most."""
 _TILE_ROWS, _TILE_COLUMNS = 512, 1000
-"""Rows and columns of the matrix of logits that is computed at once if only its log-sum-exp is needed. The matrix has
-2 MB, which fit into the cache of a CPU's core. On other devices it has all columns."""
+"""If only the log-sum-exp of the logits is needed, the logits are computed in tiles with this many rows and columns. A
+tile has 2 MB, which fit into the cache of a CPU's core. On other devices a tile has all columns."""
 _MIXTURE_ROWS = 256
 """Number of candidates whose probabilities are computed at once if mixtures are needed."""
 _SAFE_LOG_SUM = 60.0
-"""If the log of a sum of exponentials is at most this far from 0, float32 needs no subtraction of the largest logit."""
+"""A sum of exponentials is first computed without subtracting the largest logit. If its logarithm is at most this far
+from 0, float32 is precise enough. Otherwise the sum is computed again with the subtraction."""
 _SHIFT_COLUMN = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BeamResult:
-    """The result of a search of M sentences, in the order they were given. Natural logarithms, float64."""
+    """The result of a search of M sentences, in the order they were given. Natural logarithms, float64.
+
+    A sentence of n tokens has n + 1 positions. The gold token of the last position is ``<eos>``.
+    """
 
     token_log_probs: Ragged
-    """n + 1 values per sentence: the log-probability of each gold token and of ``<eos>`` under the mixture."""
+    """One value per position: the log-probability of the gold token under the mixture."""
     prefix_log_probs: Ragged
-    """n + 1 values per sentence: log of the summed probability of all candidates (up to ``beam``), each followed by the
-    gold token. At ``<eos>`` only complete candidates count; the value is -inf if none is complete."""
+    """One value per position: the logarithm of the prefix probability. At the end of a sentence only complete
+    candidates count, and the value is -inf if there are none."""
     num_effective: Ragged
-    """n + 1 values per sentence in [1, B]: the effective number of candidates, exp of the entropy of their weights."""
+    """One value per position, in [1, B]: the effective number of candidates, which is exp of the entropy of their
+    weights."""
     phrases: list[list[TokenPhrase]]
-    """The phrases of the best parse, in opening order. Unlabelled constituents have label 1. If no candidate is
-    complete, REDUCEs close the best hypothesis after the last token, without the limit ``max_actions``."""
+    """The phrases of each sentence's best parse, in opening order. Unlabelled constituents have label 1. If no
+    candidate is complete at the end of a sentence, the parse is the best hypothesis after the last token, completed by
+    as many REDUCEs as it needs, even more than ``max_actions``."""
     parse_log_probs: np.ndarray
     """``[M]``: the joint log-probability of the sentence and its parse."""
     states: Tensor | None
-    """``[P, V + 1]`` if requested: the log-probabilities of the mixtures, then ``num_effective``."""
+    """``[P, V + 1]``, or None if not requested. The first V columns are the log-probabilities of the mixtures, and the
+    last column is ``num_effective``."""
 
 
 class BeamSearch:
@@ -110,7 +119,7 @@ class BeamSearch:
     def search(self, tokens: Ragged, *, with_states: bool = False) -> BeamResult:
         """Search sentences, given without ``<eos>``.
 
-        Sentences of one batch that begin alike, such as minimal pairs, are one search up to their first difference.
+        Sentences of one batch that begin alike, such as minimal pairs, share one search up to their first difference.
         """
         gold = append_eos(tokens, self.model.eos_id)
         found = _Found(self.model, gold, with_states=with_states)
@@ -123,7 +132,10 @@ class BeamSearch:
 
 
 class BeamTeacher:
-    """A teacher that gets no trees: a ``pipeline.dumping.next_token.MixtureModel`` with the mixtures of a search."""
+    """A teacher that gets no trees, and predicts with the mixtures of a beam search.
+
+    Satisfies ``pipeline.dumping.next_token.MixtureModel``.
+    """
 
     def __init__(self, model: Rnng, config: BeamConfig) -> None:
         self.search = BeamSearch(model, config)
@@ -150,9 +162,10 @@ class BeamTeacher:
 
 @torch.no_grad()
 def _vocabulary(model: Rnng) -> Tensor:
-    """Return ``[V, D + 1]``: embeddings and biases. The product with a row (state, 1) is the logits.
+    """Return ``[V, D + 1]``: the token embeddings, and the biases as the last column.
 
-    Adding the bias after the product would take a third of the product's time.
+    The product with a state and a 1 after it gives the logits, bias included. Adding the bias after the product would
+    take a third of the product's time.
     """
     return torch.cat([model.token_embedding, model.token_bias[:, None]], dim=1)
 
@@ -227,7 +240,7 @@ def _steps(gold: Ragged) -> Iterator[_Step]:
     """Yield all positions of a batch. Only neighbouring sentences can share a group."""
     keys = np.full((len(gold), int(gold.lengths.max())), -2)
     keys[np.arange(keys.shape[1]) < gold.lengths[:, None]] = gold.values
-    keys[np.arange(len(gold)), gold.lengths - 1] = -1  # the last <eos> differs from an <eos> in the text
+    keys[np.arange(len(gold)), gold.lengths - 1] = -1  # an <eos> at the end must not equal an <eos> in a text
     differs = np.ones((len(gold), keys.shape[1] + 1), bool)
     differs[1:, :-1] = keys[1:] != keys[:-1]
     first_difference = differs.argmax(axis=1)  # the first position where a sentence differs from the one before it
@@ -246,7 +259,12 @@ def _steps(gold: Ragged) -> Iterator[_Step]:
 
 
 def _log_sum_of(rows: Tensor, tiles: tuple[Tensor, ...]) -> Tensor:
-    """Return ``[n]``: the log-sum-exp of the products of rows ``[n, D + 1]`` with the vocabulary in tiles."""
+    """Return ``[n]``: for each row, the log-sum-exp of its logits over the whole vocabulary.
+
+    Args:
+        rows: ``[n, D + 1]``: states, with a 1 after each.
+        tiles: The rows of ``_vocabulary``, divided into several tensors.
+    """
     if len(tiles) > 1:
         # On a CPU, logsumexp would read and write each tile twice more, to subtract the largest logit.
         sums = torch.stack([(rows @ tile.T).exp_().sum(1) for tile in tiles]).sum(0).log()
@@ -256,7 +274,7 @@ def _log_sum_of(rows: Tensor, tiles: tuple[Tensor, ...]) -> Tensor:
 
 
 class _Batch:
-    """Search some sentences, all at the same position at any time."""
+    """Search the sentences of one batch, position by position. All sentences are at the same position."""
 
     def __init__(self, search: BeamSearch, gold: Ragged, sentences: np.ndarray, found: _Found, max_nodes: int) -> None:
         self._model = search.model
@@ -310,7 +328,7 @@ class _Batch:
         return candidates
 
     def _act(self, hypotheses: Hypotheses, columns: np.ndarray) -> Hypotheses:
-        actions = np.where(columns < FIRST_NT, columns, columns + 1)  # NT(TOP) has no column
+        actions = np.where(columns < FIRST_NT, columns, columns + 1)  # there is no column for NT(TOP)
         return Hypotheses(
             hypotheses.group,
             hypotheses.score,
@@ -362,7 +380,7 @@ class _Batch:
         Args:
             states: ``[n, D]``.
             weights: float64 ``[n]``: the weight of each candidate in its group.
-            group: int64 ``[n]``: the group of each candidate, rising, without gaps.
+            group: int64 ``[n]``: the group of each candidate, in rising order. No group is empty.
         """
         rows = F.pad(states, (0, 1), value=1.0)
         mixtures = states.new_zeros((int(group[-1]) + 1, len(self._vocabulary)))
@@ -375,11 +393,11 @@ class _Batch:
             matrix = np.zeros((group[some][-1] + 1 - first, len(probs)))
             matrix[group[some] - first, number] = weights[some]
             mixtures[first : first + len(matrix)] += on_device(matrix, states.device).to(states.dtype) @ probs
-        # A product of a weight and a probability may have been rounded to 0, whose logarithm would be -inf.
+        # Very small probabilities may have been rounded to 0, and log(0) would be -inf.
         return torch.cat(normalisers), mixtures.clamp_min_(torch.finfo(mixtures.dtype).tiny).log_()
 
     def _log_probs(self, states: Tensor, normalisers: Tensor, places: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Return float64 ``[n]``: for each i, the log-probability of ``tokens[i]`` in the state ``places[i]``."""
+        """Return float64 ``[n]``: for each i, the log-probability of ``tokens[i]`` in ``states[places[i]]``."""
         at, ids = on_device(places, states.device), on_device(tokens, states.device)
         logits = (states.index_select(0, at) * self._model.token_embedding.index_select(0, ids)).sum(1)
         logits += self._model.token_bias.index_select(0, ids)
@@ -403,8 +421,8 @@ class _Batch:
     def _finish(self, entered: Hypotheses, extended: Hypotheses, step: _Step) -> None:
         """Record the best parses of the sentences that end at this position.
 
-        If a sentence has no complete candidate in ``extended``, its best hypothesis before the position, from
-        ``entered``, is kept for ``_close``.
+        The hypotheses before this position are ``entered``. The candidates of this position are ``extended``. If a
+        sentence has no complete candidate, its best hypothesis in ``entered`` is kept for ``_close``.
         """
         ending = np.flatnonzero(step.is_last)
         number = np.full(len(step.is_last), -1)  # the number of each branch among all branches that ended

@@ -43,10 +43,10 @@ class Composition(nn.Module, ABC):
 
     @abstractmethod
     def compose(self, values: Tensor, level: CompositionLevel) -> Tensor:
-        """Return the values ``[m, C]`` of the constituents of one level.
+        """Return the values ``[m, C]`` of the constituents of one level. A level is all constituents of one height.
 
         Args:
-            values: ``[*, C]``: values, including those of all children.
+            values: ``[*, C]``: the values to which the indices in ``level.children`` refer.
             level: The labels and the children of the constituents.
         """
 
@@ -59,7 +59,7 @@ class Composition(nn.Module, ABC):
         return self.compose
 
     def as_children(self, values: Tensor) -> Tensor:
-        """Return ``[N, *]``: values ``[N, C]`` of children, prepared for the function that ``composer`` returns."""
+        """Prepare the values ``[N, C]`` of children for the function that ``composer`` returns. Return ``[N, *]``."""
         return values
 
     def leaves(self, vectors: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class Composition(nn.Module, ABC):
             vectors: ``[N, D]``: the vectors of the tokens.
             levels: Height 1 first.
             dropout: Applied to each new vector.
-            products: The tokens' rows of ``input_products``, in evaluation only.
+            products: For each of the N tokens, its row of the result of ``input_products``. None in training.
         """
         del products
         values = self.leaves(vectors)
@@ -141,7 +141,7 @@ class BiLstmComposition(Composition):
         return torch.tanh(self.output(ends))
 
     def input_products(self, vectors: Tensor) -> Tensor:
-        """Return ``[V, 8D]``: the tokens' part of the gates, first for the LSTM from the left, then for the other."""
+        """Return ``[V, 8D]``: what each token adds to the gates of the two LSTMs, 4D columns for each LSTM."""
         return torch.addmm(self.bias, vectors, self.input_weight)
 
     def forward(
@@ -162,7 +162,7 @@ class BiLstmComposition(Composition):
         return bilstm_composition(vectors, products, self._label_states(), mask, weights, levels)
 
     def _label_states(self) -> Tensor:
-        """Return ``[2, 2, L, D]``: hidden and cell states after each label, forward and backward."""
+        """Return ``[2, 2, L, D]``: the states after each label. The axes are: hidden or cell, direction, label, D."""
         gates = self.input_products(self.label_embedding).view(-1, 2, 4 * self.dim).transpose(0, 1)
         return torch.stack(lstm_cell(gates.to(state_dtype(gates)), None))
 

@@ -1,7 +1,7 @@
 """Keep the hypotheses of a beam search in numpy arrays on the host, and find the best hypotheses of each group.
 
 A hypothesis is a sequence of tokens and actions so far, with its probability. A group is all hypotheses with the same
-tokens. They are consecutive, so ``Hypotheses.group`` has one run of equal values per group.
+tokens. The hypotheses of a group are neighbours, so ``Hypotheses.group`` has one run of equal values per group.
 
 Shape letters: n hypotheses, G groups, A actions.
 """

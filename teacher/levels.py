@@ -255,7 +255,7 @@ def _stack_levels(pushes: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, tu
 
 
 def derive_top_down(actions: Ragged) -> Derivation:
-    """Return the derivation of labelled top-down actions, M complete sentences."""
+    """Return the derivation of M complete sentences, given by their labelled top-down actions."""
     action = actions.values.astype(np.int64)
     is_nt, is_reduce = action >= FIRST_NT, action == REDUCE
     last = actions.offsets[1:] - 1
@@ -294,7 +294,7 @@ def derive_top_down(actions: Ragged) -> Derivation:
 
 
 def derive_binary(actions: Ragged) -> Derivation:
-    """Return the derivation of binary actions, M complete sentences as ``binarise`` makes them."""
+    """Return the derivation of M complete sentences, given by their binary actions (see ``binarise``)."""
     action = actions.values.astype(np.int64)
     is_reduce = action == REDUCE
     last = actions.offsets[1:] - 1
@@ -307,7 +307,7 @@ def derive_binary(actions: Ragged) -> Derivation:
     owner = np.full(len(action), NO_TIME)
     reduces = np.flatnonzero(is_reduce)
     owner[reduces - 1] = reduces
-    # The left child is the last push before the REDUCE at the depth of the new constituent.
+    # A constituent has the depth of its left child: the left child is the last push at this depth before the REDUCE.
     by_depth = np.lexsort((np.arange(len(action)), depth))
     before = np.full(len(action), NO_TIME)
     before[by_depth[1:]] = by_depth[:-1]
@@ -324,9 +324,10 @@ def derive_binary(actions: Ragged) -> Derivation:
 
 
 def binarise(actions: Ragged, branching: Branching) -> Ragged:
-    """Return the binary actions for labelled top-down actions: int64, ``2n + 2`` for a sentence of ``n > 0`` tokens.
+    """Return the binary actions, int64, for labelled top-down actions.
 
-    Labels and unary constituents are dropped. ``<eos>`` is joined last.
+    A sentence of ``n > 0`` tokens has ``2n + 2`` binary actions. Labels and unary constituents are dropped. ``<eos>``
+    is joined last.
     """
     found = derive_top_down(actions)
     action, last = found.action, found.last

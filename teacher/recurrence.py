@@ -1,9 +1,10 @@
 """Run LSTMs over levels. Each LSTM is one differentiable function with a hand-written backward pass.
 
-A level is all pushes of one depth, or all constituents of one height. A round is one level of the stack or, in a level
-of constituents, the LSTM step over the n-th child of each. A few large matrix products over many rounds compute the
-part of the gates that depends on the inputs, and the gradients of the weights. Autograd would compute these products
-round by round. docs/decisions/0007 compares the two. Second derivatives are not available.
+A level is all pushes of one depth, or all constituents of one height. A round is one LSTM step for many rows at once:
+for all pushes of one depth, or for the n-th children of all constituents of one height. A few large matrix products
+over many rounds compute the part of the gates that depends on the inputs, and the gradients of the weights. Autograd
+would compute these products round by round. docs/decisions/0007 compares this backward pass with autograd. Second
+derivatives are not available.
 
 Under autocast, products are bfloat16, and gates, hidden states and cell states are float32. Without autocast, all have
 the type of the weights.
@@ -45,7 +46,7 @@ def lstm_cell(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def lstm_step_(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the hidden state, the cell state and its tanh after one step like ``lstm_cell``, without a gradient.
+    """Return the hidden state, the cell state and the tanh of the cell state after one LSTM step, without a gradient.
 
     The gates after their non-linearities overwrite ``gates``. New memory would take a third of a step's time.
     """
@@ -302,7 +303,8 @@ def run_both_directions(
     """Return ``[m, 2D]``: the last hidden states of both LSTMs, forward first, for each constituent of one level.
 
     Args:
-        gates: ``[2, c, 4D]``: the children's products with the input weights, step by step.
+        gates: ``[2, c, 4D]``: the children's products with the input weights. All first children come first, then all
+            second children, and so on.
         hidden: ``[2, m, D]``: the hidden states after the label.
         cell: ``[2, m, D]``: the cell states after the label.
         recurrent_weight: ``[2, D, 4D]``.

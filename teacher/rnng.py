@@ -11,9 +11,9 @@ top-down and binary. ``u_t`` is the top state of the stack LSTM before action ``
                        vector
     log p(x, y)      = sum over t of log p(a_t | u_t), plus log p(w | u_t) at each SHIFT
 
-Valid actions: the first action is ``NT(TOP)``, which never comes again. REDUCE needs a child under the last open
-nonterminal, and TOP is closed only after ``<eos>`` (binary: REDUCE needs two elements above ``<bos>``). If only one
-action is valid, its log-probability is 0.
+Valid actions: the first action is ``NT(TOP)``, which is never valid again. In the top-down strategy, REDUCE is valid if
+the last open nonterminal has a child, but TOP can be closed only after ``<eos>``. In the binary strategy, REDUCE is
+valid if the stack has two elements above ``<bos>``. If only one action is valid, its log-probability is 0.
 
 Shape letters: see ``levels.py``. Also D embedding size, H size of the stack LSTM, V vocabulary, A actions (SHIFT,
 REDUCE, and an NT for each label except TOP).
@@ -38,7 +38,8 @@ from teacher.recurrence import product_weights, stack_lstm, stack_lstm_from_gate
 from teacher.teacher_config import TeacherConfig
 
 PARTS = ("loss", "token_loss", "action_loss")
-"""The sums that ``Rnng.forward`` returns, in nats: -log p(x, y), the part of the tokens and the part of the actions."""
+"""The sums that ``Rnng.forward`` returns, in nats: -log p(x, y), then the part of it that comes from the tokens, then
+the part that comes from the actions."""
 
 
 class StackLayer(nn.Module):
@@ -103,7 +104,7 @@ class Rnng(nn.Module):
         return cast("list[StackLayer]", [*self.stack])
 
     def forward(self, batch: TreeBatch) -> Tensor:
-        """Return ``[3]``: the sums that ``PARTS`` names, over the batch's positions. The first is differentiable."""
+        """Return ``[3]``: the sums that ``PARTS`` names, over the batch's positions. Only the first has a gradient."""
         schedule = batch.schedule
         device = self.token_bias.device
         if not len(schedule.inputs):
@@ -152,8 +153,8 @@ class Rnng(nn.Module):
     def cache_inputs(self) -> None:
         """Cache the products of all token vectors with the input weights, to speed up inference.
 
-        The cache holds at most ``V * 12`` vectors (147 MB at V = 12,000 and size 256). ``train`` and ``eval`` drop it:
-        call one of them after any change of the weights or of their device.
+        The cache holds at most ``V * 12`` vectors (147 MB at V = 12,000 and size 256). The methods ``train`` and
+        ``eval`` drop the cache. Call one of them after any change of the weights or of their device.
         """
         vectors = self.input_scale * self.token_embedding
         self._cache = _InputCache(self.composition.input_products(vectors), self.layers[0].input(vectors))

@@ -51,7 +51,7 @@ OTHER_TOKENS = "the tokenizer divides the text into other tokens"
 OTHER_TREE = (
     "another tree: a phrase and its only child have the same label, or a phrase begins or ends inside a character"
 )
-"""The tree that is read back is not the one that was drawn. A bracketed tree can show neither of these two cases."""
+"""The tree that is read back is not the one that was drawn, because a bracketed tree cannot express such phrases."""
 
 
 def sample_trees(
@@ -191,7 +191,7 @@ class _Drawer:
         return {"lines": lines, "counts": counts.to_json(), "sums": sums}
 
     def _readable(self, drawn: Drawn | None) -> tuple[Drawn, str, list[Span]] | str:
-        """Return a sentence, its text and the characters of each token; or the reason why the sentence is dropped."""
+        """Return a sentence, its text and the span of each token. If the sentence is dropped, return the reason."""
         if drawn is None:
             return f"more than {self._max_actions} actions"
         if not self._special.isdisjoint(drawn.ids):

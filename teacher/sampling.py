@@ -6,9 +6,9 @@ TOP is open. If more constituents are open, ``<eos>`` is a token like any other.
 distributions by p^(1/T), renormalised. So T applies to every single choice, and not to the probability of the sentence
 as a whole.
 
-Sentence n reads its own stream of random numbers, which depends on the seed and n alone. Each draw compares one of
-these numbers with the cumulative sums of the probabilities. Rounding depends on the batch and moves these sums. In
-float64 the sums move by about 1e-16, so the batch practically never changes a draw.
+Each sentence reads its own stream of random numbers, which depends only on the seed and the number of the sentence.
+Each draw compares one of these random numbers with the cumulative sums of the probabilities. Rounding depends on the
+batch and moves these sums. In float64 the sums move by about 1e-16, so the batch practically never changes a draw.
 
 Shape letters: n sentences, V vocabulary, A actions.
 """
@@ -27,8 +27,8 @@ from teacher.rnng import Rnng
 from teacher.stack_pool import BOTTOM, StackPool
 
 MAX_NODES = 8192
-"""A node is one push onto a stack. If the ``StackPool`` has more nodes than this, the nodes that no sentence needs are
-removed. In float64, with two layers of size 256, a node takes 34 KB at most."""
+"""If the ``StackPool`` has more nodes than this, the nodes that no sentence needs are removed. A node is one push onto
+a stack. In float64, with two layers of size 256, a node takes 34 KB at most."""
 _FORCED = 2
 """Number of actions of a sentence that are not drawn: the NT(TOP) at the start, and the REDUCE after ``<eos>``."""
 
@@ -66,21 +66,21 @@ class Sampler:
 
     @torch.no_grad()
     def draw(self, numbers: Sequence[int]) -> list[Drawn | None]:
-        """Draw the sentences with the given numbers; None for a sentence with more than ``max_actions`` actions.
+        """Draw the sentences with the given numbers. A sentence with more than ``max_actions`` actions gives None.
 
         A sentence depends only on the model, the options and its own number.
         """
         pool = self._pool
         pool.compact(np.full(1, BOTTOM))
         compact_above = self._max_nodes
-        # A row has the random numbers of a sentence: for each step one for the action, and one for a token.
+        # A row has the random numbers of one sentence: two for each step, one for the action and one for a token.
         uniform = np.stack([np.random.default_rng([self._seed, n]).random((self._num_draws, 2)) for n in numbers])
         actions, tokens = (np.full(uniform.shape[:2], -1) for _ in range(2))
         num_steps = np.zeros(len(numbers), np.int64)
         live, nodes = np.arange(len(numbers)), np.full(len(numbers), BOTTOM)
         for step in range(self._num_draws):
             columns = self._draw_actions(nodes, uniform[live, step, 0])
-            actions[live, step] = np.where(columns < FIRST_NT, columns, columns + 1)  # NT(TOP) has no column
+            actions[live, step] = np.where(columns < FIRST_NT, columns, columns + 1)  # no column for NT(TOP)
             shifts, others = np.flatnonzero(columns == SHIFT), np.flatnonzero(columns != SHIFT)
             is_going_on = np.ones(len(live), bool)
             if len(shifts):

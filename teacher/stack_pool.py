@@ -53,7 +53,7 @@ class StackPool:
         vectors = model.input_scale * torch.cat([model.nt_embedding, token_rows])
         self._layers = model.layers
         self._items = _Rows(self._layers[0].input(vectors))
-        # Nothing reads the rows of the heads. They make an item's number the same here as in ``_items``.
+        # Nothing reads the rows of the heads in ``_values``. With them, an item has the same row here as in ``_items``.
         self._values = _Rows(model.composition.leaves(vectors))
         self._compose_level = model.composition.composer()
         self._children = _Rows(model.composition.as_children(self._values.rows[:0]))
@@ -195,7 +195,7 @@ class StackPool:
         return np.arange(first, len(self))
 
     def _products_of(self, nodes: np.ndarray) -> np.ndarray:
-        """Return the row of each node's recurrent products, int64 ``[n]``. Compute missing products first."""
+        """Return the row of each node's recurrent products, int64 ``[n]``. Missing products are computed first."""
         missing = np.unique(nodes[self._product[nodes] < 0])
         if len(missing):
             self._product[missing] = np.arange(len(self._products[0]), len(self._products[0]) + len(missing))
@@ -205,7 +205,7 @@ class StackPool:
         return self._product[nodes]
 
     def _children_of(self, items: np.ndarray) -> np.ndarray:
-        """Return each item's row in ``_children``, in the shape of ``items``. Compute missing rows first."""
+        """Return each item's row in ``_children``, in the shape of ``items``. Missing rows are computed first."""
         missing = np.unique(items[self._child[items] < 0])
         if len(missing):
             self._child[missing] = np.arange(len(self._children), len(self._children) + len(missing))

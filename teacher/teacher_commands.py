@@ -72,7 +72,7 @@ faster."""
 def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[str, Any]) -> Iterator[SentenceModel]:
     """Open a teacher's run to score sentences by beam search.
 
-    ``beam`` has the sizes of the search that the user gave, by field of ``BeamConfig``.
+    ``beam`` has the sizes of the search that the user gave. Its keys are fields of ``BeamConfig``.
 
     Raises:
         RunError: If ``model`` is not a teacher's run, or has no such checkpoint.
@@ -120,10 +120,10 @@ def score_split(
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: The checkpoint.
         marginal: Whether to add the distributions of the text without its trees, by beam search.
-        beam: The sizes of this search that the user gave, by field of ``BeamConfig``.
+        beam: The sizes of this search that the user gave. The keys are fields of ``BeamConfig``.
         max_sentences: Score at most this many sentences, evenly spaced.
         truth: The folder that the command ``sample-corpus`` wrote, to add the divergences from the true probabilities.
-            Not with ``max_sentences``.
+            Cannot be combined with ``max_sentences``.
 
     Raises:
         ConfigError: If ``beam`` has sizes and ``marginal`` is False.
@@ -261,9 +261,9 @@ def _check_reads(run: RunInfo, dataset: Dataset) -> None:
         found_sha256, expected_sha256 = (sha256_bytes(canonical_json(list(x)))[:12] for x in (dataset.labels, expected))
         different = sorted(set(dataset.labels) ^ set(expected))
         raise FingerprintMismatchError(
-            f"{dataset.location}: labels are {found_sha256}, but {run.path} was trained with {expected_sha256}: they "
-            f"differ in {', '.join(different) or 'their order'}; give the dataset that the teacher was trained on, or "
-            "build one from the same training trees"
+            f"{dataset.location}: the sha256 of its labels is {found_sha256}, but {run.path} was trained with "
+            f"{expected_sha256}. The labels differ in {', '.join(different) or 'their order'}; give the dataset that "
+            "the teacher was trained on, or build one from the same training trees"
         )
 
 
@@ -285,8 +285,9 @@ def _log_probs_with_trees(
     """Return log-probabilities given the trees, and divergences from the truth.
 
     Returns:
-        The log-probability of each token, float32. For each token the summed log-probability of the actions since the
-        previous token, float32 ``[P]``. The divergences by name of the distribution; empty without a truth.
+        Three results. The first is the log-probability of each token, float32. The second is float32 ``[P]``: for each
+        token, the sum of the log-probabilities of the actions after the previous token. The third maps the name of the
+        distribution to the divergences, and is empty without a truth.
     """
     divergences = np.zeros(split.num_positions)
     token_log_probs, shares = (np.zeros(split.num_positions, np.float32) for _ in range(2))
@@ -299,7 +300,7 @@ def _log_probs_with_trees(
         if truth is not None:
             divergences[offsets[first] : offsets[stop]] = truth.divergences(model, states, split.tokens.take(rows))
         is_shift = schedule.actions.values == SHIFT
-        # A position has the actions up to its SHIFT. The last position also has the REDUCE of TOP.
+        # The actions up to the SHIFT of a token count for its position. The REDUCE of TOP counts for the last position.
         position = np.cumsum(is_shift) - is_shift
         position[schedule.actions.offsets[1:] - 1] -= 1
         np.add.at(shares, offsets[first] + position, action_log_probs.values)
@@ -312,9 +313,9 @@ def _log_probs_without_trees(
 ) -> tuple[dict[str, Ragged], dict[str, Ragged], dict[str, Any]]:
     """Return log-probabilities of sentences without their trees, divergences from the truth, and search statistics.
 
-    The log-probabilities and the divergences are given by name of the distribution, n + 1 values for a sentence of n
-    tokens. If the search finds no complete hypothesis of a sentence, it closes the best incomplete one. The prefix
-    probability at ``<eos>`` is then the probability of this one parse.
+    The log-probabilities and the divergences are mappings from the name of the distribution. A sentence of n tokens has
+    n + 1 values. If the search finds no complete hypothesis of a sentence, it closes the best incomplete one. Then the
+    prefix probability at ``<eos>`` is the joint probability of the sentence and this one parse.
     """
     found = list(blocks.rows("search", {"tokens": tokens}))
 
@@ -335,9 +336,9 @@ def _log_probs_without_trees(
 
 
 def _search_jobs(model: Rnng, beam: BeamConfig, truth: Truth | None = None) -> dict[str, Job]:
-    """Return the job ``search``, which gives fields of ``BeamResult`` and, with a truth, the divergences from it.
+    """Return the job ``search``. It computes fields of ``BeamResult`` and, if ``truth`` is given, divergences from it.
 
-    ``phrases`` has three numbers for each phrase of a sentence's parse: label, start and stop.
+    The field ``phrases`` has three numbers for each phrase of a sentence's parse: label, start and stop.
     """
     mixtures = BeamTeacher(model, beam)
     per_position = ("token_log_probs", "prefix_log_probs", "num_effective")
@@ -406,8 +407,8 @@ def write_parses(
     TOP is first.
 
     Returns:
-        The number of phrases that cannot be written: a phrase whose only child is a phrase of the same label, a
-        phrase that ends inside a character, or a phrase over a space alone.
+        The number of phrases that cannot be written. Such a phrase has a phrase of the same label as its only child,
+        ends inside a character, or has only a space as its text.
 
     Raises:
         StoreError: If the files cannot be written.

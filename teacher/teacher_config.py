@@ -69,8 +69,8 @@ class TeacherTrainConfig(TrainConfig):
     lr: float = 1e-2
     """Peak learning rate of AdamW (docs/decisions/0004)."""
     leave_out: int = 0
-    """Do not train on the sentences of this fold, a number from 1 to the --folds of build-dataset. 0: train on all
-    training sentences."""
+    """Do not train on the sentences of this fold. With build-dataset --folds N there are folds 1 to N. 0: train
+    on all training sentences."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

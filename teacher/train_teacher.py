@@ -29,16 +29,16 @@ from teacher.teacher_config import TeacherConfig, TeacherTrainConfig
 
 _COMPOSITION_FLOATS = 28
 _STACK_LAYER_FLOATS = 10
-"""How many float32 numbers training holds in memory for each action and each dimension of a vector:
-``_COMPOSITION_FLOATS`` for the embedding size, ``_STACK_LAYER_FLOATS`` for the size of each layer of the stack. At the
-peak, training on 64 to 512 sentences with real trees held 37, 46 and 64 numbers with 1, 2 and 4 layers. The constants
-give 38, 48 and 68."""
+"""Estimates of how many float32 numbers training holds in memory for each action and each dimension of a vector. The
+composition holds ``_COMPOSITION_FLOATS``, and each layer of the stack holds ``_STACK_LAYER_FLOATS``. At the peak,
+training on 64 to 512 sentences with real trees held 37, 46 and 64 numbers with 1, 2 and 4 layers. The estimates are 38,
+48 and 68."""
 
 
 class TeacherTask:
     """A teacher and its batches, for ``pipeline.training.training_loop``.
 
-    ``leave_out`` is the fold of train to leave out; 0: none.
+    ``leave_out`` is the fold of the training split to leave out. 0: leave nothing out.
 
     Raises:
         ConfigError: If the dataset has no such fold.
@@ -101,7 +101,7 @@ class TeacherTask:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherModel:
-    """The part of ``run.json`` about the model that comes from the dataset."""
+    """Properties of the model that come from the dataset, as ``run.json`` records them."""
 
     vocab_size: Count
     labels: list[str]
