@@ -53,7 +53,7 @@ class Comparisons:
     message says what to do."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object. Each difference also has the result of ``better_of``, as ``better``."""
+        """Return everything as a JSON object. The ``better`` of a difference is what ``better_of`` returns."""
         return {
             "configurations": [
                 {

@@ -94,8 +94,8 @@ def evaluate_mixture(
 ) -> TeacherAndStudent:
     """Fit the mixtures of a teacher and a student, record them with the student's results, and return them.
 
-    A teacher may have several distributions. Each one that predicts the next token alone (``NEXT_TOKEN``) is mixed with
-    the student's distribution.
+    A teacher may have several distributions. Each one in ``NEXT_TOKEN``, that is, each one that gives every token a
+    probability of its own, is mixed with the student's distribution.
 
     Args:
         teacher: The teacher, or any other model that predicts the same tokens as the student.
