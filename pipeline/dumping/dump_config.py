@@ -8,7 +8,8 @@ from pipeline.runtime.options import refuse, too_small
 from pipeline.runtime.plan_config import PlanConfig
 
 Condition: TypeAlias = Literal["tree", "beam", "none", "exact"]
-"""What a distribution depends on. ``tree``: the words and the tree so far. The others: the words so far."""
+"""What a distribution depends on. ``tree``: the words and the tree so far. All other conditions: only the words so far,
+computed in different ways (see ``DumpConfig.condition``)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,8 +24,8 @@ class DumpConfig:
     always none: the words alone. For a sample corpus it is always exact: the words alone, by an exact sum over all
     trees."""
     k: int = 64
-    """Keep this number of tokens per position, most probable first. With draws, fewer are kept if a token is drawn
-    twice."""
+    """Keep this number of tokens per position, most probable first. If tokens are drawn at random (--selection), fewer
+    are kept where a token is drawn twice."""
     selection: Literal["topk", "sampled", "stratified"] = field(default="topk", metadata={"aliases": ("--select",)})
     """How to choose the tokens. topk: the k most probable. sampled: k random draws, which give a student unbiased
     gradients. stratified: the --num-top most probable tokens, and draws from the others."""
@@ -102,7 +103,8 @@ class RecomputeConfig:
     recompute: int = 0
     """Also compute this many random shards of a dump again, and compare them with the dump. 0: none."""
     teacher: tuple[Path, ...] = ()
-    """With --recompute: the run or sample corpus that the dump was made with; for a cross-fitted dump, all its runs."""
+    """With --recompute: the run or sample corpus that the dump was made with. If several runs made the dump, give the
+    option once for each run."""
     data: Path | str | None = None
     """With --recompute: the dataset that the dump was made from."""
     seed: int = 1

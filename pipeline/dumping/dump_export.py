@@ -48,7 +48,8 @@ IGNORED, NO_LOGP = -100, -1e9
 """The label and the log-probability of positions that do not count in axolotl."""
 
 Columns = dict[str, tuple[NDArray[np.int64], NDArray[Any]]]
-"""For each column: the number of entries of each sentence, and the entries of all sentences, ``[n]`` or ``[n, k]``."""
+"""For each column, two arrays: the number of entries of each sentence, and the entries of all sentences one after the
+other, ``[N]`` or ``[N, k]``. N is the number of entries of all sentences together."""
 
 
 def export_dump(dump: Location, out: Path, *, form: ExportFormat, tokenizer: Path | None = None) -> dict[str, Any]:
@@ -61,8 +62,8 @@ def export_dump(dump: Location, out: Path, *, form: ExportFormat, tokenizer: Pat
         tokenizer: The tokenizer.json of the dump's dataset; only for a dump that an older version wrote without one.
 
     Raises:
-        StoreError: If ``out`` exists, or the dump is incomplete, has no tokenizer, or has draws and the format is not
-            ``datasets``.
+        StoreError: If ``out`` exists, or the dump is incomplete or has no tokenizer, or if it holds randomly drawn
+            tokens and the format is not ``datasets``.
         CorruptStoreError: If a checksum is wrong.
         FingerprintMismatchError: If the tokenizer is not that of the dump.
     """
@@ -139,7 +140,9 @@ def _for_datasets(sentences: range, reader: DumpReader, tokenizer: Tokenizer) ->
     for name, values in rows.arrays().items():
         dtype = {"f": np.float32, "u": np.int32}[values.dtype.kind]
         columns[name] = (lengths, values.astype(dtype))
-    if rows.counts is not None:  # unused columns hold the highest value of their type, which may not fit into int32
+    # If tokens were drawn at random, a position may have fewer than k tokens. The dump then fills up the ids with the
+    # highest value of their type, which may not fit into int32. Here these values become -1.
+    if rows.counts is not None:
         columns["ids"] = (lengths, np.where(np.isnan(rows.logp), -1, rows.ids.astype(np.int64)).astype(np.int32))
     return columns
 
@@ -157,7 +160,7 @@ def _for_axolotl(sentences: range, reader: DumpReader, tokenizer: Tokenizer) -> 
     rows, lengths, starts = _read(sentences, reader)
     longer = lengths + 1
     begins = np.cumsum(longer) - longer
-    own = concatenated_ranges(begins, lengths)  # all entries of a sentence but the last, which is <eos>
+    own = concatenated_ranges(begins, lengths)  # the entries of each sentence except the last one, <eos>
     input_ids = np.full(int(longer.sum()), tokenizer.eos_id, np.int32)
     input_ids[own] = _inputs(rows.tokens, starts, tokenizer.bos_id)
     labels = input_ids.copy()

@@ -5,12 +5,13 @@ A row has ``input_ids``, ``token_ids`` and ``top_values`` (github.com/arcee-ai/D
 ``<bos>``, the tokens of sentence m of a split and, optionally, ``<eos>``. ``token_ids[i]`` are k distinct tokens that
 may follow ``input_ids[i]``, and ``top_values[i]`` are their natural log-probabilities.
 
-The dump has only temperature 1, and its condition is ``none``. Two arrays are not in the files:
+The dump has only temperature 1, and its condition is ``none`` (a model without trees). Two arrays of the dump are not
+in the files, so they are computed:
 
 - ``tail`` is the log of 1 minus the sum of the k probabilities.
-- ``gold_logp`` is estimated for a gold token that is not among the k tokens: log(r / (V - k)), where r is the mass of
-  all other tokens, but at least 1e-8. So the perplexity of the dump is an estimate. Training does not read
-  ``gold_logp``.
+- ``gold_logp`` is the log-probability of the gold token. If this token is not among the k tokens, ``gold_logp`` is
+  estimated as log(r / (V - k)). Here V is the vocabulary size, and r is the mass of all other tokens, or 1e-8 if that
+  is larger. So the perplexity of the dump is an estimate. Training does not read ``gold_logp``.
 """
 
 from collections.abc import Iterator

@@ -4,8 +4,8 @@ A shard is a range of positions that is written as a whole. Each shard is cut in
 the corpus, and a sentence that crosses a shard boundary is computed for both shards. So the bytes of a shard do not
 depend on rank, world size, the order of the shards or interruptions. Each process claims the next free shard.
 
-A fold is a part of the split's sentences. A cross-fitted dump has one model per fold. The model of a fold was not
-trained on the fold, and computes only its sentences. The sentences of a shard are computed fold by fold.
+A fold is a part of the split's sentences. A cross-fitted dump has one model per fold. Each model computes only the
+sentences of one fold, on which it was not trained. The sentences of a shard are computed fold by fold.
 
 While the model computes, one thread prepares the next batches, and another encodes and writes the previous shard.
 Memory holds:
@@ -135,7 +135,7 @@ def dump(job: DumpJob, out: Location, world: World) -> DumpSummary | None:
             main_writer.log({**_event("begin", world), "trained_on": list(job.trained_on)})
             todo[main_writer.pending()] = 1
         world.broadcast(todo)
-        # A random name, so that the counter of claimed shards does not continue that of an earlier dump.
+        # Processes claim shards with a counter. Its name is random, so that an earlier dump's counter is not continued.
         claims = world.share(secrets.token_bytes(8)).hex()
         writer = main_writer or stack.enter_context(opened(main=False))
         pending = todo.nonzero()[:, 0].tolist()
@@ -260,7 +260,8 @@ class ShardRows:
             rows: int64 ``[n]``, indices within the shard.
             gold: int64 ``[n]``, gold tokens.
             reduced: The n distributions.
-            num_effective: ``[n]``, the effective number of hypotheses of each row; None without a beam search.
+            num_effective: ``[n]``, the effective number of hypotheses of each row (``MixtureModel.num_effective``);
+                None without a beam search.
         """
         at = slice(self._num_put, self._num_put + len(gold))
         self._num_put = at.stop
@@ -275,7 +276,10 @@ class ShardRows:
             self._copied.record()
 
     def finished(self) -> tuple[Positions, np.ndarray | None]:
-        """Return the rows in the order of the shard and, after a beam search, float32 effective numbers ``[n]``."""
+        """Return the rows in the order of the shard, and their effective numbers of hypotheses.
+
+        The effective numbers are float32 ``[n]``; None without a beam search.
+        """
         if self._copied is not None:
             self._copied.synchronize()
         arrays = {"tokens": self._gold} | {name: tensor.numpy() for name, tensor in self._kept.items()}

@@ -1,9 +1,9 @@
 """Predict the size, the memory and the hours of a dump before it is begun. Nothing is written.
 
-The size follows from the schema; with ``--profile compact`` it is estimated from measured rows. The hours are
-extrapolated from a few batches of different places of the split, computed with the same threads as in a dump. They
-include the last step, in which one process reads and checks every byte. A process computes whole shards, so more
-processes than shards do not lower the hours.
+A few batches from different places of the split are computed, with the same threads as in a dump. The hours are
+extrapolated from the times of these batches. The size follows from the schema or, with ``--profile compact``, is
+estimated from these batches. The hours include the last step of a dump, in which one process reads and checks every
+byte. A process computes whole shards, so more processes than shards do not lower the hours.
 """
 
 import functools
@@ -133,16 +133,16 @@ def _shard_memory(schema: DumpSchema) -> int:
 
 
 def _places(job: DumpJob) -> list[tuple[int, np.ndarray]]:
-    """Return about `NUM_BATCHES` batches, (shard, sentences), from all parts of the split, in random order.
+    """Return about `NUM_BATCHES` batches from all parts of the split, in random order, each as (shard, sentences).
 
-    A small part of the first batch comes before them, as a warm-up.
+    A small part of the first batch comes before the first batch, as a warm-up.
     """
     shards = spread(job.schema.layout.num_shards, NUM_BATCHES)
     places = []
     for shard in shards:
         batches = batch_sentences(job, shard)
         places += [(shard, batches[at]) for at in spread(len(batches), -(-NUM_BATCHES // len(shards)))]
-    order = np.random.default_rng(1).permutation(len(places))  # a fair sample even if time runs out
+    order = np.random.default_rng(1).permutation(len(places))  # the first ones are a fair sample if time runs out
     places = [places[at] for at in order]
     return [(shard, sentences[: 1 + len(sentences) // 16]) for shard, sentences in places[:1]] + places
 
@@ -177,9 +177,9 @@ def _size_bytes(schema: DumpSchema, chunk_bytes: float) -> int:
 
 
 def _hours(schema: DumpSchema, seconds: dict[str, float], processes: int) -> float | None:
-    """Return the hours of the process with the most shards, plus those of the last check; None if the rate is unknown.
+    """Return the hours that the process with the most shards needs, plus the hours of the check at the end.
 
-    All processes share the speed of one disk.
+    All processes share the speed of one disk. The result is None if nothing could be measured.
     """
     most = min(schema.num_positions, -(-schema.layout.num_shards // processes) * schema.shard_positions)
     compute_s = max(most * seconds["one_process"], schema.num_positions * seconds["write"])

@@ -100,8 +100,8 @@ def plan_run(
     """Predict size, memory and hours of a dump, as `pipeline.dumping.dump_plan` describes. Nothing is written.
 
     Raises:
-        ConfigError: If the command itself runs in several processes, or as in ``dump_run``.
-        FingerprintMismatchError, InputError: As in ``dump_run``.
+        ConfigError: If the command itself runs in several processes, and in the cases in which ``dump_run`` raises it.
+        FingerprintMismatchError, InputError: In the cases in which ``dump_run`` raises them.
     """
     _check_condition(sources, config.condition)
     with joined(config.device, threads=config.threads) as (world, device):
@@ -165,7 +165,7 @@ def _job(dataset: Dataset, sources: Sequence[DumpSource], config: DumpConfig, de
 
 
 def _trained_on(dataset: Dataset, sources: Sequence[DumpSource], config: DumpConfig) -> list[Json]:
-    """Return the training texts of the sources and, with condition ``tree``, those of the trees' parser."""
+    """Return the training texts of the sources and, with condition ``tree``, of the parser that made the trees."""
     texts = [
         text
         for source in sources

@@ -6,9 +6,10 @@ words x_1 ... x_n and the first pieces u of the next word, the probability of th
     p(v) = [ sum over words w whose pieces begin with u v of p(w | x_1 ... x_n)
              + p(u | x_1 ... x_n)  sum over words w whose first piece is v of p(w | x_1 ... x_n u) ] / Z
 
-where p(u | ...) is 0 unless the pieces u are a complete word. For example, the pieces of *walk* may also begin *walks*.
-Z is the sum of the numerator over all v. ``<eos>`` counts as a next word. All sums over trees and words are exact: the
-product over a sentence's tokens is the probability that the inside algorithm gives the sentence.
+where p(u | ...) is 0 unless the pieces u are a complete word. Both sums are needed, because a complete word may also
+begin a longer word, as *walk* begins *walks*. Z is the sum of the numerator over all v. ``<eos>`` counts as a word. All
+sums over trees and words are exact, so the product of p over a sentence's tokens is the probability that the inside
+algorithm gives the sentence.
 
 The equation requires that the pieces of a text are the pieces of its words, one word after the other. A tokenizer that
 cuts a text before every word fulfils this. The module checks it for the grammar's words and for every sentence.
@@ -43,13 +44,13 @@ Floats: TypeAlias = NDArray[np.float64]
 class Prefixes:
     """What comes before each position of a batch: words of the sentence, and pieces of the latest word.
 
-    A row is a distribution over words: a row of the array that ``NextWords.probs`` returns. A node is a sequence of
-    pieces that begins a word: a node of the trie in ``GrammarModel``.
+    A *row* is the index of a distribution over words, in the array that ``NextWords.probs`` returns. A *node* is the
+    index of a sequence of pieces that begins a word, in the trie of ``GrammarModel``.
     """
 
     sentences: list[list[str]]
     branches: list[Branch]
-    """The prefixes that end in a shorter word than the text: in *walk* where the text has *walks*."""
+    """The prefixes that end in a shorter word than the text has there, for example in *walk* where it has *walks*."""
     num_positions: int
     starts: Ints
     """The position of each sentence's first piece."""

@@ -60,7 +60,10 @@ def append_eos(tokens: Ragged, eos_id: int) -> Ragged:
 
 @torch.no_grad()
 def log_probs_of(model: NextTokenModel, states: Tensor, gold: np.ndarray) -> np.ndarray:
-    """Return float32 ``[P]``: natural log-probabilities of gold tokens, int64 ``[P]``, given states ``[P, D]``."""
+    """Return the natural log-probabilities of gold tokens: float32 ``[P]``.
+
+    ``states`` is ``[P, D]``, and ``gold`` is int64 ``[P]``.
+    """
     log_probs = np.empty(len(gold), np.float32)
     for start in range(0, len(states), LOGIT_ROWS):
         at = slice(start, start + LOGIT_ROWS)
@@ -75,7 +78,7 @@ def log_probs_of(model: NextTokenModel, states: Tensor, gold: np.ndarray) -> np.
 def gold_log_probs(
     model: NextTokenModel, tokens: Ragged, actions: Ragged | None, *, eos_id: int, batch_tokens: int
 ) -> Ragged:
-    """Return the natural log-probability of each gold token: float32, n + 1 values for a sentence of n tokens.
+    """Return the natural log-probability of each gold token, as float32. A sentence of n tokens has n + 1 values.
 
     Sentences are batched in the given order, ``batch_tokens`` positions at a time. If the model pads, sort them by
     length first. The model must be in evaluation mode.

@@ -50,9 +50,9 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
         ``shards``: the recomputed shards. ``num_positions``: positions in these shards. ``is_identical``: whether all
         their files are identical, byte for byte. ``computation_differences``: the entries of ``computation`` that
         differ, each with its values in the dump (``dump``) and in the recomputation (``here``). ``max_differences``:
-        the largest absolute differences, in nats, of ``gold_logp``, ``tail``, ``logz`` and, for ids in both rows,
-        ``logp``. ``share_of_ids_that_agree``: the share of the dump's ids that the recomputed row also has; None
-        without positions.
+        the largest absolute differences, in nats, of ``gold_logp``, ``tail``, ``logz`` and ``logp``. Values of ``logp``
+        are compared only for ids that both rows have. ``share_of_ids_that_agree``: the share of the dump's ids that
+        the recomputed row also has; None without positions.
 
     Raises:
         FingerprintMismatchError: If the dump was made from another dataset or other teachers.
@@ -103,10 +103,10 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
 
 
 def computed_with(dump: Location) -> DumpConfig:
-    """Return the options of a complete dump that its bytes depend on. ``device`` is auto.
+    """Return the options of a complete dump that its bytes depend on. The option ``device`` is set to auto.
 
     Raises:
-        StoreError: If the dump is missing or incomplete, or does not record its threads and batch budget.
+        StoreError: If the dump is missing or incomplete, or does not record its ``threads`` and ``batch_tokens``.
     """
     folder = as_folder(dump)
     manifest = Manifest.read(folder)
@@ -120,7 +120,7 @@ def computed_with(dump: Location) -> DumpConfig:
         )
     values = {field.name: getattr(schema, field.name) for field in fields(schema)}
     if schema.selection != "stratified":
-        del values["num_top"]  # only stratified dumps have this option
+        del values["num_top"]  # DumpConfig refuses it without --selection stratified
     return options.build(DumpConfig, values, threads=threads, batch_tokens=batch_tokens)
 
 

@@ -1,15 +1,17 @@
 """Reduce a next-token distribution to what a dump keeps: its most probable tokens, draws, or both.
 
-For a position with probabilities p over the vocabulary, m top tokens, n draws and temperature T:
+A position has probabilities p over the vocabulary. The *top tokens* are the m most probable tokens. The *draws* are n
+random draws, with replacement, from p at T = 1 without the top tokens. A dump keeps these values for the position, with
+one logz and one tail for each temperature T:
 
     logp       = natural log of p(id) at T = 1, not renormalised over the kept ids
-    logz(T)    = log sum over w of p(w)^(1/T)                  so that p_T(w) = p(w)^(1/T) / exp(logz(T)); logz(1) = 0
-    tail(T)    = log sum over w not a top token of p_T(w)      0 if m = 0 (log 1)
+    logz(T)    = log sum over w of p(w)^(1/T)                  so p_T(w) = p(w)^(1/T) / exp(logz(T)), and logz(1) = 0
+    tail(T)    = log sum over w not a top token of p_T(w)      log 1 = 0 if m = 0
     gold_logp  = log p(gold token)
-    counts     = how often each drawn id was drawn: n draws, with replacement, from p at T = 1 without the top tokens
+    counts     = how often each id was drawn
 
-There are k = m + n columns: the m top tokens, then the distinct drawn ids, each part sorted most probable first, with
-ties by id. If draws repeat an id, the last columns are unused. Draws are made in float64.
+There are k = m + n columns: first the m top tokens, then the distinct drawn ids. Both parts are sorted most probable
+first, with ties by id. If an id is drawn more than once, the last columns are unused. Draws are made in float64.
 
 Shape letters: R rows of logits, V vocabulary, k columns, m top tokens, n draws, nT temperatures.
 """
@@ -104,7 +106,7 @@ def _tail(outside: Tensor, temperature: float, logz: Tensor, num_top: int, large
         return torch.zeros_like(logz)  # exact, because all mass is outside
     if num_top == outside.shape[1]:
         return torch.full_like(logz, -torch.inf)
-    # -inf - -inf would give NaN.
+    # If no mass is outside, ``largest`` is -inf. Without the clamp, -inf - (-inf) would give NaN.
     return _log_sum(outside, temperature, largest.clamp(min=torch.finfo(outside.dtype).min)) - logz
 
 
@@ -137,7 +139,7 @@ def _draw(outside: Tensor, num_draws: int, generator: torch.Generator) -> tuple[
 
 
 def draw_by_inversion(log_weights: Tensor, uniform: Tensor) -> Tensor:
-    """Return int64 ``[R, n]``: n draws per row by inversion of the cumulative sums. In a row without mass, they are V.
+    """Return n draws per row by inversion of the cumulative sums: int64 ``[R, n]``. In a row without mass, each is V.
 
     The sums are float64. torch.multinomial keeps float32 sums, which near 1 are multiples of 6e-8. Of 12,000 tokens
     (normal logits, deviation 2.5), 194 could then never be drawn, and some tokens with a probability above 1e-7 were
@@ -152,7 +154,7 @@ def draw_by_inversion(log_weights: Tensor, uniform: Tensor) -> Tensor:
     shifted = log_weights - largest.clamp(min=torch.finfo(log_weights.dtype).min)  # a row of -inf stays -inf
     sums = shifted.exp_().double()
     torch.cumsum(sums, 1, out=sums)
-    # uniform < 1 keeps the product below the last sum. "right" skips tokens without mass.
+    # uniform < 1 keeps the product below the last sum. With right=True, tokens without mass are skipped.
     return torch.searchsorted(sums, uniform * sums[:, -1:], right=True)
 
 
@@ -162,7 +164,8 @@ def _top_ids(log_probs: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     ``topk`` orders ties arbitrarily. A row whose k-th value equals the next value is sorted as a whole.
 
     Returns:
-        int64 ``[R, k]``, largest first with ties by id; ``[R, 1]``; ``[R, 1]``, -inf if k is V.
+        The ids, int64 ``[R, k]``: the id of the largest value first, with ties by id. The largest value, ``[R, 1]``.
+        The largest value outside the k, ``[R, 1]``; -inf if k is V.
     """
     vocab_size = log_probs.shape[1]
     values, ids = log_probs.topk(min(k + 1, vocab_size), dim=1)

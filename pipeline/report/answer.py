@@ -1,6 +1,6 @@
 """Answer whether distillation helped, from the comparisons of seed groups.
 
-A seed group has the runs that differ only in their seed. The baseline is the first seed group of students without a
+A seed group is a set of runs that differ only in their seed. The baseline is the first seed group of students without a
 dump. Each other group is compared with the baseline. Its role in the answer depends on the source of its soft targets:
 
     the dump of an RNNG                           The group can show that distillation helps.
@@ -28,8 +28,8 @@ from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import plural
 
 _MOST_SENTENCES: Final = 3
-"""Up to this number of groups, each group gets a sentence. With more groups, one sentence counts those that are better
-or worse."""
+"""Up to this number of groups, each group gets a sentence. With more groups, one sentence says how many are better and
+how many are worse."""
 
 Verdict = Literal["better", "worse", "unclear"]
 Role = Literal["", "control", "ceiling"]
@@ -77,8 +77,8 @@ class Measure:
     """Short name, such as ``test perplexity``."""
     effects: Sequence[Effect]
     floor: float | None
-    """Change in percent from the baseline's perplexity to the perplexity of the grammar that wrote the corpus; None if
-    the latter is not recorded."""
+    """Change in percent from the baseline's perplexity to the perplexity of the grammar that wrote the corpus. None if
+    the grammar's perplexity is not recorded."""
 
     @property
     def unit(self) -> str:
@@ -164,7 +164,8 @@ def _no_answer(reason: str) -> Answer:
 def _measures(reported: ReportedRuns, found: Comparisons, baseline: str) -> list[Measure]:
     """Return how all groups differ from the baseline.
 
-    The measures are the perplexity on test (else on dev, else on every split), minimal pairs, and SyntaxGym.
+    The measures are perplexity, minimal pairs and SyntaxGym. The perplexity is that on test. If there is none, it is
+    that on dev. If there is none on dev either, there is a perplexity for each split.
     """
     benchmarks = [each for each in found.benchmarks if each.kind == "student" and baseline in each.figures]
     subjects = {each.benchmark.subject for each in benchmarks if each.benchmark.kind == PERPLEXITY}
@@ -250,7 +251,7 @@ def _ratio_minus_one(nats: float) -> float:
 
 
 def _sentence(subject: str, measures: Sequence[Measure], group: str, *, role: Role = "", is_first: bool = True) -> str:
-    """Return the answer for one group. Only with ``is_first`` does it explain that one seed cannot answer."""
+    """Return the answer for one group. With ``is_first``, it may explain that one seed cannot answer."""
     cases = [(measure, effect) for measure in measures for effect in measure.effects if effect.group == group]
     effects = [effect for _, effect in cases]
     phrases = [_phrase(measure, effect) for measure, effect in cases]

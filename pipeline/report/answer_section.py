@@ -16,16 +16,16 @@ from pipeline.report.run_tables import trained_on
 from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, duration, percent, perplexity
 
 _FAR: Final = 4
-"""The floor is the perplexity of the grammar that wrote the text. If its distance from the baseline is more than this
-many times the largest distance of a group or interval end, it is written as a number at the edge. Otherwise the
-intervals would become too small to see."""
+"""The floor is the perplexity of the grammar that wrote the text. If it is more than this many times as far from the
+baseline as every group and every end of an interval, it is not drawn but written as a number at the edge. A plot that
+reached so far would make the intervals too small to see."""
 _ROW, _NARROW_ROW, _ABOVE, _FLOOR, _BELOW = 34, 70, 26, 20, 52
-"""Heights in CSS pixels: of a group on a wide and on a narrow page, of the space above the groups, of the label of a
-floor, and of the space below the groups."""
+"""Heights in CSS pixels, in this order: a group on a wide page, a group on a narrow page, the space above the groups,
+the label of a floor, the space below the groups."""
 _VALUES: Final = 200
 """Width of the column of numbers at the right of the plot, in CSS pixels."""
 _BEHIND_TEXT: Final = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5}
-"""A box behind text, so that grid lines do not cross it on narrow pages."""
+"""A box behind text, so that grid lines do not cross the text on narrow pages."""
 
 
 def answer_section(reported: ReportedRuns, answer: Answer) -> Section:
@@ -153,7 +153,10 @@ def _interval(effect: Effect) -> str:
 
 
 def _runs_table(reported: ReportedRuns) -> Table:
-    """Return one row per run: perplexity on test (on the last split if there is no test), accuracies, training time."""
+    """Return one row per run: perplexity, accuracies and training time.
+
+    The perplexity is that on test. If no run has one, it is that on the last split.
+    """
     runs = reported.runs
     columns: dict[str, Sequence[AnyCell]] = {}
     unit = "token" if have_one_tokenizer(runs) else "word"

@@ -1,7 +1,7 @@
 """Show comparisons of seed groups as tables and sentences, in the report and on a terminal.
 
-A seed group has the runs that differ only in their seed. ``significance.better_of`` decides whether a group is called
-better than another.
+A seed group is a set of runs that differ only in their seed. ``significance.better_of`` decides whether a group is
+called better than another.
 """
 
 import math
@@ -26,7 +26,7 @@ _INTRODUCTION = (
 
 
 def compare_for_report(records: Sequence[RunRecord]) -> Comparisons | None:
-    """Return the comparisons of all seed groups, or None if no run has results by item.
+    """Return the comparisons of all seed groups, or None if there is nothing to compare.
 
     Perplexities are per token if all students share a tokenizer and all teachers share a tokenizer, else per word.
 
@@ -44,7 +44,7 @@ def comparisons_section(found: Comparisons) -> Section:
     """Return the section of the page."""
     blocks: list[Block] = [Paragraph(_INTRODUCTION), *comparison_blocks(found)]
     if found.notes:
-        about = "results that were left out, or on a group whose runs were evaluated with different settings"
+        about = "what was left out, or on groups whose runs learned from different dumps"
         summary = f"{plural(len(found.notes), 'note')} on {about}"
         blocks.append(Details(summary, [Items(found.notes)]))
     return Section(name="comparisons", title="Comparisons of groups", link="Comparisons", blocks=blocks)
@@ -166,9 +166,9 @@ def _category_block(found: BenchmarkComparison, form: "_Form", title: str, by: s
     """Return the paradigms, suites or categories that show a difference, with a caption that counts them.
 
     The intervals over seeds are not corrected for the number of tests, because with so few seeds no difference would
-    remain. Therefore the caption also gives the number of differences that are expected by chance: ``ALPHA`` times the
-    number of differences that are significant over items. This number is a lower bound, because those are the largest
-    differences, and their intervals exclude 0 more often than the intervals of all differences.
+    remain. Therefore the caption also says for how many differences chance alone would give an interval over seeds that
+    excludes 0: ``ALPHA`` times the number of differences that are significant over items. The true number may be
+    larger, because differences that are significant over items are large ones.
     """
     test_unit = "item" if by == form.test_unit else form.test_unit
     tested = [(name, pair, each) for pair in found.pairs for name, each in pair.parts[by].items()]

@@ -1,6 +1,6 @@
 """Show the cost of runs and dumps: time, speed, machine and bytes, and which costs are paid only once.
 
-The time of a run is its ``elapsed_s``: training with evaluations on dev, summed over all its starts. It excludes what
+The time of a run is its ``elapsed_s``: training and evaluations on dev, summed over all its starts. It excludes what
 an interrupted process did after its last checkpoint. The time of a dump is the time between the events ``begin`` and
 ``complete`` of its history. If ``dump-teacher`` was interrupted, a ``begin`` has no ``complete``, and the time is a
 lower bound.
@@ -18,7 +18,7 @@ from pipeline.report.reported_runs import ReportedRuns
 from pipeline.report.tables import NOTHING, AnyCell, Cell, Cells, Number, Table, duration, size
 
 _COST_NOTE: Final = (
-    "The time of a run is its training time with evaluations on dev, summed over all its starts. positions/s is the "
+    "The time of a run includes evaluations on dev, and is summed over all its starts. positions/s is the "
     "mean over this time. The time of a dump comes from its history, if the history is still next to the dump. "
     "Sources: run.json, metrics.jsonl and history.jsonl of each run. The commands are under Runs."
 )
@@ -113,7 +113,7 @@ def cost_summary(costs: Sequence[Cost]) -> Table:
 
 
 def seconds_of_dump(history: Sequence[Row]) -> tuple[float | None, bool]:
-    """Return the seconds from each ``begin`` to its ``complete``, summed, and whether no ``complete`` is missing."""
+    """Return the seconds from ``begin`` to ``complete``, summed, and whether every ``begin`` has a ``complete``."""
     seconds, begun, is_whole = None, None, True
     for event in history:
         at = _time(event)

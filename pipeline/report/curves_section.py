@@ -192,13 +192,13 @@ def _unit_of_time(longest_s: float) -> tuple[str, float]:
 
 
 def _settled(dev: _Points, train: _Points) -> float:
-    """Return the loss above which a drawing may cut a curve off: the upper quartile of the curve's losses."""
+    """Return the upper quartile of a curve's losses. A drawing may cut the curve off above it."""
     points = dev if len(dev) > 2 else (*dev, *train)
     return float(np.quantile([y for _, y in points], 0.75)) if points else 0.0
 
 
 def _means(points: _Points, most: int) -> _Points:
-    """Return at most ``most`` points: if there are more, means of neighbouring points."""
+    """Return the points or, if there are more than ``most``, the means of ``most`` stretches of neighbouring points."""
     if len(points) <= most:
         return points
     stretches = np.array_split(np.asarray(points, np.float64), most)

@@ -23,7 +23,7 @@ _MAX_POINTS: Final = 50
 _HISTOGRAMS: Final = (
     ("tokens", "Length of sentences", "tokens", "sentences"),
     ("heights", "Height of trees", "phrases over the deepest token, including TOP", "sentences"),
-    ("children", "Branching", "children of a phrase, without TOP", "phrases"),
+    ("children", "Branching", "children of a phrase other than TOP", "phrases"),
 )
 _ROWS: Final = (
     ("sentences", "num_sentences", ",.0f"),
@@ -35,9 +35,9 @@ _ROWS: Final = (
     ("longest sentence, tokens", "longest_sentence", ",.0f"),
     ("mean height", "mean_height", ".2f"),
     ("children per phrase", "mean_children", ".3f"),
-    ("share of phrases with one phrase as only child", "unary_share", ".3f"),
+    ("share of phrases whose only child is a phrase", "unary_share", ".3f"),
     ("tokens that cross a phrase boundary", "num_crossing_tokens", ",.0f"),
-    ("phrases lost to these tokens", "num_lost_phrases", ",.0f"),
+    ("phrases lost because a token crosses their boundary", "num_lost_phrases", ",.0f"),
     ("sentences that are also in dev or test", "num_exact_duplicates", ",.0f"),
     ("sentences that are nearly the same as one in dev or test", "num_near_duplicates", ",.0f"),
     ("sentences that are also in train", "num_in_train", ",.0f"),
@@ -83,7 +83,7 @@ def dataset_blocks(number: int, title: str, about: Mapping[str, Any], reported: 
         blocks.append(TitledTable(title=f"{title}: sources", note=note, table=sources))
     if (labels := _labels(splits)) is not None:
         table = TitledTable(title=f"{title}: labels", note=note, table=labels)
-        blocks.append(Details("Labels of phrases, without TOP", [table]))
+        blocks.append(Details("Labels of phrases other than TOP", [table]))
     for name, plot_title, unit, of_what in _HISTOGRAMS:
         histograms = {split: found[name] for split, found in splits.items() if found.get(name)}
         if histograms:

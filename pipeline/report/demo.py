@@ -38,7 +38,8 @@ class _Stage:
 
     title: str
     about: Path
-    """What the command makes or measures. Its name begins each printed line if two commands run side by side."""
+    """The file or folder that the command makes or measures. If two commands run side by side, each printed line begins
+    with its name."""
     arguments: Sequence[object]
 
     @property

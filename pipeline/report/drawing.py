@@ -124,7 +124,7 @@ def drawn(name: str, title: str, draw: Callable[[int], Figure]) -> Markup:
     parts = []
     for width, variant in ((WIDE, "wide"), (NARROW, "narrow")):
         with style.context(_STYLE), warnings.catch_warnings():
-            # matplotlib measures text in DejaVu Sans. A reader's font may have glyphs that DejaVu Sans lacks.
+            # matplotlib measures text in DejaVu Sans. The reader sees another font, which may have the missing glyphs.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             buffer = io.StringIO()
             draw(width).savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

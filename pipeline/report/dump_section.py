@@ -26,9 +26,9 @@ from storage.fingerprints import sha256_file
 from storage.locations import is_url, local_path, open_folder
 
 _DISTRIBUTIONS: Final = {"tree": GIVEN_TREE, "beam": MARGINAL, "none": UNCONDITIONAL, "exact": FLOOR}
-"""The condition of a dump says how it was made: by a teacher that is given the tree, by a teacher's beam search, by a
-language model without trees, or by the corpus's grammar. Each condition has the name of the distribution whose
-perplexity the dump records."""
+"""For each condition of a dump, the name of the distribution whose perplexity the dump records. The condition says what
+made the dump. ``tree``: a teacher that is given the tree. ``beam``: a teacher's beam search. ``none``: a language model
+without trees. ``exact``: the grammar that wrote the corpus."""
 _QUANTILES: Final = ("5", "25", "50", "75", "95")
 """Quantiles of the entropy that are drawn, in percent, as written in a dump's statistics."""
 _IN_PLOTS: Final = ("kept_mass_by_k", "entropy_nats_quantiles")

@@ -65,7 +65,7 @@ def _words(texts: list[TrainingText]) -> dict[str, Any]:
 
 
 def for_people(about: dict[str, Any]) -> dict[str, Any]:
-    """Return the result of ``inspect_path`` for people. Names in a dump are explained. Histograms are left out."""
+    """Return the result of ``inspect_path`` for people: without histograms, and with full names for a dump's fields."""
     if about["kind"] == "dataset":
         splits = {name: _split_for_people(split) for name, split in about["splits"].items()}
         words = _words_for_people(about["trained_on"])

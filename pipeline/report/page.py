@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 _MARKDOWN_MARK: Final = "<!-- rnng-distill report -->\n\n"
 """The beginning of a report in Markdown. A later report may replace a file that begins with this comment."""
 _NOT_SHOWN: Final = re.compile(r"[^\t\n -~\u00a0-\ud7ff\ue000-\U0010ffff]")
-"""Control characters, which could steer a terminal, and surrogates, which UTF-8 cannot encode. They are dropped from
-the finished page, in which all texts are escaped already, so dropping cannot create markup."""
+"""Matches control characters, which could steer a terminal, and surrogates, which UTF-8 cannot encode. They are removed
+from the finished page. Its texts are already escaped, so removing a character cannot create markup."""
 
 
 def write_report(
@@ -148,7 +148,7 @@ def _comparisons(records: Sequence[RunRecord]) -> tuple[Comparisons | None, list
     try:
         return compare_for_report(records), []
     except RnngDistillError as error:
-        # For example, two runs of a group have the same seed. The rest of the page is still useful.
+        # This happens, for example, if two runs of a group have the same seed. The rest of the page is still useful.
         return None, [f"Groups of runs are not compared: {error}."]
 
 

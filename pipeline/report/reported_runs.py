@@ -30,7 +30,7 @@ class ReportedRuns:
 
     @cached_property
     def floors(self) -> Mapping[tuple[str, str], PerplexityFigure]:
-        """The floors (perplexities of the grammar) recorded with students' perplexities, by run name and split."""
+        """The floors (perplexities of the corpus's grammar) that students' results record, by run name and split."""
         return {
             (run.name, split): figures[FLOOR]
             for run in self.runs
@@ -44,7 +44,7 @@ class ReportedRuns:
 
     @cached_property
     def _groups(self) -> Mapping[str, tuple[str, str]]:
-        """By the name of a run: the name of the first run of its seed group, and the name of this seed group."""
+        """For each run, by name: the name of the first run of its seed group, and the name of the seed group."""
         found: dict[str, tuple[str, str]] = {}
         for kind in dict.fromkeys(run.kind for run in self.runs):
             of_kind = self.of_kind(kind)

@@ -51,11 +51,11 @@ _DISTRIBUTION_NOTES: Mapping[str, str] = {
 }
 """Explains each distribution that has a column."""
 _FIGURES_NOTE = (
-    "The floor is the perplexity of the grammar that wrote the text. Nats above the floor are per position, and so is "
-    "KL from truth: the mean divergence of the model from the exact distributions of this grammar. Right, %: the share "
-    "of right answers in each paradigm or suite, averaged over paradigms or suites. Ties do not count as right. The "
-    "small print gives the share of right answers among all pairs or items. Its 95 % Wilson interval holds for this "
-    "training only. A run with another seed may be outside of this interval."
+    "The floor is the perplexity of the grammar that wrote the text. Nats above the floor are per position. KL from "
+    "truth is the mean divergence of the model from the exact distributions of this grammar, in nats per position. "
+    "Right, %: the share of right answers in each paradigm or suite, averaged over paradigms or suites. Ties do not "
+    "count as right. The small print gives the share of right answers among all pairs or items. Its 95 % Wilson "
+    "interval holds for this training only. A run with another seed may be outside of this interval."
 )
 
 

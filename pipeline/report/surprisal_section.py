@@ -39,7 +39,7 @@ _OPACITY: Final = (0.13, 0.26, 0.42, 0.6, 0.8, 1.0)
 _MAX_BITS: Final = 20
 """End of the axes. Tokens beyond it are counted in the outermost cells."""
 _NUM_CELLS: Final = 40
-"""Cells along each axis: half a bit each."""
+"""Number of cells along each axis. A cell is half a bit wide."""
 _CELL: Final = 6
 _LEFT, _TOP, _BOTTOM = 34, 22, 36
 
@@ -122,11 +122,11 @@ def read_rows(path: Path) -> TokenSurprisals:
 
 
 def agreement(teacher: NDArray[np.float64], student: NDArray[np.float64]) -> tuple[float, float | None, float | None]:
-    """Return how well the surprisals ``[N]`` in bits of two models agree, N at least 1.
+    """Return how well the surprisals of two models agree. Both arrays are ``[N]`` in bits, and N is at least 1.
 
     Returns:
-        The mean of student minus teacher, Pearson's correlation, and Spearman's, in which equal values share their mean
-        rank. A correlation is None if one of the models has the same surprisal for all tokens.
+        The mean of student minus teacher, Pearson's correlation, and Spearman's correlation (equal values share their
+        mean rank). A correlation is None if one of the models has the same surprisal for all tokens.
     """
     return float(student.mean() - teacher.mean()), correlation(teacher, student), spearman(teacher, student)
 
@@ -197,14 +197,14 @@ def density_panel(name: str, title: str, across: NDArray[np.float64], up: NDArra
 
     Args:
         name: Identifier of the panel's title element.
-        title: Name of the model drawn upwards, shown above the panel.
-        across: Surprisals of the teacher: ``[N]`` in bits, not negative.
-        up: Surprisals of the other model: ``[N]`` in bits, not negative.
+        title: Name of the student, shown above the panel.
+        across: Surprisals of the teacher, drawn across: ``[N]`` in bits, not negative.
+        up: Surprisals of the student, drawn upwards: ``[N]`` in bits, not negative.
     """
     edges = np.linspace(0, _MAX_BITS, _NUM_CELLS + 1)
     last = np.nextafter(_MAX_BITS, 0)
     counts, _, _ = np.histogram2d(across.clip(0, last), up.clip(0, last), bins=(edges, edges))
-    levels = np.searchsorted(_LEVEL_STARTS, counts, side="right") - 1  # -1: no token
+    levels = np.searchsorted(_LEVEL_STARTS, counts, side="right") - 1  # -1 for a cell without tokens
     size = _NUM_CELLS * _CELL
     shades = "".join(
         f'<path fill-opacity="{opacity}" d="{_cells(levels == level)}"/>'

@@ -1,7 +1,7 @@
 r"""Write the report's tables as text for papers and programs: Markdown, LaTeX or CSV.
 
-    markdown    GitHub's tables, each under a heading. The header is one line; the name of a column includes the name
-                of its group of columns.
+    markdown    GitHub's tables, each under a heading. The header of a table is one line, in which the name of a column
+                includes the name of its group of columns.
     latex       One table environment per table, with booktabs' rules. The names of groups form a line above the header.
     csv         One table for everything, with the columns table, row_number, row, column and value.
 
@@ -23,9 +23,9 @@ from pipeline.report.tables import NOTHING, Table
 
 Form = Literal["markdown", "latex", "csv"]
 CSV_COLUMNS: Final = ("table", "row_number", "row", "column", "value")
-"""The first cell of a row is its name. Each other cell has a line of its own: ``table`` is the title of the table,
-``row_number`` counts from 1, ``row`` is the name of the row, ``column`` is the name of the column after the name of its
-group, and ``value`` is the cell."""
+"""The columns of the CSV. Each line holds one cell of one of the tables. ``table`` is the title of the table,
+and ``row_number`` counts its rows from 1. ``row`` is the first cell of the row, which gets no line of its own.
+``column`` is the name of the cell's column, with the name of its group of columns before it. ``value`` is the cell."""
 
 _FIGURE: Final = re.compile(r"[-+\u2212\u00b1]?[0-9].*")
 _MARKDOWN: Final = re.compile(r"[\\`*_\[\]<>|~&$#]")

@@ -58,7 +58,7 @@ class Table:
 
 
 def perplexity(figure: float | None) -> Number:
-    """Return a perplexity: with two decimals below 1,000, then with none, and from 10 million on in powers of ten."""
+    """Return a perplexity: below 1,000 with two decimals, below 10 million with none, above as a power of ten."""
     return Number(figure, ",.2f" if figure is None or figure < 1000 else ",.0f" if figure < 1e7 else ".2e")
 
 

@@ -3,7 +3,7 @@
 A seed group is a set of runs that differ only in their seed. A benchmark is a set of minimal pairs or SyntaxGym suites,
 or the perplexity of a split. Students are compared with students and teachers with teachers. A seed group is compared
 on a benchmark if each of its runs has a result with item rows (the model's score on each item). ``Comparisons.notes``
-names the groups that are left out.
+says what was left out and why.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +37,8 @@ class BenchmarkComparison:
     """``student`` or ``teacher``."""
     benchmark: Benchmark
     figures: Mapping[str, SeedMean]
-    """By seed group: the mean over its seeds of the overall value."""
+    """For each seed group, the mean over its seeds. What is averaged has the unit ``benchmark.unit``, such as
+    ``accuracy`` or ``nats per token``."""
     pairs: Sequence[PairComparison]
 
 
@@ -52,7 +53,7 @@ class Comparisons:
     message says what to do."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object. Each difference has the field ``better``: the answer of ``better_of``."""
+        """Return everything as a JSON object. The ``better`` of a difference is what ``better_of`` returns."""
         return {
             "configurations": [
                 {
@@ -95,7 +96,7 @@ def compare_runs(paths: Sequence[Path], *, normaliser: Normaliser) -> Comparison
 
 
 def compare_records(records: Sequence[RunRecord], *, normaliser: Normaliser) -> Comparisons:
-    """Do as ``compare_runs`` with runs that are read already, but without an error if no groups can be compared."""
+    """Do as ``compare_runs``, for runs that are already read. It is no error if no groups can be compared."""
     groups = seed_groups(records)
     notes: list[str] = []
     benchmarks = []
@@ -146,7 +147,7 @@ def _complete(
 ) -> Iterator[tuple[Benchmark, dict[str, dict[int, ItemScores]]]]:
     """Yield each benchmark with the seed groups in which every run has a result.
 
-    Runs without a result are added to ``notes``. A benchmark is skipped if fewer than two runs remain.
+    ``notes`` gets a message that names the runs without a result. A benchmark is skipped if fewer than two runs remain.
     """
     for benchmark, by_name in found.items():
         without = [

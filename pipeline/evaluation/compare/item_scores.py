@@ -1,11 +1,12 @@
 """Turn item rows (a model's score on each item) into arrays, so that runs are compared on the same items.
 
-    minimal pairs    1 if log p(good) > log p(bad), else 0               groups: paradigms
-    SyntaxGym        1 if every prediction of the item is true, else 0   groups: suites
-    perplexity       -log p of a sentence and its <eos>, in nats         no groups
+    benchmark        score of an item                                    groups of items
+    minimal pairs    1 if log p(good) > log p(bad), else 0               paradigms
+    SyntaxGym        1 if every prediction of the item is true, else 0   suites
+    perplexity       -log p of a sentence and its <eos>, in nats         none
 
 An evaluation writes a result file with counts and sums, and next to it a file with the item rows. The rows must add up
-to these counts and sums. A tie counts as wrong.
+to these counts and sums. A tie (equal probabilities) counts as wrong.
 """
 
 import math
@@ -35,27 +36,28 @@ Normaliser = Literal["token", "word", "byte"]
 _Compared = PairResult | PerplexityResult | SuiteResult
 
 ROUNDING: Final = 1e-5
-"""Relative tolerance for nats. For the nats of a single sentence, it is also the absolute tolerance. float32 has seven
-digits, and the last digit changes with the batch that a sentence is scored in. Rows keep six decimals. The nats of two
-different models differ by far more."""
+"""Relative tolerance when values in nats are compared; for the nats of a single sentence, also the absolute tolerance.
+float32 has seven digits, and the last digit changes with the batch that a sentence is scored in. Rows keep six
+decimals. The nats of two different models differ by far more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
-    """What runs are compared on. Two results are of one benchmark if every field is the same."""
+    """What runs are compared on. Results belong to the same benchmark only if all these fields are equal."""
 
     kind: str
     """``minimal_pairs``, ``syntaxgym`` or ``perplexity``."""
     subject: str
     """Name of the folder of pairs or suites, or of the split."""
     fingerprint: str
-    """sha256 of the pairs or suites. For a perplexity: sha256 of the split if the unit is per token, else of the
-    split's text."""
+    """sha256 of the pairs or suites. For a perplexity per token: sha256 of the split. For a perplexity per word or per
+    byte: sha256 of the split's text."""
     conventions: str
-    """How sentences were scored (``LoadedResult.convention``). For a perplexity, the name of the distribution comes
-    first."""
+    """How sentences were scored, in words (``LoadedResult.convention``). For a perplexity, this begins with the name of
+    the distribution."""
     unit: str
-    """Unit of the overall value: ``accuracy``, ``nats per token``, ``nats per word`` or ``bits per byte``."""
+    """``accuracy``, ``nats per token``, ``nats per word`` or ``bits per byte``. It is the unit of the overall value,
+    which is the result of a run on the whole benchmark."""
     tokenizer: str = ""
     """sha256 of the tokenizer if the unit is per token, else empty."""
 
@@ -82,25 +84,26 @@ class ItemScores:
     groups: tuple[str, ...]
     """The G paradigms or suites; empty for a perplexity."""
     group_of_item: NDArray[np.int64]
-    """``[N]`` in ``[0, G)``: the group of each item; zeros for a perplexity."""
+    """``[N]`` in ``[0, G)``: the index in ``groups`` of each item's group; zeros for a perplexity."""
     numbers: NDArray[np.int64]
-    """``[N]`` the number of each item in its group."""
+    """``[N]``: the number that identifies the item within its group; for a perplexity, the index of the sentence."""
     values: NDArray[np.int64] | NDArray[np.float64]
-    """``[N]`` int64, 1 if the item is right, else 0; for a perplexity float64, the nats of each sentence."""
+    """``[N]`` int64: 1 if the model is right on the item, else 0. For a perplexity ``[N]`` float64: the nats of each
+    sentence."""
     categories: Mapping[str, Mapping[str, str]]
     """For minimal pairs: under ``term`` BLiMP's term of each paradigm, and under ``field`` its field. Otherwise
     empty."""
     scale: float
-    """For a perplexity, the overall value is the sum of ``values`` divided by ``scale``. ``scale`` is the number of
-    tokens, words or bytes, plus one for the end of each sentence, times ln 2 if the unit is bits. For outcomes it is
-    1."""
+    """The overall value of a perplexity is the sum of ``values`` divided by ``scale``. ``scale`` is the number of
+    tokens, words or bytes, plus one per sentence for its end. If the unit is bits, this number is multiplied by ln 2.
+    For minimal pairs and SyntaxGym, ``scale`` is 1."""
 
     @property
     def units(self) -> NDArray[np.float64]:
         """``[U]`` float64: the numbers whose mean is the overall value.
 
-        For outcomes: the accuracy of each paradigm or suite. For a perplexity: the nats or bits of each sentence,
-        divided by the mean number of tokens, words or bytes per sentence.
+        For minimal pairs and SyntaxGym: the accuracy of each paradigm or suite. For a perplexity: the nats or bits of
+        each sentence, divided by the mean number of tokens, words or bytes per sentence.
         """
         if not self.benchmark.is_outcome:
             return np.asarray(self.values * (len(self.values) / self.scale), np.float64)

@@ -34,10 +34,9 @@ class RunRecord(RunInfo):
     results: RunResults
     """The results of the best checkpoint."""
     perplexities: Mapping[str, Mapping[str, PerplexityFigure]]
-    """Perplexities by title of the split, then by distribution. ``read_runs`` gives different texts different
-    titles."""
+    """Perplexities by title of the split, then by distribution. Splits with different texts have different titles."""
     splits: Mapping[str, PerplexityResult]
-    """The result for each split, by title. Of several results, this is the one with the most distributions."""
+    """For each split, by title, the perplexity result with the most distributions."""
     starts: Sequence[Row]
     """The ``start`` events of ``history.jsonl``, which name the machine of each start."""
     missing: Sequence[str]
@@ -124,7 +123,7 @@ def value(row: Row, name: str) -> float | None:
     found = row.get(name)
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
-    # math.isfinite fails for a whole number beyond any float. A comparison with NaN is false.
+    # math.isfinite would raise an error for an integer that is too large for a float. For NaN, <= is false.
     return found if abs(found) <= sys.float_info.max else None
 
 
@@ -175,7 +174,7 @@ def _by_split(
     """Return for each split the result with the most distributions, and the perplexities of all its results.
 
     Two results may hold the same distribution. For example, a teacher's results with and without ``--marginal`` both
-    hold the perplexity given the tree. Then the perplexity of the result with more distributions counts.
+    hold the perplexity given the tree. In this case the value comes from the result with more distributions.
     """
     splits: dict[str, PerplexityResult] = {}
     figures: dict[str, dict[str, PerplexityFigure]] = {}

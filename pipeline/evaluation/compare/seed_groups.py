@@ -29,9 +29,9 @@ from storage.errors import ConfigError
 _LEARNS_NOTHING: Final = {
     "seed": "what varies within a group",
     "out": "where the run is",
-    "data": "its fingerprint counts",
-    "dump": "its manifest counts",
-    "init": "the fingerprint of its weights counts",
+    "data": "its fingerprint is compared instead",
+    "dump": "its manifest is compared instead",
+    "init": "the fingerprint of its weights is compared instead",
     "device": "rounding",
     "threads": "rounding",
     "deterministic": "rounding",
@@ -57,8 +57,8 @@ class SeedGroup:
     """Runs that differ only in their seed."""
 
     name: str
-    """The common name of the runs' directories without the seed. If these names do not tell all groups of the kind
-    apart, ``settings`` is the name of each group."""
+    """The name that the runs' directories share apart from the seed. If these names do not tell all groups of the kind
+    apart, the name of each group is its ``settings``."""
     kind: str
     """``student`` or ``teacher``."""
     settings: str
@@ -68,7 +68,10 @@ class SeedGroup:
 
     @property
     def note(self) -> str | None:
-        """A message that names the dumps if the runs learned from several, and says how to separate these runs."""
+        """A message if the runs learned from several dumps, else None.
+
+        It names the dumps, and says how to put the runs into separate groups.
+        """
         dumps = {seed: run for seed, run in self.runs.items() if run.has_dump}
         if len({run.fingerprints.get("manifest") for run in dumps.values()}) < 2:
             return None
@@ -148,7 +151,10 @@ def _schemas_but_teacher(run: RunRecord) -> list[dict[str, Any]]:
 
 
 def _settings(keys: Sequence[_Key]) -> list[str]:
-    """Return each group's values of the settings that differ: ``dump 5bd6448f, alpha 0.7`` or ``no dump``."""
+    """Return for each group a text with the settings in which the groups differ.
+
+    Examples are ``dump 5bd6448f, alpha 0.7`` and ``no dump``.
+    """
     names = dict.fromkeys(["dump", *(name for key in keys for name in key)])
     differing = [name for name in names if len({key.get(name) for key in keys if _applies(name, key)}) > 1]
     return [

@@ -3,10 +3,10 @@
 The runs of a seed group differ only in their seed. The difference of two groups is tested twice:
 
     over items   The score is averaged over the seeds of each group. d_i is the difference of the two averages on
-                 unit i. The mean of d_i gets a bootstrap interval and a permutation test that flips signs. Both
-                 answer whether other items would show a difference.
-    over seeds   The difference of the two means over seeds gets a t interval. It answers whether other seeds would
-                 show a difference.
+                 unit i, such as a sentence. The mean of d_i gets a bootstrap interval and a permutation test that
+                 flips signs. Both answer whether the groups would also differ on other items.
+    over seeds   The difference of the two means over seeds gets a t interval. It answers whether the groups would
+                 also differ with other seeds.
 
 A difference is significant if it passes both tests. If a group has a single seed, there is no test over seeds, and the
 test over items decides alone. The units are:
@@ -51,8 +51,8 @@ OVERALL: Final = "overall"
 _SEED: Final = 1
 """Seed of the bootstrap and of the permutation test."""
 _FLIPS_PER_TEST: Final = 200
-"""In a family of m tests, each test draws at least this number times m random flips. The correction multiplies a
-p-value by up to m, so the lowest possible adjusted p-value is about 0.005."""
+"""In a family of m tests, each test draws at least 200 m random flips, so its lowest possible p-value is about
+1 / (200 m). The correction multiplies a p-value by up to m, so the lowest possible adjusted p-value is about 0.005."""
 _LEAST_FLIPS: Final = 10_000
 
 Better = Literal["first", "second", "neither"]
@@ -100,16 +100,16 @@ class PairComparison:
     second: str
     overall: Difference
     parts: Mapping[str, Mapping[str, Difference]]
-    """The differences by table (``paradigm``, ``term``, ``field`` or ``suite``), then by name of the row. Empty for a
-    perplexity."""
+    """The differences on parts of the benchmark. The outer key is the kind of part, which is ``paradigm``, ``term``,
+    ``field`` or ``suite``. The inner key is the name of the part. Empty for a perplexity."""
 
 
 def better_of(difference: Difference, *, more_is_better: bool) -> Better:
     """Return which seed group is better, or "neither" if the tests do not show a difference.
 
     A group is better if the adjusted p-value over items is at most 0.05 and the 95 % interval over seeds excludes 0. If
-    either group has a single seed, the p-value alone decides. Then the answer is about these trainings and not about
-    their settings, and the caller has to say so.
+    either group has a single seed, the p-value alone decides. Then the answer holds for these trained models and not
+    for their settings, and the caller has to say so.
     """
     over_seeds = difference.over_seeds.interval
     if difference.adjusted_p_value > ALPHA or (over_seeds is not None and over_seeds.low <= 0 <= over_seeds.high):

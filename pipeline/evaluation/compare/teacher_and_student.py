@@ -1,9 +1,8 @@
-"""Measure what a teacher knows that a student does not: by their mixture, and by paradigms of minimal pairs.
+"""Measure what a teacher knows that a student does not, with a mixture of both models and with minimal pairs.
 
 ``evaluate_mixture`` takes the log-probabilities that both models give to a split, fits their mixture
-(``evaluation.mixture``), and records it with the student's results. ``paradigms_of_both`` compares the results on
-minimal pairs that both models already have. It compares only accuracies, because the probabilities of the two models
-belong to different distributions.
+(``evaluation.mixture``), and records it with the student's results. ``paradigms_of_both`` compares the accuracies of
+both models on each paradigm of minimal pairs, from results that exist already.
 """
 
 from collections.abc import Mapping, Sequence
@@ -74,7 +73,7 @@ class TeacherAndStudent:
     """The file of the result."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object. The figures of ``figures.first`` are also at its top level."""
+        """Return everything as a JSON object. The figures of the first distribution are also at its top level."""
         first, *_ = figures = self.figures.to_json()["by_distribution"]
         return {
             "teacher": self.figures.teacher,
@@ -95,7 +94,8 @@ def evaluate_mixture(
 ) -> TeacherAndStudent:
     """Fit the mixtures of a teacher and a student, record them with the student's results, and return them.
 
-    Each of the teacher's distributions that are in ``NEXT_TOKEN`` is mixed with the student's distribution.
+    A teacher may have several distributions. Each one in ``NEXT_TOKEN``, that is, each one that gives every token a
+    probability of its own, is mixed with the student's distribution.
 
     Args:
         teacher: The teacher, or any other model that predicts the same tokens as the student.
@@ -147,7 +147,7 @@ def paradigms_of_both(teacher: Sequence[PairResult], student: Sequence[PairResul
     Two results are compared if they have the same pairs and treat ``<eos>`` and the space before a sentence alike.
 
     Args:
-        teacher: Results of the teacher. A teacher may have several for the same pairs, with different beams.
+        teacher: Results of the teacher. There may be several results for the same pairs, with different beams.
         student: Results of the student.
 
     Raises:
