@@ -3,19 +3,22 @@
 The tokenizer must be byte-level, must restore every text from its tokens, and must have entries for ``<bos>`` and
 ``<eos>``. It may put a space before a text (``add_prefix_space``).
 
-The check runs the normalizer on texts with every character of the first four planes of Unicode that occurs in
-normalised text, with every pair of ASCII characters, and with the words in the normalizer's patterns. If the
-pre-tokenizer or the decoder can lose text, the check also encodes and decodes these texts. A tokenizer that changes
-only other texts is not noticed here; ``build-dataset`` then drops and counts the sentences that decoding does not
-restore.
+The check tries the tokenizer on probes. Some of them are difficult texts (``PROBES``). Together the others contain all
+pairs of ASCII characters, every character of the first four planes of Unicode that occurs in normalised text, and the
+words in the tokenizer's own patterns. The normalizer must leave all probes unchanged. Encoding and decoding must
+restore ``PROBES``, and also the other probes if the pre-tokenizer or the decoder can lose text. The check does not
+notice a tokenizer that changes only other texts. In that case ``build-dataset`` drops and counts the sentences that
+decoding does not restore.
 
 The converted tokenizer gives a text the same ids as the original, with three exceptions:
 
 - It adds no tokens before or after a text, because every command puts ``<bos>`` and ``<eos>`` around a sentence itself.
-- Special tokens become plain entries with the same ids. The string ``<|endoftext|>`` inside a text would otherwise
-  become the token that ends a text, because the tokenizers library searches every text for added tokens.
+- Special tokens become plain entries. They keep their ids, but are no longer in the list of added tokens. The
+  tokenizers library searches every text for added tokens, so the string ``<|endoftext|>`` inside a text would otherwise
+  become the token that ends a text.
 - Ordinary added tokens (``"special": false``) become plain entries too if decoding does not restore the text around
-  them. The function ``adopted_tokenizer`` keeps all of them, so that a text has the ids that transformers gives.
+  them. Only the function ``adopted_tokenizer`` keeps all ordinary added tokens, so that a text has the ids that
+  transformers gives.
 """
 
 import json
@@ -64,7 +67,7 @@ PROBES: Final = (
     "MOT: Mr. and Mrs. Smith's well-known o'clock, 'tis, rock 'n' roll; AT&T, A/C, C++, I'm, II, xiv \"",
     "*CHI: a Pneumonoultramicroscopicsilicovolcanoconiosis (sic) [laughs] {x} ~ ^ \u00b4 \u2032 --",
 )
-"""Normalised texts that some tokenizers change."""
+"""Normalised texts that are difficult for some tokenizers."""
 _WORDS_OF_A_PROBE: Final = 64
 _ESCAPE: Final = re.compile(r"\\[pP]\{[^}]*\}|\\[A-Za-z]|\(\?[a-z]*[:=!<]?")
 _WORD: Final = re.compile(r"[^\W\d_]{2,}")
@@ -81,8 +84,8 @@ def adopt_tokenizer(source: Path, out: Path, *, bos: str, eos: str) -> dict[str,
     Args:
         source: The ``tokenizer.json`` to convert.
         out: The ``tokenizer.json`` to write.
-        bos: The entry that begins every sentence. It may be the same as ``eos``, because models only read ``bos`` and
-            only predict ``eos``.
+        bos: The entry that begins every sentence. It may be the same as ``eos``, because models never predict ``bos``
+            and never read ``eos``.
         eos: The entry that ends every sentence.
 
     Raises:
@@ -210,7 +213,7 @@ def _check_other_files(source: Path, content: Mapping[str, Any]) -> None:
         raise InputError(
             f"{source}: add_prefix_space is {json.dumps(in_tokenizer)}, but {json.dumps(in_config)} in "
             "tokenizer_config.json (false if missing), expected the same value, because some versions of transformers "
-            "use the first value and some use the second. Set both to the value that was used in training"
+            "read it from one file and some from the other. Set both to the value that was used in training"
         )
 
 
@@ -274,7 +277,10 @@ def _problems_of_entries(vocab: Mapping[str, int], added: Mapping[str, int], *, 
 
 
 def _change_by(normalizer: Any) -> tuple[str, str] | None:  # noqa: ANN401
-    """Return a text that a normalizer changes, other than by a space before it, and the result."""
+    """Return a probe that a normalizer changes, or a word of it, and what it becomes; None if no probe changes.
+
+    A space that the normalizer puts before a text is not counted as a change.
+    """
     own = _probes_of_patterns(_steps(json.loads(normalizer.__getstate__()), "normalizers"))
     for probe in (*PROBES, *own, *_systematic_probes()):
         normalised = normalizer.normalize_str(probe).removeprefix(" ")
@@ -299,7 +305,7 @@ def _probes_of_patterns(steps: Iterable[Mapping[str, Any]]) -> list[str]:
 
 @cache
 def _systematic_probes() -> Sequence[str]:
-    """Return texts with every character, every pair of ASCII characters, and runs of each ASCII character."""
+    """Return texts with every character, every pair of ASCII characters, and repetitions of each ASCII character."""
     ascii_letters = [chr(code) for code in range(0x21, 0x7F)]
     characters = map(chr, range(0x80, 0x40000))
     words = [f"x{letter}y" for letter in characters if unicodedata.category(letter) not in _NOT_IN_TEXTS]
@@ -325,7 +331,7 @@ def _problems_of_text(content: Mapping[str, Any], added: Mapping[str, int]) -> I
                 "changes spaces" if "".join(found.split()) == "".join(text.split()) else "does not give back the text"
             )
             words = ((word, adopted.decode(adopted.encode(word).ids).removeprefix(space)) for word in text.split(" "))
-            # name only the word that changes, or else the whole text
+            # Name the first word that changes when it is alone. If there is none, name the whole text.
             before, after = next((pair for pair in words if pair[0] != pair[1]), (text, found))
             yield f"it {change}: {before!r} comes back as {after!r}"
             return

@@ -1,8 +1,8 @@
 """Turn trees and texts into arrays of token ids and actions, block by block, in this process or in several.
 
-A ``Block`` has some trees of one file with their texts. It becomes a ``BuiltBlock``, which has flat arrays. They depend
-only on the block, so the dataset has the same bytes for any number of processes. For the same reason each block numbers
-its labels itself. ``SplitBuilder`` renumbers them when all labels of train are known.
+A ``Block`` has some trees of one file with their texts. It becomes a ``BuiltBlock``, which has flat arrays. These
+arrays depend only on the block, so the dataset is byte-identical for any number of processes. For the same reason each
+block has its own numbers for its labels. ``SplitBuilder`` replaces these numbers when all labels of train are known.
 
 A process takes a third of a second to start, so a corpus of a few blocks is built without worker processes.
 """
@@ -38,7 +38,7 @@ _BLOCKS_AHEAD: Final = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Block:
-    """Trees of one file, as they were in the file, with their texts."""
+    """Some trees of one file, not yet parsed, with their texts."""
 
     path: Path
     """The tree file, for messages."""
@@ -59,7 +59,8 @@ class BuiltBlock:
     """TOP, the label of every root, and then the other labels in order of first appearance."""
     columns: dict[str, NDArray[np.int32]]
     """Arrays ``[M]`` by name: ``document_ids``, ``num_tokens``, ``num_actions``, ``num_words``, ``num_bytes``,
-    ``num_crossing`` (tokens that cross the edge of a phrase) and ``num_lost`` (phrases that get no token)."""
+    ``num_crossing`` and ``num_lost``. The last two count the tokens that cross the edge of a phrase, and the phrases
+    that get no token (``TokenTree``)."""
     text: bytes
     """The sentences in UTF-8, with a line end after each."""
     hashes: SentenceHashes

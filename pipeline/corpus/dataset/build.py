@@ -4,9 +4,9 @@
 ``split_builder`` collects the arrays, and ``dataset_store`` writes the result. Every sentence is stored, or dropped and
 counted by reason.
 
-Dev and test are read before train, so that duplicates of their sentences can be found while train is read. Their
-arrays then wait in memory until all of train has been read. The labels of the dataset are TOP and the labels in the
-kept training sentences, in alphabetical order.
+Dev and test are read before train, so that duplicates of their sentences can be found while train is read. The arrays
+of dev and test wait in memory until train has been read and its labels are known. The labels of the dataset are TOP and
+the labels in the kept training sentences, in alphabetical order.
 
 A control dataset (``--trees shuffled`` or ``right``) has exactly the same sentences as a dataset with the given trees.
 """
@@ -38,7 +38,7 @@ from storage.fingerprints import Json, sha256_bytes, sha256_file
 from storage.ragged import Ragged
 
 RIGHT_LABEL: Final = "X"
-"""The one label of right-branching trees, besides TOP."""
+"""The only label of right-branching trees other than TOP."""
 _ROWS_AT_ONCE: Final = 20_000
 
 
@@ -173,10 +173,14 @@ def _pairs(stem: StemSource, on_error: OnError) -> Iterator[RawPair]:
 
 
 def shuffle_trees(arrays: dict[str, NDArray[Any]], generator: np.random.Generator) -> int:
-    """Give each sentence the tree of another sentence of as many tokens; return how many kept their own tree."""
+    """Give each sentence the tree of another sentence with the same number of tokens.
+
+    Returns:
+        The number of sentences that keep their own tree.
+    """
     source = permutation_within_lengths(np.diff(arrays["offsets"]), generator)
     actions = Ragged(arrays["actions"], arrays["action_offsets"])
-    # The actions are moved in pieces, because moving an action needs an index of 8 bytes.
+    # The actions are moved in pieces to save memory, because moving them takes an index of 8 bytes per action.
     pieces = [actions.take(source[i : i + _ROWS_AT_ONCE]).values for i in range(0, len(source), _ROWS_AT_ONCE)]
     shuffled = Ragged.from_lengths(np.concatenate(pieces), actions.lengths[source])
     arrays["actions"], arrays["action_offsets"] = shuffled.values, shuffled.offsets
@@ -220,7 +224,10 @@ def _trained_on(
     text_sha256: str,
     statistics: Mapping[str, Any],
 ) -> list[TrainingText]:
-    """Return records of the training split's text, and of the training texts of its tokenizer and parser or teacher."""
+    """Return the record of the text of the training split, and the records of its tokenizer and parser or teacher.
+
+    The records of a tokenizer, parser or teacher say which texts it was trained on.
+    """
     files: dict[str, int | None] = {}
     others = list(read_record(config.tokenizer, RECORD_SUFFIX, of=TOKENIZER, sha256=tokenizer.sha256))
     for stem in train.stems:

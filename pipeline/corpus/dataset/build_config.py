@@ -24,8 +24,8 @@ class BuildConfig:
 
     train: tuple[Path, ...]
     """STEM of the training files, for example trees/train. STEM.mrg has the trees, and STEM.txt their text.
-    STEM.docs (the document of each tree) and STEM.documents.tsv are optional. Each file may be plain or .gz. The
-    files of several STEMs are read one after the other."""
+    STEM.docs (the document of each tree) and STEM.documents.tsv (the source and licence of each document) are
+    optional. Each file may be plain or .gz. The files of several STEMs are read one after the other."""
     dev: tuple[Path, ...] = ()
     """STEM of the dev files."""
     test: tuple[Path, ...] = ()

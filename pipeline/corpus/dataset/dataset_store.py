@@ -85,7 +85,7 @@ class Split:
 
     @property
     def source_ids(self) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-        """``[M]``: the source of each sentence as a number, and the names of the sources by number.
+        """The number of each sentence's source, ``[M]``, and the names of the sources in the order of their numbers.
 
         Source 0 has the name ``""`` and means that the source is not known.
         """
@@ -141,7 +141,7 @@ class Dataset:
     tree_source: str
     """Where the trees come from, in words: the option ``--trees``, a digest of the tree files, parsers and teachers."""
     counts: dict[str, dict[str, Any]]
-    """For each split: ``num_trees``, ``num_kept``, and ``dropped`` and ``repaired`` by reason."""
+    """The counts of ``SplitBuilder.to_json`` for each split, such as ``num_kept``, and ``dropped`` by reason."""
     statistics: dict[str, dict[str, Any]]
     """The result of ``split_statistics`` for each split. Empty for a dataset of an older version."""
     trained_on: Sequence[TrainingText]
@@ -185,8 +185,8 @@ def write_dataset(
 ) -> str:
     """Write a dataset; return its sha256.
 
-    Nothing is left at ``location`` if writing fails. An upload to a URL ends with the file that makes the dataset
-    valid.
+    If writing fails, nothing is left at a local ``location``. At a URL some files may be left, but they are not a valid
+    dataset, because ``dataset.zarr/zarr.json`` is uploaded last.
 
     Raises:
         StoreError: If something exists at ``location``, or the dataset cannot be written.
@@ -374,7 +374,10 @@ class _SplitAttributes:
 
 
 def _trained_on(path: Path, splits: Mapping[str, Split], tree_source: str, tokenizer: Tokenizer) -> list[TrainingText]:
-    """Return the content of ``words.json``. In a dataset of an older version, only the words of train are known."""
+    """Return the content of ``words.json``.
+
+    A dataset of an older version does not have this file. Then only the number of words in train is known.
+    """
     record = path / WORDS
     if is_there(record):
         value = read_json(record, list[Any], remedy="remove it, or build the dataset again")
@@ -487,7 +490,10 @@ def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_s
 
 
 def _check_split(path: Path, split: Split, vocab_size: int, num_labels: int) -> None:
-    """Check that every id is within its bounds, which a matching digest does not show."""
+    """Check that every id is within its bounds, and that each sentence of n tokens has n + 1 SHIFTs.
+
+    A matching digest does not show this.
+    """
     starts = split.actions.offsets[:-1]
     if (
         0 in split.actions.lengths

@@ -27,7 +27,7 @@ MIN_SHARE: Final = 0.5
 """A sentence is a near duplicate if at least this share of its 8-grams occurs in dev or test."""
 
 _WORD = re.compile(r"\w+")
-# The hash of an 8-gram is the sum of the hashes of its words, each times one of these powers of an odd number.
+# The hash of an 8-gram is the sum of the hashes of its words. The hash of its word i is first multiplied by _POWERS[i].
 _POWERS: Final = np.array([pow(0x9E3779B97F4A7C15, i, 1 << 64) for i in range(NUM_WORDS)], np.uint64)
 
 
@@ -60,7 +60,7 @@ class HeldOut:
         self._shingles = _unique([each.shingles.values for each in hashes])
 
     def find(self, hashes: SentenceHashes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return which sentences are exact duplicates, and which are near but not exact duplicates; ``[M]`` each."""
+        """Return two masks ``[M]``: of the exact duplicates, and of the near duplicates that are not exact."""
         exact = is_among(hashes.texts, self._texts)
         found = np.concatenate([np.zeros(1, np.int64), np.cumsum(is_among(hashes.shingles.values, self._shingles))])
         num_found, lengths = np.diff(found[hashes.shingles.offsets]), hashes.shingles.lengths

@@ -4,8 +4,8 @@ A teacher is overconfident on the sentences that it was trained on. If K teacher
 sentence has a teacher that left it out (cross-fitting; Chernozhukov et al. 2018, Double/debiased machine learning).
 
 A document is never divided, because its sentences resemble each other. Sentences with the same text may be in different
-folds if they are in different documents. Otherwise short sentences such as "Yes.", which are in most documents, would
-put most documents into one fold.
+folds if they are in different documents. If such sentences had to be in one fold, "Yes.", which most documents contain,
+would put most documents into one fold.
 """
 
 import heapq
@@ -18,8 +18,8 @@ from pipeline.corpus.dataset.dataset_store import Dataset, Split
 from storage.errors import ConfigError, InputError
 
 _STREAM: Final = 3
-"""The random seed of the folds is the pair (seed of the dataset, this number). The shuffled trees of the three splits
-have the pairs with 0, 1 and 2."""
+"""The random seed of the folds is the pair (seed of the dataset, this number). The numbers 0, 1 and 2 are used for the
+shuffled trees, one for each split."""
 
 
 def assign_folds(
@@ -33,9 +33,10 @@ def assign_folds(
 ) -> NDArray[np.uint8]:
     """Return the fold of each of M sentences. The same arguments give the same folds.
 
-    A group is one document. Sentences without a known document are one group if they have the same text. Large groups
-    are assigned first, and groups of similar size (within a factor of two) in random order. Each group goes to the fold
-    with the fewest tokens so far. So two folds differ by no more tokens than the largest group has.
+    Whole groups are assigned. A group is one document. Sentences without a known document are one group if they have
+    the same text. Large groups are assigned first, and groups of similar size (within a factor of two) in random order.
+    Each group goes to the fold with the fewest tokens so far. So the sizes of two folds differ by at most the size of
+    the largest group, in tokens.
 
     Args:
         document_ids: ``[M]``, numbered from 1; 0 if the document is not known.
@@ -74,7 +75,7 @@ def assign_folds(
 
 
 def without_fold(dataset: Dataset, fold: int) -> tuple[Split, NDArray[np.int64]]:
-    """Return ``train`` without a fold, and int64 ``[M']``: the numbers that the remaining sentences have in ``train``.
+    """Return ``train`` without a fold, and the indices of the remaining sentences in ``train``, int64 ``[M']``.
 
     Args:
         dataset: The dataset.

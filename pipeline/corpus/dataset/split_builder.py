@@ -1,6 +1,6 @@
 """Collect the blocks of one split into the arrays that the dataset stores.
 
-A block holds the sentences of some trees of one file (``blocks.BuiltBlock``). To save memory, a split is collected as
+A block (``blocks.BuiltBlock``) holds some sentences of one file. To save memory, a split is collected as
 flat arrays of integers, without text. Labels get their numbers in ``finish``, when all labels of train are known.
 """
 
@@ -70,7 +70,7 @@ class SplitBuilder:
             arrays.append(getattr(block, name) if name in ("tokens", "actions") else block.columns[name])
 
     def without_duplicates(self, block: BuiltBlock, held_out: HeldOut, drop: Duplicates) -> BuiltBlock:
-        """Count the duplicates of dev and test in a block; return the block without those that ``drop`` names."""
+        """Count all duplicates of dev and test in a block; return the block without the kinds that ``drop`` names."""
         exact, near = held_out.find(block.hashes)
         is_kept = np.ones(len(block), bool)
         for name, reason, found, is_dropped in (
@@ -85,7 +85,7 @@ class SplitBuilder:
         return block.select(is_kept)
 
     def with_labels_of(self, train: "SplitBuilder", block: BuiltBlock, policy: UnseenLabels) -> BuiltBlock:
-        """Drop, change or refuse the sentences of a block with labels unseen in train; return the new block."""
+        """Drop, change or refuse each sentence of a block that has labels unseen in train; return the new block."""
         unseen = [i for i, label in enumerate(block.labels) if label != ROOT and label not in train.label_counts]
         if not unseen:
             return block

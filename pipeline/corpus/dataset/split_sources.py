@@ -74,7 +74,7 @@ def choose_sources(
 
     For ``shares``, the documents of train are visited in a random order. A document goes to the first split of
     ``shares`` that has room for all its sentences, or else to train. So a split is never larger than its share, rounded
-    to whole trees, and it falls short of its share by less than one document.
+    to whole trees. The part of its share that stays empty is smaller than any document that went to train.
 
     Args:
         stems: STEMs by split. ``train`` is always among them.

@@ -1,9 +1,9 @@
 """Compute statistics of a split: lengths, tree heights, labels, branching, and how much text is from each source.
 
-The statistics describe the stored trees: for a dataset with right-branching trees, these trees and not the treebank's.
-Lengths are in tokens, except in the histogram ``words``. A histogram is a list: ``tokens[7]`` is the number of
-sentences of 7 tokens. Sizes above a limit are counted as the limit: a sentence of 300 tokens is counted in
-``tokens[200]``.
+The statistics describe the stored trees. So for a dataset with right-branching trees, they describe these trees, and
+not the trees of the treebank. Lengths are in tokens, except in the histogram ``words``. A histogram is a list. For
+example, ``tokens[7]`` is the number of sentences of 7 tokens. Sizes above a limit are counted as the limit. For
+example, a sentence of 300 tokens is counted in ``tokens[200]``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,10 +42,10 @@ def split_statistics(
     Returns:
         For sentences: the histograms ``tokens``, ``words`` and ``heights``, and the mean and maximum of the height. The
         height of a sentence is the number of phrases above its deepest token, including TOP.
-        For phrases, without TOP: ``labels``, the number of phrases of each label; ``children``, the histogram of the
+        For all phrases except TOP: ``labels``, the number of phrases of each label; ``children``, the histogram of the
         number of children, and its mean; and ``unary_share``, the share of phrases whose only child is a phrase.
-        ``sources``: the number of documents, sentences and tokens of each source, and its licences. The source with the
-        most tokens comes first. All sources after the first ``MAX_SOURCES`` are summed in one entry.
+        For each source, in ``sources``: the number of documents, sentences and tokens, and the licences. The source
+        with the most tokens comes first. All sources after the first ``MAX_SOURCES`` are summed in one entry.
     """
     lengths, action_offsets = np.diff(arrays["offsets"]), arrays["action_offsets"]
     heights = [np.zeros(0, np.int64)]
@@ -128,7 +128,7 @@ def _sources(
 
 
 def _shortened(names: list[str]) -> str:
-    """Return the first names as one string, with the number of the others."""
+    """Return the first ``MAX_LICENCES`` names as one string, and how many more there are."""
     others = f", {len(names) - MAX_LICENCES} more" if len(names) > MAX_LICENCES else ""
     return ", ".join(names[:MAX_LICENCES]) + others
 

@@ -104,10 +104,10 @@ def tree_over_words(phrases: Sequence[Phrase], text: str, token_spans: Sequence[
     """Return a tree over tokens as a tree over words. It can be written in brackets and read by ``import-trees``.
 
     The text is divided into words at every space and at every edge of a phrase. For example, "barks." is two words if
-    a phrase ends before the full stop. ``align`` restores the tokens of each phrase, with two exceptions. An edge of a
-    phrase between tokens that share a character moves in front of this character. An edge after a token that is only a
-    space moves in front of this token. Then each phrase that covers only spaces is left out, and a phrase X whose only
-    child is a phrase X is merged with this child.
+    a phrase ends before the full stop. ``align`` restores the tokens of each phrase, with two exceptions. If two tokens
+    share a character and a phrase begins or ends between them, this edge moves in front of the character. If a phrase
+    begins or ends after a token that is only a space, this edge moves in front of the token. A phrase that then covers
+    only spaces is left out, and a phrase X whose only child is then a phrase X is merged with this child.
 
     Args:
         phrases: The phrases over tokens, in opening order. The first covers all tokens.
@@ -153,7 +153,7 @@ def read_gold_trees(
     predicts these numbers, so a gold phrase with such a label counts as missed.
 
     Args:
-        stem: STEM: the path of the two files without ``.mrg`` and ``.txt``. Either file may be a ``.gz``.
+        stem: STEM, the path of the two files without ``.mrg`` and ``.txt``. Each file may be plain or a ``.gz``.
         tokenizer: The tokenizer of the model.
         labels: The labels of the model, TOP first.
         on_error: "stop" raises at a malformed line; "skip" drops and counts the sentence.

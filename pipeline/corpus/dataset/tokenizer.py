@@ -7,8 +7,8 @@ the same tokens at the start of a sentence and in the middle of one. ``Tokenizer
 text; other programs that read the file keep it. The file gives the same ids in any program (docs/decisions/0015).
 
 The special tokens are entries of the vocabulary, but they are not listed as "added tokens". The tokenizers library
-searches each text for added tokens, so the string ``<eos>`` in a text would become the special token. ``export`` lists
-the special tokens as added tokens, because other programs write them into their input on purpose.
+searches each text for added tokens, so the string ``<eos>`` in a text would otherwise become the special token. Only
+``export`` lists the special tokens as added tokens, because other programs write them into their input on purpose.
 """
 
 import json
@@ -228,7 +228,7 @@ class Tokenizer:
         return piece
 
     def token(self, token_id: int) -> str:
-        """Return an entry of the vocabulary as in the file: with a letter for each byte, such as ``Ġ`` for a space."""
+        """Return an entry of the vocabulary as it is spelt in the file, where for example ``Ġ`` stands for a space."""
         token: str = self._inner.id_to_token(token_id)
         return token
 
@@ -266,7 +266,7 @@ def added_space(inner: Any) -> str:  # noqa: ANN401 - a tokenizer of the library
 
 
 def _bytes_of(entry: str) -> bytes:
-    """Return the bytes that an entry decodes to. An entry with a character that stands for no byte is plain text."""
+    """Return the bytes that an entry decodes to. An entry with a letter that stands for no byte is encoded in UTF-8."""
     if all(letter in _BYTE_OF_LETTER for letter in entry):
         return bytes(_BYTE_OF_LETTER[letter] for letter in entry)
     return entry.encode()
@@ -289,7 +289,7 @@ def json_bytes(content: Mapping[str, Any]) -> bytes:
 def special_template(ids: Mapping[str, int], *, bos: str, eos: str) -> dict[str, Any]:
     """Return a ``post_processor`` that adds nothing to a text, but records which entries begin and end a text.
 
-    The entries are recorded in the template for pairs of texts, because no command encodes pairs.
+    The entries are recorded in the template for pairs of texts. This changes nothing, because no command encodes pairs.
     """
     before, after = ({"SpecialToken": {"id": token, "type_id": 0}} for token in (bos, eos))
     first, second = ({"Sequence": {"id": letter, "type_id": 0}} for letter in ("A", "B"))

@@ -47,8 +47,8 @@ _SPACED = re.compile(r"(?<!\s)\s+(?=[.,;:!?]+(?:\s|[\"')\]]|$))")
 # A mark between a space and a word, as in "yes ,and". A full stop is such a mark only before a capitalised word.
 _MISPLACED = re.compile(r"(?<=\w)\s+([,;!?]|\.(?=[A-Z]['\u2019a-z\s]))(?=[^\W\d_])(?![DPOX]\b)")
 # The space inside a word that transcripts and treebanks write apart, as in "do n't" or "gon na". It is kept before 'em,
-# 'cause and 'til, which are words of their own, and before a letter in quotes ("the letter 's'"). 'm is joined only to
-# a preceding I. After other words, 'm stands for "I'm".
+# 'cause and 'til, which are words of their own, and before a letter in quotes ("the letter 's'"). The space before 'm
+# is removed only after I. Elsewhere 'm is short for I'm, and is a word of its own.
 _SPACED_PARTS = re.compile(
     r"(?:(?<=\w)\s+(?=(?:n['\u2019]t|['\u2019](?:s|d|re|ve|ll))\b(?!['\u2019](?!\w)))"
     r"|(?<=\bI)\s+(?=['\u2019]m\b(?!['\u2019]))"
@@ -117,8 +117,8 @@ _CHAT_RULES = _compiled(
     (r"[\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
     (r"(?<![\w-])(?:xxx?|yyy?|www)(?![\w-])", "", "unintelligible word"),
 )
-# The sign of a long sound at the end of a word. Used only for lines with a speaker, where ordinary colons have a space
-# before them.
+# A colon at the end of a word, which marks a long sound. This rule is used only for lines with a speaker, because
+# ordinary colons have a space before them there.
 _CHAT_LENGTHENED = re.compile(r"(?<=[a-z]):(?=[\s.,?!]|$)")
 _CHAT_SIGNS = re.compile(
     r"[\[&(@0+_:^<>\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d"
@@ -154,8 +154,8 @@ _SWDA_HEADER = re.compile(
     r"^(?:\*x\*|=+$|(?:FILENAME|TOPIC#|DATE|TRANSCRIBER|UTT_CODER|DIFFICULTY|TOPICALITY|NATURALNESS|ECHO_FROM_[AB]|"
     r"STATIC_ON_[AB]|BACKGROUND_[AB]|REMARKS):)"
 )
-# Text in double square brackets is a remark. Any other remark starts at an asterisk. It ends at a closing bracket, at a
-# second asterisk, after a phrase that annotators use ("typo"), or at the end of the sentence or line.
+# Text in double square brackets is a remark. Any other remark starts at an asterisk. Such a remark ends at a closing
+# bracket, at a second asterisk, after a phrase that annotators use ("typo"), or at the end of the sentence or line.
 _REMARK = re.compile(
     r"\[\[[^\[\]]*\]\]+|(?:(?<!\S)\*+\s*|(?<![\w*])\*+(?=\S))"
     r"(?:\[+[^\[\]]*\]+|\([^()]*\)|\{[^{}]*\}|\"[^\"]*\"(?=\s+(?-i:[A-Z])|$)|[?!]+(?=\s|$)|$|"

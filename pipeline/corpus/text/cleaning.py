@@ -60,9 +60,9 @@ def clean_texts(
     """Write ``OUT.txt``, one normalised sentence per line, and the files that describe its lines.
 
     ``OUT.docs`` names the document of each sentence. ``OUT.documents.tsv`` has one row per document. ``OUT.speakers``
-    has the speaker of each sentence or ``-``; it is written only if a source (``babylm``) has speakers.
-    ``OUT.dropped.tsv`` has examples of what was dropped and repaired. If ``OUT.txt`` exists after the process was
-    killed, all files belong together.
+    has the speaker of each sentence, or ``-`` if it is unknown. This file is written only for a source with speakers,
+    such as ``childes``. ``OUT.dropped.tsv`` has examples of what was dropped and repaired. ``OUT.txt`` gets its name
+    last. So if it exists, even after the process was killed, all files are from the same call.
 
     Args:
         texts: Files, plain or gzipped, or folders. For a folder, all files below it except hidden ones are read, in the
@@ -196,7 +196,7 @@ def _paragraphs(
     joins: bool,
     ends_at_blank: bool,
 ) -> Iterator[Paragraph]:
-    """Yield each line that becomes text; if ``joins`` is true, the lines of each paragraph together.
+    """Yield each line that becomes text as a list of one line. If ``joins`` is true, yield a list per paragraph.
 
     The function also begins documents, and counts all lines that it does not yield.
     """

@@ -50,7 +50,7 @@ class _Counts:
 
 @dataclass(slots=True)
 class _Sample:
-    """Keep every n-th row of a sequence. n doubles when too many rows are kept."""
+    """Keep every n-th row of a sequence, at most ``SAMPLES`` rows. When there would be more, n doubles."""
 
     num_seen: int = 0
     every: int = 1

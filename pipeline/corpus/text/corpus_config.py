@@ -26,9 +26,9 @@ class CleanConfig:
     """Join the lines of each paragraph. A blank line ends a paragraph. Each file is then one document. Only with
     --source plain."""
     source_name: str = ""
-    """Name of the source of all documents. It is written to OUT.documents.tsv and begins the name of each document. The
-    command 'evaluate perplexity' gives figures for each source. Without this option, the source is named after the
-    rules that are applied, such as childes or plain."""
+    """Name of the corpus that all documents come from. It is written to the column source of OUT.documents.tsv, and the
+    name of each document begins with it. The command 'evaluate perplexity' gives separate figures for each corpus.
+    Without this option, the name of the rules that are applied is used, such as childes or plain."""
     licence: str = ""
     """Licence of all documents, written to OUT.documents.tsv."""
     on_error: OnError = "stop"
@@ -42,8 +42,8 @@ class ImportConfig:
 
     text: tuple[Path, ...] = ()
     """Raw text of one of the SOURCES: one sentence per line, CoNLL-U, or the Penn Treebank's raw files. Give --text
-    once for each source, or not at all; for a folder of trees, give a folder of texts. Without texts, the text is
-    rebuilt from the words of the trees; see --joiner."""
+    once for each of the SOURCES, or not at all. For a folder of trees, give a folder of texts. Without texts, the text
+    is rebuilt from the words of the trees as --joiner says."""
     joiner: Joiner = "english"
     """How to rebuild the text of trees without --text. english: by rules of English. space: join the words with single
     spaces. none: join the words without spaces, as in Chinese and Japanese."""
@@ -64,8 +64,8 @@ class ImportConfig:
     document_table: Path | None = None
     """Table (TSV) with the columns document, source and licence, and one row per document."""
     source_name: str = ""
-    """Name of the source of all documents. It replaces the source that is taken from the names of folders or from the
-    table."""
+    """Name of the corpus that all documents come from. It replaces the names that are taken from folders or from the
+    column source of the table."""
     licence: str = ""
     """Licence of all documents. It replaces the licences that the table gives."""
     on_error: OnError = "stop"

@@ -1,7 +1,8 @@
 """Read and write the files next to a text STEM.txt: the document of each sentence, and the source of each document.
 
-    STEM.docs             one line per sentence: the name of its document; successive equal lines are one document
-    STEM.documents.tsv    one row per document, in the order of STEM.docs: document, source, licence; no quoting
+    STEM.docs             one line per sentence: the name of its document. Successive equal lines are one document
+    STEM.documents.tsv    table with the columns document, source and licence, and one row per document, in the order of
+                          STEM.docs. Cells are not quoted
     STEM.speakers         one line per sentence: its speaker
     STEM.dropped.tsv      examples of what cleaning dropped and repaired
     STEM.failures.tsv     the sentences that could not be parsed
@@ -40,7 +41,7 @@ COMPANION_SUFFIXES: Final = (
     DOCS_SUFFIX, TABLE_SUFFIX, SPEAKERS_SUFFIX, DROPPED_SUFFIX, FAILURES_SUFFIX, PARSE_RECORD_SUFFIX,
     SAMPLE_RECORD_SUFFIX,
 )  # fmt: skip
-"""Files that are outdated as soon as STEM.txt or STEM.mrg is replaced."""
+"""The endings of the files that are outdated as soon as STEM.txt or STEM.mrg is replaced."""
 NO_SPEAKER: Final = "-"
 """Line of STEM.speakers for a sentence whose speaker is unknown."""
 
@@ -238,7 +239,7 @@ def _read_record(path: Path, kind: type[_Record]) -> _Record | None:
 
 
 def words_of_stem(stem: Path, texts: Path) -> tuple[dict[str, int | None], list[TrainingText]]:
-    """Return which files a STEM's text comes from, and what its parser or teacher was trained on.
+    """Return which files the text of a STEM comes from, and which texts its parser or teacher was trained on.
 
     Args:
         stem: STEM.

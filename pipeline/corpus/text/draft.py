@@ -25,7 +25,7 @@ class Draft:
     """The reasons for all changes of the line, without repetitions."""
 
     def replace(self, pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str], reason: str) -> None:
-        """Replace every match, and treat the new text as ``change`` does."""
+        """Replace every match of a pattern, and call ``change`` with the new text."""
         self.change(pattern.sub(replacement, self.text), reason)
 
     def apply(self, rules: Rules) -> None:
@@ -50,7 +50,10 @@ class Draft:
 
 
 def undo_entities(draft: Draft) -> None:
-    """Replace HTML entities by their characters, up to four times, because ``&amp;lt;`` first becomes ``&lt;``."""
+    """Replace HTML entities by their characters.
+
+    This is done up to four times, because some entities are escaped: ``&amp;lt;`` first becomes ``&lt;``.
+    """
     text = draft.text
     for _ in range(4):
         if "&" not in text or not _ENTITY.search(text):

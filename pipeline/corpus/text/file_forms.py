@@ -1,8 +1,8 @@
 """Recognise files that are not running text, and read the text inside JSON lines and tables.
 
 If tables, trees or markup were read as running text, they would become sentences. Only the beginning of a file is
-examined. The rules should never refuse real text. So a table without a header, with commas and spaces as in prose, may
-be read as text.
+examined. The rules should never refuse real text, so in doubt a file is read as text. An example is a table without a
+header whose cells have commas and spaces between them, as in prose.
 """
 
 import csv
@@ -68,7 +68,7 @@ _LINE_FORMS: Final = (
         re.compile(r"\S+(?:[ \t]\S+)*[ \t](?:O|[BIES]-[\w-]+)$|[^\s/]+/[A-Z$]+$"),
         0.8,
         "one word per line with tags, as in CoNLL's files",
-        "leave only the words, the words of a sentence on one line",
+        "leave only the words, and put all words of a sentence on one line",
     ),
     (
         re.compile(r"(?:\S+\s+){0,3}\d+\.\d+\s+\d+\.\d+\s+\S"),
@@ -174,7 +174,7 @@ _SIGNATURES: Final = (
     (
         re.compile(r"#\s*\S+\s+\d+\s+\S+\n[^\n]+\n\?"),
         "items of Linger",
-        "leave only the sentences, without the lines with # and ? and without @",
+        "remove the lines that begin with # or ?, and every @",
     ),
     (
         re.compile(r"[^\n]* \+\+\+\$\+\+\+ "),
@@ -184,12 +184,12 @@ _SIGNATURES: Final = (
     (
         re.compile(r"(?:#\s*\n)?# Results on [^\n]*\n# (?:USER AGENT|1\.)"),
         "results of Ibex, with rows of several kinds",
-        "remove the lines with # and leave only the rows with the sentences or words",
+        "remove the lines that begin with #, and leave only the rows with the sentences or words",
     ),
 )
 """Files that are neither text nor records. Each has a pattern for its beginning, a name, and advice for the user."""
 _INLINE = "i|b|u|s|em|strong|font|span|sub|sup|small|big|ref|nowiki|center"
-"""Tags that text may have: those of subtitles and of Wikipedia."""
+"""The tags of subtitles and of Wikipedia, which text may have."""
 _TAG = re.compile(rf"</?(?!(?:{_INLINE})\b)[a-z][\w:.-]*(?:\s[^<>]*)?/?>", re.IGNORECASE)
 _SURE_TAG = re.compile(r"</[a-z]|<[a-z][^<>]*(?:=\s*[\"'][^<>]*|/)>|<(?:br|hr|img|p|li|td|div|h[1-6])\b", re.IGNORECASE)
 """An end tag, a tag with attributes, an empty tag, or a tag of HTML. ``<laughter>`` and ``<unk>`` do not match."""
@@ -234,7 +234,7 @@ def form_of(head: Sequence[Line], path: Path) -> Form:
 
 
 def read_head(lines: Iterator[Line]) -> list[Line]:
-    """Return the lines that show the form of a file. The iterator continues with the line after them."""
+    """Return the first lines of a file, which show its form. The iterator continues with the line after them."""
     head: list[Line] = []
     num_chars = 0
     while len(head) < HEAD_LINES and num_chars < HEAD_CHARS and (line := next(lines, None)):
@@ -248,8 +248,8 @@ def read_running_text(
 ) -> Iterator[Line]:
     """Yield the lines of running text in a file.
 
-    The lines of the text in a JSON object or a row of a table all have the line number of the object or row. The first
-    of them has ``begins_document``.
+    The text in a JSON object or a table row may have several lines. Each is yielded with the line number of its object
+    or row. The first of them has ``begins_document``.
 
     Args:
         path: The file, plain or gzipped.
@@ -319,7 +319,7 @@ def text_column(form: Form, column: str, path: Path) -> str:
         return TEXT_FIELD
     remedy = "name the column of the text with --column NAME"
     if column:
-        raise InputError(f"{path}: {form.found} has no column {column}, expected one of those; {remedy}")
+        raise InputError(f"{path}: {form.found} has no column {column}, expected one of those in brackets; {remedy}")
     raise _not_text(path, form, remedy)
 
 
@@ -385,7 +385,7 @@ def _rows(lines: Iterable[Line], table: Table, column: str) -> Iterator[Record]:
             return
         except csv.Error as error:
             faults.append(
-                f"not a row of a table with {DELIMITERS[table.delimiter]} ({error}); write a quote in a cell twice"
+                f"not a row of a table with {DELIMITERS[table.delimiter]} ({error}); double each quote inside a cell"
             )
             row = [""]
         if not row or (not any(row) and not faults):
@@ -402,7 +402,7 @@ def _rows(lines: Iterable[Line], table: Table, column: str) -> Iterator[Record]:
 
 
 def _counts(names: Sequence[str]) -> bool:
-    """Return whether the cells of a first row only number the columns, from 0 or 1."""
+    """Return whether a first row holds only the numbers of the columns: 0, 1, 2, … or 1, 2, 3, …."""
     numbers = [name for name in names if name]
     return numbers in ([str(i + first) for i in range(len(numbers))] for first in (0, 1))
 

@@ -1,7 +1,8 @@
 """Handle groups of lines that belong together: notes in brackets, a book's licence, tiers of a transcript, subtitles.
 
 The rules of a source (``babylm``) see one line at a time. The functions of this module run before the rules. They join
-lines or leave lines out, and count these lines. They look at most ``MAX_LICENCE_LINES`` lines ahead.
+lines or leave lines out, and count the lines that the rules then do not see. They look at most ``MAX_LICENCE_LINES``
+lines ahead.
 """
 
 import re
@@ -40,7 +41,8 @@ _LICENCES: Final = tuple(
         (r"End of (?:the |this )?Project Gutenberg", r".*newsletter to hear about new ebooks"),
     )
 )
-"""How the first and the last line begin in the two notices that Project Gutenberg puts before and after a book."""
+"""Project Gutenberg puts one notice before a book and one after it. For each notice: patterns of its first line and of
+its last line."""
 
 
 class _Ahead:
@@ -71,7 +73,7 @@ class _Ahead:
 def with_whole_notes(lines: Iterator[Line], record: CleaningRecord) -> Iterator[Line]:
     """Join the lines of a note or caption in brackets that closes on a later line.
 
-    The joined line counts as the first line. The other lines of the note are counted as dropped.
+    The joined line is yielded in place of the first line. The other lines of the note are counted as dropped.
     """
     ahead = _Ahead(lines)
     for line in ahead:
@@ -141,7 +143,7 @@ def with_whole_cues(lines: Iterator[Line], record: CleaningRecord, *, is_rolling
         text = line.text.strip()
         cue, following = CUE.match(text), ahead.see(1)
         rest = text[cue.end() :] if cue else text
-        is_ass = text.startswith("Dialogue:")  # in ASS, comments between subtitles belong to the header
+        is_ass = text.startswith("Dialogue:")  # in ASS, comments between subtitles count as header
         if not text or (cue and not is_ass):
             is_header = False
         elif begins_block and text.startswith(_HEADERS):

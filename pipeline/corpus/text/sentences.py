@@ -95,8 +95,9 @@ def split_sentences(paragraph: str) -> list[str]:
 def split_long(sentence: str, max_words: int = MAX_WORDS) -> list[str]:
     """Return the sentence in pieces of at most ``max_words`` words.
 
-    A long sentence is first split again with ``split_sentences``. A piece that is still too long is cut near its
-    middle: at a semicolon or colon in its middle half, else at a dash, else at a comma, else at any space.
+    A long sentence is first split again with ``split_sentences``. A piece that is still too long is cut in its middle
+    half, as near to the middle as possible. It is cut at a semicolon or colon if there is one there, else at a dash,
+    else at a comma, else at a space.
     """
     if sentence.count(" ") < max_words:
         return [sentence]

@@ -73,15 +73,17 @@ _NO_MANNER = (
     "secondly|thirdly|lastly|additionally|consequently|reply|apply"
 )
 """Words that end like adverbs of manner, but do not say how somebody speaks."""
-# How somebody speaks. This is removed only if its brackets are at the beginning of a line or sentence.
+# A phrase that says how somebody speaks, such as (quietly) or (in Spanish). It is removed only at the beginning of a
+# line or sentence.
 _MANNER = (
     r"(?i:(?:in|speaking|speaks) (?:\w+ish|\w+ese|\w+[rstl]ian|french|german|greek|latin|dutch|arabic|hindi)|"
     r"in an? (?:[\w-]+ ){0,2}(?:voice|tone|accent|whisper)|under (?:his|her|their) breath|"
     rf"to (?:him|her|them)sel(?:f|ves)|(?!(?:{_NO_MANNER})\b)\w{{3,}}ly)"
 )
-# A description, such as [door opens], (LAUGHTER AND MUSIC), (sighs heavily), (people laugh) or *coughs*. The closing
-# bracket of [door opens] may be on another line. "Member of (NATO)" and "a big (SOMETHING) thing" do not match: a word
-# in capitals may be an abbreviation, or be stressed.
+# A description, such as [door opens], (LAUGHTER AND MUSIC), (sighs heavily), (people laugh) or *coughs*. One of the two
+# square brackets may be on another line. After a word in small letters, a single word in capitals and round brackets
+# does not match unless it names a sound. It may be an abbreviation, as in "member of (NATO)", or be stressed, as in
+# "a big (SOMETHING) thing".
 _SOUND = re.compile(
     r"\[[^\w\[\]]*\]|\[(?=[^\[\]]*(?:[^\W\d_]{2}|V\.O|O\.S))(?:[^\[\]]*\]|[^\[\]]{1,60}$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
     rf"(?:^[-\u2013\s]*|(?<=\s))\((?!(?<=[a-z]\s\()(?!(?i:{_SOUND_VERBS}|{_SOUND_NOUNS}))[A-Z]{{5,}}\))"
@@ -108,13 +110,14 @@ _CAPITALS = (
     rf"(?!P\.?S\b)(?:\d+(?:ST|ND|RD|TH) )?(?:(?:Mrs?|Ms|Dr)\.? )?(?:Ma?c)?[{_UPPER}][{_UPPER}.'\u2019-]+"
     rf"(?:(?: |/|, (?=(?:ON|OVER|OFF|V\.O)\b))(?:[{_UPPER}.'\u2019&-]+|#?\d+)){{0,4}}"
 )
-# A speaker's name: in capitals, or a role. A name in capitals stays if the text after the colon is in capitals too.
+# A speaker's name before a colon. The name is in capitals, or is a role. A name in capitals stays if the text after the
+# colon is in capitals too.
 _NAME = re.compile(
     rf"(?m)^ *(?:{_ROLES}|(?=[^:\n]*:(?:\s*$|.*[a-z])){_CAPITALS}(?: ?\([^()\n]*\))?)\s*:(?:\s+|$|(?=[A-Z\"\u201c]))"
 )
 _TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+(?:[-\u2013\u2014]+|>>+)\s*(?=[A-Z\"\u201c'\u2018\u00bf\d.])")
-# Descriptions are first replaced by NUL. These patterns find what is removed together with the NUL: the dash of an
-# empty turn, a colon, a space before a punctuation mark.
+# Each description is first replaced by the character NUL. The next three patterns find what is removed with it: the
+# dash of a turn that has no other text, a colon after the description, and a space before a punctuation mark.
 _EMPTY_TURN = re.compile(r"(?:^|(?<=\s))[-\u2013]+\s*\0(?:\s*\0)*\s*(?=[-\u2013]\s|$)")
 _COLON = re.compile(r"^([-\u2013\s]*)(?:[A-Z][a-z][\w.'\u2019-]*(?: [A-Z][\w.'\u2019-]*){0,3}\s*)?\0\s*:")
 _SPACE = re.compile(r"\s*\0\s*(?=[.,:!?;])|(?<=^[\"\u201c])\0\s*")

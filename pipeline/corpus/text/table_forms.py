@@ -3,8 +3,8 @@
 Prose has commas too. So lines with commas or semicolons must have equal numbers of cells and also look like a table:
 they need a header or a column of numbers, or both if there are spaces next to the delimiters. For lines with tabs or
 vertical bars, three rows with the same number of cells are enough. But lines that have an indent or a speaker before
-the tab are text. Rows that begin with consecutive numbers are a table even if their lengths differ, because quotes
-around cells with commas may be missing.
+the tab are text. Rows that begin with consecutive numbers are a table even if they have different numbers of cells,
+because quotes around cells with commas may be missing.
 """
 
 import csv
@@ -49,8 +49,8 @@ def as_cell(text: str) -> str:
     """Return a text as a cell of a table, changed so that no spreadsheet treats the cell as a formula.
 
     A text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return gets an apostrophe in front, which
-    spreadsheets do not show. Numbers and texts without a letter or digit stay as they are. ``text_of_cell`` gives the
-    text back.
+    spreadsheets do not show. Numbers and texts without a letter or digit stay as they are. ``text_of_cell`` restores
+    the text.
     """
     return f"'{text}" if _is_taken_for_formula(text) else text
 
@@ -75,7 +75,7 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
         quoted = _head_rows(texts, delimiter, quoted=True, spaced=False)
         plain = _head_rows(texts, delimiter, quoted=False, spaced=False)
         if delimiter == "|" and plain and len(plain[0]) == 1 and re.search("[,;]", plain[0][0]):
-            continue  # the first row has commas and no bars, so the bars below it are parts of cells
+            continue  # the first row has commas and no bars, so the bars in other rows are parts of cells
         # If all lines have the same number of cells when quotes are ignored, but the quotes would join some lines,
         # the quotes belong to the text.
         are_marks = len(quoted) < len(plain) and len({*map(len, plain)}) == 1

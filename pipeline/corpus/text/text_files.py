@@ -47,8 +47,8 @@ BRACKETS: Final = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB
 _BRACKET = re.compile("|".join(BRACKETS))
 _MARK = r"<\|(?:end|start|begin)_?of_?text\|>"
 _END_OF_TEXT: Final = re.compile(rf"^\s*{_MARK}\s*|\s*{_MARK}\s*$|{_MARK}(?=\w)")
-"""A mark such as ``<|endoftext|>`` between two texts of a file. Inside a line, with a space or quote after it, the mark
-belongs to the text."""
+"""A mark such as ``<|endoftext|>`` between two texts of a file. It is at the beginning or end of a line, or directly
+before a letter or digit. Anywhere else, as before a space or a quote inside a line, the mark belongs to the text."""
 
 
 def unescape_brackets(word: str) -> str:
@@ -121,7 +121,10 @@ def read_lines(path: Path, on_long: OnError = "stop") -> Iterator[Line]:
 
 
 def _bounded_lines(file: IO[bytes] | gzip.GzipFile, on_long: OnError) -> Iterator[tuple[bytes | None, bool]]:
-    """Yield each line, or None for one longer than ``MAX_LINE_BYTES``; and whether the line is too long to skip."""
+    """Yield a pair for each line: its bytes, and whether it is too long to skip.
+
+    For a line longer than ``MAX_LINE_BYTES``, None takes the place of the bytes.
+    """
     while data := file.readline(MAX_LINE_BYTES):
         if len(data) < MAX_LINE_BYTES or data.endswith(b"\n") or not (rest := file.readline(MAX_LINE_BYTES)):
             yield data, False

@@ -92,7 +92,7 @@ def budget(texts: Sequence[TrainingText]) -> WordBudget:
     """Add up records, each text once.
 
     Texts that share a file or have the same ``part`` are one group. If all texts of a group have the same ``part``,
-    only this part counts. Otherwise all files of the group count as a whole.
+    only the words of this part count. Otherwise all words of all files of the group count.
     """
     groups: list[list[TrainingText]] = []
     for text in texts:
@@ -178,7 +178,10 @@ def from_json(value: Any, *, of: str, name: str, where: str) -> list[TrainingTex
 
 
 def renamed(texts: Iterable[TrainingText], of: str) -> list[TrainingText]:
-    """Return the record of a dataset as the record of the model that is trained on it."""
+    """Return the record of a dataset as the record of the model ``of`` that is trained on it.
+
+    The texts of the training split get ``of`` in place of "text". The other texts do not change.
+    """
     return [replace(text, of=of) if text.of == "text" else text for text in texts]
 
 

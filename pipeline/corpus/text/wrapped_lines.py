@@ -39,10 +39,10 @@ def is_wrapped(lines: Sequence[str]) -> bool:
 def wrapped_share(lines: Sequence[str]) -> float:
     """Return the share of lines that seem to be cut inside a sentence because they are full.
 
-    Only lines directly followed by another line of text are counted. Such a line seems to be cut if it ends with a
-    letter, a digit, a comma, a semicolon, an apostrophe or a hyphen, the next line begins with a small letter, and the
-    next line's first word would not have fitted into the line, or only just (``_SLACK``). The result is 0 if the share
-    is below ``MIN_WRAPPED`` or fewer than ``MIN_LINES`` lines are cut.
+    Only lines directly followed by another line of text are counted. Such a line seems to be cut if three things are
+    true. It ends with a letter, a digit, a comma, a semicolon, an apostrophe or a hyphen. The next line begins with a
+    small letter. The first word of the next line would not have fitted into the line, or only just (``_SLACK``). The
+    result is 0 if the share is below ``MIN_WRAPPED`` or fewer than ``MIN_LINES`` lines are cut.
     """
     texts = [text.strip() for text in lines]
     pairs = [(one, other) for one, other in pairwise(texts) if one and other]
@@ -70,7 +70,7 @@ def join_lines(lines: Iterable[tuple[str, str]], words: frozenset[str]) -> tuple
 
     If a line ends with a word and a hyphen, the next line follows without a space. The hyphen is removed if the joined
     word is one of ``words``; otherwise it stays, as in "well-known". The next line also follows without a space if the
-    line had a soft hyphen at its end, which cleaning has removed.
+    line ended with a soft hyphen in the file, which cleaning has removed.
 
     Args:
         lines: The cleaned text of each line, and the line as it was in the file.

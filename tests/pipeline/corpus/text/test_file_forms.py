@@ -130,7 +130,7 @@ OTHERS = {
     "TSV after a title": ("My pilot\ntext\tzone\nIt ran.\t1\nIt slept.\t2\n", "--column NAME"),
     "columns of whole numbers": ("word zone time who\nIt 1 301 s01\nran 2 290 s01\n", "tabs or commas"),
     "a printed data frame": ("   word  time\n0    It   301\n1   ran   290\n", "tabs or commas"),
-    "Ibex": ("#\n# Results on Monday\n# 1. Time.\n15,Form,age,31\n15,Dash,0,It,301,7\n15,Ask,Yes\n", "lines with #"),
+    "Ibex": ("#\n# Results on Monday\n# 1. Time.\n15,Form,age,31\n15,Dash,0,It,301,7\n15,Ask,Yes\n", "begin with #"),
     "dialogues of films": ("L1 +++$+++ u0 +++$+++ Ann +++$+++ It ran.\nL2 +++$+++ u2 +++$+++ Bo +++$+++ No.\n", "sed"),
     "words with entities": (
         "-DOCSTART- -X- -X- O\n\nAnn NNP B-NP B-PER\nran VBD B-VP O\n. . O O\n" * 3,
@@ -153,7 +153,7 @@ OTHERS = {
     "stimuli of jsPsych": ('all = [\n  {\n    "item": 1,\n    "sentence": "It ran."\n  },\n];\n' * 3, "only the text"),
     "items of Linger": (
         "# gp 1 amb\nIt ran@ fast.\n? Did it run? Y\n\n# gp 1 una\nIt@ ran.\n? Did it? Y\n",
-        "without @",
+        "every @",
     ),
     "messages with dates": ("1/24/26, 10:15 AM - Ann: Hi.\n1/24/26, 10:16 AM - Bo: No.\n", "remove the times"),
     "messages with dates after times": ("[10:15, 1/24/26] Ann: Hi.\n[10:16 AM, 1/24/26] Bo: No.\n", "remove the times"),
