@@ -103,8 +103,8 @@ class RecomputeConfig:
     recompute: int = 0
     """Also compute this many random shards of a dump again, and compare them with the dump. 0: none."""
     teacher: tuple[Path, ...] = ()
-    """With --recompute: the run or sample corpus that the dump was made with. If several runs made the dump, give the
-    option once for each run."""
+    """With --recompute: the run, sample corpus or Hugging Face folder that the dump was made with. If several runs made
+    the dump, give the option once for each run."""
     data: Path | str | None = None
     """With --recompute: the dataset that the dump was made from."""
     seed: int = 1

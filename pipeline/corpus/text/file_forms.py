@@ -319,7 +319,7 @@ def text_column(form: Form, column: str, path: Path) -> str:
         return TEXT_FIELD
     remedy = "name the column of the text with --column NAME"
     if column:
-        raise InputError(f"{path}: {form.found} has no column {column}, expected one of those in brackets; {remedy}")
+        raise InputError(f"{path}: no column {column}, expected one of {', '.join(form.columns)}; {remedy}")
     raise _not_text(path, form, remedy)
 
 
