@@ -1,18 +1,20 @@
 r"""Define the built-in English grammar: its rules with features, and the domains of the features.
 
-A line of ``RULES`` is ``weight LHS -> RHS``. ``$name`` is a variable that takes each value of ``DOMAINS[name]``. It has
-the same value everywhere in a line; ``$name1`` and ``$name2`` are different variables with the same domain. If a
-variable occurs only on the right, its values share the weight of the line in proportion to their weights in the domain.
-The weights of the rules of one symbol are normalised.
+A line of ``RULES`` is ``weight LHS -> RHS``. A variable ``$name`` in it takes each value of ``DOMAINS[name]``, and has
+the same value everywhere in the line. The variables ``$name1`` and ``$name2`` have the same domain, but may have
+different values. If a variable occurs only on the right, its values share the weight of the line in proportion to their
+weights in the domain. The weights of the rules of one symbol are normalised.
 
-A symbol is ``label/variant[features]``. The tree has only the label; for ``V`` it has the first feature (VBZ, VBD, ...)
-instead. A symbol that begins with ``_`` is not in the tree; its children become children of its parent. There are no
-empty rules and no cycles of unary rules. No phrase of a tree has as its only child a phrase with the same label.
+A symbol is ``label/variant[features]``. The tree has only the label. In place of the label ``V``, it has the first
+feature (VBZ, VBD, ...). A symbol that begins with ``_`` is not in the tree, and its children become children of its
+parent. There are no empty rules and no cycles of unary rules. No phrase of a tree has as its only child a phrase with
+the same label.
 
-The most important feature is the agreement class, which is named after a typical member: the persons ``i you we``, the
-humans ``he she they``, the animals ``dog dogs`` and the things ``cup cups``. The class of a noun phrase determines the
-form of the verb, the pronoun, the reflexive and the predicates that make sense. So agreement is exact at any distance,
-and a sentence that violates agreement has probability 0.
+The most important feature is the agreement class. A class is named after a typical member. The classes ``i``, ``you``
+and ``we`` are for speaker and hearer, ``he``, ``she`` and ``they`` for other humans, ``dog`` and ``dogs`` for animals,
+and ``cup`` and ``cups`` for things. The class of a noun phrase determines the form of the verb, the pronoun, the
+reflexive and the predicates that make sense. So agreement is exact at any distance, and a sentence that violates
+agreement has probability 0.
 """
 
 from functools import cache
@@ -21,7 +23,7 @@ from pipeline.corpus.sample.lexicon import lexical_entries
 from pipeline.corpus.sample.pcfg import Grammar, parse_rules
 
 DOMAINS: dict[str, dict[str, float]] = {
-    # Sets of agreement classes, weighted by their frequency among subjects and objects in text.
+    # Sets of agreement classes. The weights follow their frequencies among subjects and objects in text.
     "agr": {"i": 4, "you": 3, "we": 4, "he": 20, "she": 20, "they": 22, "dog": 8, "dogs": 6, "cup": 7, "cups": 6},
     "noun": {"he": 20, "she": 20, "they": 22, "dog": 8, "dogs": 6, "cup": 7, "cups": 6},
     "sg": {"he": 20, "she": 20, "dog": 8, "cup": 7},

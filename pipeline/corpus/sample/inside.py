@@ -3,16 +3,18 @@
     beta(A, i, j) = sum over rules A -> B C and over k of  p(A -> B C) beta(B, i, k) beta(C, k, j)      (Baker 1979)
 
 Here beta(A, i, j) is the probability that A expands to words i to j - 1. A string x of n words has the probability p(x)
-= beta(start, 0, n), a sum over all its derivations. A rule with more than two symbols becomes several binary rules.
-Their new symbols stand for the rest of the original rule and expand with probability 1. Chains of unary rules are
-folded into the binary and lexical rules by U* = I + U + U^2 + ..., where U is the matrix of unary rules. A grammar with
-a cycle of unary rules is refused, so this sum is finite.
+= beta(start, 0, n), a sum over all its derivations. A rule with more than two symbols on the right becomes several
+binary rules. They have new symbols, each of which stands for the last symbols of the original rule and expands to them
+with probability 1. Chains of unary rules are folded into the binary and lexical rules by U* = I + U + U^2 + ..., where
+U is the matrix of unary rules. A grammar with a cycle of unary rules is refused, so this sum is finite.
 
-For each width, the chart has a sorted list of items (position, symbol, value), only for symbols that fit the span. Two
-lists are joined: each item of one list with all items of the other list that begin where it ends. One numpy call does
-this for all sentences of a batch. So the time depends on the number of joined items and not on the size of the grammar.
-The price is code full of index arithmetic. The probabilities of a word under all symbols are divided by the largest of
-them, and the log of this divisor is added at the end, so long sentences do not underflow. Trees are not recovered.
+For each width of a span, the chart has a list of items (position, symbol, value), sorted by position. A symbol that
+cannot expand to a span has no item for it. To find wider constituents, each item of a list is joined with all items of
+another list that begin where it ends. This is done for all sentences of a batch at once. So the time depends on the
+number of joined items and not on the size of the grammar. The price is code full of index arithmetic.
+
+The probabilities of a word under all symbols are divided by the largest of them, and the log of this divisor is added
+at the end, so long sentences do not underflow. Trees are not recovered.
 """
 
 from collections.abc import Sequence
@@ -97,7 +99,7 @@ def _items(positions: Ints, symbols: Ints, values: Floats, num_positions: int) -
 
 
 def ranges(starts: Ints, counts: Ints) -> tuple[Ints, Ints]:
-    """Concatenate ranges of indices. Return the number of the range that each index is in, and the indices.
+    """Concatenate ranges of indices. Return two arrays: the range that each index is in, and the index itself.
 
     Range o has the indices starts[o] to starts[o] + counts[o] - 1. For example, starts ``[5, 9]`` and counts ``[2, 1]``
     give ``[0, 0, 1]`` and ``[5, 6, 9]``.
@@ -110,7 +112,7 @@ class Chart:
     """The inside probabilities of M sentences.
 
     The words of the batch have consecutive positions, with an empty position after each sentence. The probabilities of
-    each word were divided by its scale, which is the largest of them.
+    a word under all symbols were divided by the scale of the word, which is the largest of them.
     """
 
     starts: Ints
@@ -147,9 +149,10 @@ class Inside:
         )
 
     def _above(self, unary: list[tuple[int, int, float]]) -> list[dict[int, float]]:
-        """Return for each symbol X the symbols from which unary chains lead to X, with the chains' total probabilities.
+        """Return for each symbol X the symbols from which a chain of unary rules leads to X.
 
-        The empty chain leads from X to X with probability 1.
+        The value of each such symbol is the total probability of its chains. The empty chain leads from X to X and has
+        probability 1.
         """
         parents: list[list[tuple[int, float]]] = [[] for _ in range(self._num_symbols)]
         for parent, child, prob in unary:

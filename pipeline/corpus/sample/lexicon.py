@@ -2,8 +2,8 @@
 
 Every list is ordered from frequent to rare. The word at rank r (from 0) has weight 1 / (r + 2): Zipf's law with
 Mandelbrot's shift. Words are spelt as in the middle of a sentence, and have no spaces. The lists spell out irregular
-forms. There are homographs on purpose (``teacher`` is he or she, ``her`` is an object or a possessive, ``sheep`` is
-singular or plural, ``helped`` is a past form or a participle).
+forms. There are homographs on purpose. For example, ``her`` is an object or a possessive, ``sheep`` is singular or
+plural, and ``helped`` is a past form or a participle.
 
 The words obey two constraints. First, no two words differ only in the case of their first letter (there is no name
 ``Rose`` and no month ``May``), so no information is lost when the first word of a sentence is capitalised. ``Grammar``
@@ -31,7 +31,7 @@ AGREEMENT_NOUNS: Mapping[str, tuple[str, str]] = {
     ),
 }
 """Nouns of each agreement class of singular nouns (see ``grammar``). The first string has the nouns of this class only.
-The second has the nouns that belong to both ``he`` and ``she``. An irregular plural is written as
+The second string has the nouns that belong to both ``he`` and ``she``. A noun with an irregular plural is written as
 ``singular/plural``."""
 
 PLURAL_OF = {"he": "they", "she": "they", "dog": "dogs", "cup": "cups"}
@@ -62,7 +62,7 @@ VERBS: Mapping[str, str] = {
     "psy": "please surprise frighten annoy amuse",
     "cov": "cover touch hide/hid/hidden damage",
 }
-"""Verbs of each subcategory, as ``base[/past/participle[/ing]]``. ``~`` marks a stative verb: it has no progressive."""
+"""Verbs of each subcategory, as ``base[/past/participle[/ing]]``. A verb after ``~`` is stative: it has no ing form."""
 
 AUXILIARIES: Mapping[str, str] = {
     "V[VBZ,be]": "is",
@@ -86,8 +86,8 @@ ADJECTIVES: Mapping[str, str] = {
     "thg": "new big old small heavy broken expensive beautiful empty dusty",
     "hue": "red green blue wooden ivory",
 }
-"""Adjectives of each kind. ``liv`` and ``age`` are for living beings, ``thg`` and ``hue`` for things. ``age`` and
-``hue`` may follow another adjective: a happy old man, a big red box."""
+"""Adjectives of each kind. The kinds ``liv`` and ``age`` are for living beings, ``thg`` and ``hue`` for things. An
+adjective of the kind ``age`` or ``hue`` may follow another adjective, as in *a happy old man* and *a big red box*."""
 
 FUNCTION_WORDS: Mapping[str, str] = {
     "DT/sg": "the the the this every that each",
@@ -148,7 +148,7 @@ VOWELS = "aeiou"
 
 
 def third_singular(base: str) -> str:
-    """Return the third person singular of a verb or the regular plural of a noun: carries, watches."""
+    """Return the third person singular of a verb or the regular plural of a noun, such as *carries* or *boxes*."""
     if base.endswith(("s", "x", "ch", "sh", "o")):
         return base + "es"
     if base.endswith("y") and base[-2] not in VOWELS:
@@ -223,7 +223,10 @@ def lexical_entries() -> dict[str, dict[str, float]]:
 
 
 def other_number() -> dict[str, str]:
-    """Return the form of the other number for each finite verb form: ``smile`` for ``smiles``, ``is`` for ``are``."""
+    """Return the plural form of each singular verb form, and the singular form of each plural verb form.
+
+    For example, ``smiles`` gives ``smile``, and ``are`` gives ``is``.
+    """
     swaps = {"is": "are", "was": "were", "does": "do", "has": "have"}
     for verbs in VERBS.values():
         for forms in map(verb_forms, verbs.split()):

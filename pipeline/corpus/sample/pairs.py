@@ -9,8 +9,9 @@ A pair is kept only if the exact probabilities are p(good) > 0 and p(bad) = 0. F
 and *the teacher helped herself* are both possible, so this pair is dropped. A pair is also dropped if it was sampled
 before, or if the caller excludes one of its sentences.
 
-Agreement paradigms have as many singular as plural templates, so a model gains nothing by always preferring one form.
-The exception is ``agreement_with_coordinated_subject``, which is always plural.
+Paradigms that test agreement in number have as many singular as plural templates, so a model gains nothing if it always
+prefers the singular or always the plural. The exception is ``agreement_with_coordinated_subject``, which is always
+plural.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,9 +1,9 @@
 """Read a probabilistic context-free grammar from rules with features, and sample derivations from it.
 
 No derivation is cut off or rejected, so a string is sampled with exactly the probability that ``inside`` computes.
-Entry (A, B) of the matrix of expected children is the mean number of children B of a symbol A. If its spectral radius
-is below 1, sampling ends with probability 1, and the expected length of a sentence is finite (Booth and Thompson 1973).
-``Grammar`` checks this, and drops symbols that the start symbol cannot reach.
+Entry (A, B) of the *matrix of expected children* is the mean number of children B of a symbol A. If the spectral radius
+of this matrix is below 1, sampling ends with probability 1, and the expected length of a sentence is finite (Booth and
+Thompson 1973). The class ``Grammar`` checks that it is below 1, and drops symbols that the start symbol cannot reach.
 
 Different terminal strings have different texts, so p(text) = p(terminal string). To make sure of this, ``Grammar``
 checks that no word contains a space or a mark in ``ATTACHED``, and that no two words differ only in the case of their
@@ -55,7 +55,7 @@ def assignments(
 
 
 def substitute(symbol: str, values: Mapping[str, str]) -> str:
-    """Return the symbol with its variables, such as ``$n``, replaced by their values. ``PRP$`` has no variable."""
+    """Return the symbol with its variables, such as ``$n``, replaced by their values. A ``$`` at the end stays."""
     return _VARIABLE.sub(lambda match: values[match[1] + match[2]], symbol)
 
 
@@ -88,7 +88,8 @@ def parse_rules(
     both = weights.keys() & lexicon.keys()
     if both:
         raise ValueError(
-            f"grammar: {', '.join(sorted(both))} expand to words and to phrases, expected one of these; use two symbols"
+            f"grammar: {', '.join(sorted(both))} expand to words and to phrases, expected only words or only phrases; "
+            "use two symbols"
         )
     weights |= {lhs: {(word,): weight for word, weight in words.items()} for lhs, words in lexicon.items()}
     return [
@@ -99,7 +100,7 @@ def parse_rules(
 
 
 def label_of(symbol: str) -> str:
-    """Return the treebank label of a symbol, or ``""`` if it begins with ``_``: such symbols get no node in a tree."""
+    """Return the treebank label of a symbol. It is ``""`` for symbols that begin with ``_``, which get no tree node."""
     if symbol.startswith("_"):
         return ""
     if symbol.startswith("V["):
@@ -226,8 +227,8 @@ class Grammar:
     def words_of_text(self, text: str) -> list[str]:
         """Return the terminal string that has this text. Unknown words stay as they are.
 
-        A text consists of words of the grammar if all returned words are terminals, and ``text_of_words`` turns them
-        into the text again.
+        To check that a text consists of words of the grammar, check that all returned words are terminals and that
+        ``text_of_words`` turns them into the same text again.
         """
         words = _TERMINAL.findall(text)
         if words:

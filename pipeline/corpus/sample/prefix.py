@@ -1,17 +1,17 @@
-r"""Compute the exact distribution over the next word after any words, for many sentences at once.
+r"""Compute the exact distribution over the next word after a prefix, for many sentences at once.
 
-For the words x_1 ... x_n, the sum over all derivations that begin with these words is the prefix probability (Jelinek
-and Lafferty 1991). It is computed from left to right (Stolcke 1995), over symbols whose expansion begins at position n:
+The prefix probability of the words x_1 ... x_n is the probability that a sentence begins with these words (Jelinek and
+Lafferty 1991). It is computed from left to right (Stolcke 1995):
 
     e_n[C]  = sum over i < n and rules A -> B C of  c_i[A] p(A -> B C) beta(B, i, n)                    e_0[start] = 1
     c_n     = e_n (I - L)^-1          L[A, B] = sum of the probabilities of the rules of A whose first symbol is B
     p(x_1 ... x_n v)   = sum over A of  c_n[A] p(A -> v)
     p(x_1 ... x_n end) = beta(start, 0, n)
 
-e_n[C] is the probability of all leftmost derivations that have generated x_1 ... x_n and next expand a symbol C that a
-rule A -> B C has introduced. c_n[A] is the same for any symbol A that can be expanded next: C itself, or a symbol that
-begins an expansion of C. (I - L)^-1 = I + L + L^2 + ... sums over all chains of first symbols, so left recursion is
-allowed. beta is the inside probability, from the chart of ``inside``.
+Here e_n[C] is the probability of all leftmost derivations that have generated x_1 ... x_n and next expand a symbol C
+that a rule A -> B C has introduced. The value c_n[A] is the same for any symbol A that is expanded next: either such a
+C, or the first symbol in an expansion of C. The series (I - L)^-1 = I + L + L^2 + ... sums over all chains of first
+symbols, so left recursion is allowed. The inside probability beta is from the chart of ``inside``.
 
 The sentences of a batch advance together, with one matrix product per position. Each c_n is divided by the total
 probability of all next words and of the end, and the log of this total is kept, so long sentences do not underflow.
@@ -44,7 +44,8 @@ class NextWords:
 
     Attributes:
         inside: The inside algorithm of the grammar.
-        words: The words, W in number, in the order of the columns of ``probs``. The column after them is for the end.
+        words: The W words, in the order of the columns of ``probs``. One more column, the last, is for the end of the
+            sentence.
     """
 
     def __init__(self, grammar: Grammar) -> None:
@@ -62,7 +63,7 @@ class NextWords:
         for word, symbols in rules.lexical.items():
             for a, prob in symbols.items():
                 lexical[a, column[word]] = prob
-        # Except for the start, only the symbols C of rules A -> B C have an e, and only the symbols A need a c.
+        # Only the start symbol and the symbols C of rules A -> B C have an entry in e. Only such A need one in c.
         triples.sort(key=lambda triple: triple[1])
         left, right, second = (np.array([triple[i] for triple in triples], dtype=np.int64) for i in (0, 2, 1))
         self._lhs, self._rule_lhs = np.unique(left, return_inverse=True)
@@ -71,7 +72,7 @@ class NextWords:
         self._rule_probs = np.array([prob for *_, prob in triples])
         self._rule_first = np.searchsorted(second, np.arange(rules.num_symbols))
         self._rule_counts = np.searchsorted(second, np.arange(rules.num_symbols), side="right") - self._rule_first
-        # Rounding leaves tiny numbers where the inverse is 0. A word that cannot come must have probability 0.
+        # Rounding leaves tiny numbers where the inverse is 0. A word that cannot come next must have probability 0.
         begins = _reachable(first > 0)
         closure = np.where(begins, np.linalg.inv(np.eye(rules.num_symbols) - first), 0.0)[self._rights]
         self._can_begin = begins @ (lexical > 0)
@@ -95,15 +96,15 @@ class NextWords:
             branches: Prefixes that begin like one of these sentences and then have a word of their own.
 
         Returns:
-            ``[sum of (n + 1) over sentences of n words, plus number of branches, W + 1]`` float64. The first row of a
-            sentence is before its first word, and its last row after its last word. The rows of the branches follow
-            those of all sentences. A row sums to 1, or to 0 if no string of the grammar has the prefix.
+            ``[R, W + 1]`` float64, where R is the number of prefixes. A sentence of n words has n + 1 prefixes, from
+            the empty one to the whole sentence, each with a row. The rows of all sentences come first, and then one row
+            for each branch. A row sums to 1, or to 0 if no string of the grammar has the prefix.
         """
         prefixes = [[*sentences[branch.sentence][: branch.num_words], branch.word] for branch in branches]
         chart = self.inside.chart([*sentences, *prefixes])
         first_row = np.cumsum([0, *(len(words) + 1 for words in sentences)])
         num_rows = int(first_row[-1]) + len(branches)
-        # Row of the empty prefix of each string of the chart. A branch shares the rows of its sentence.
+        # The row of the empty prefix, for each string of the chart. A branch shares the rows of its sentence.
         base = np.concatenate([first_row[:-1], first_row[[branch.sentence for branch in branches]]]).astype(np.int64)
         last = np.concatenate([first_row[1:] - 1, np.arange(first_row[-1], num_rows)])
         is_branch = np.arange(len(base)) >= len(sentences)
@@ -157,7 +158,7 @@ class NextWords:
 
 
 def _last(rules: BinaryRules) -> NDArray[np.bool_]:
-    """Return ``[S, S]``: whether some rule of A has B as its last symbol."""
+    """Return ``[S, S]`` for S symbols: whether some rule of A has B as its last symbol."""
     found = np.zeros((rules.num_symbols, rules.num_symbols), np.bool_)
     for a, b, _ in rules.unary:
         found[a, b] = True
@@ -167,7 +168,7 @@ def _last(rules: BinaryRules) -> NDArray[np.bool_]:
 
 
 def _reachable(steps: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return ``[S, S]``: whether zero or more steps lead from A to B."""
+    """Return ``[S, S]`` for S symbols: whether zero or more of the given steps lead from A to B."""
     found = steps | np.eye(len(steps), dtype=np.bool_)
     while True:
         numbers = found.astype(np.float32)
@@ -183,7 +184,8 @@ class _ByEnd:
 
     bounds: Ints
     columns: tuple[Ints, Ints, Ints, Floats]
-    """Index of the string, number of words before the span, symbol and inside probability of each item."""
+    """Four arrays with an entry for each item: index of the string, number of words before the span, symbol, and inside
+    probability."""
     prefixes: list[tuple[Ints, Floats]]
     """Entry n - 1 has the strings, ascending, whose first n words are a complete sentence of the grammar, and the
     inside probabilities of these words under the start symbol."""
@@ -200,7 +202,7 @@ class _ByEnd:
 
 
 def _by_end(chart: Chart, is_branch: NDArray[np.bool_]) -> _ByEnd:
-    """Order the items of a chart. Of a branch, keep only the items that include its last word."""
+    """Order the items of a chart by their ends. For a branch, keep only the items that include its last word."""
     widths = np.repeat(np.arange(1, len(chart.lefts) + 1), [len(items.positions) for items in chart.lefts])
     positions, symbols = (
         np.concatenate([getattr(items, name) for items in chart.lefts]) for name in ("positions", "symbols")

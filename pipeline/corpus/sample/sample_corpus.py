@@ -2,12 +2,14 @@
 
     OUT/{train,dev,test}.mrg   one bracketed tree per line
     OUT/{train,dev,test}.txt   the same sentences as text, line by line
-    OUT/minimal_pairs/*.jsonl  one paradigm per file, in BLiMP's form
-    OUT/entropy.json           the loss that no model can beat in expectation, and facts about the grammar; written last
+    OUT/minimal_pairs/*.jsonl  minimal pairs in BLiMP's form, one paradigm per file
+    OUT/entropy.json           the loss that no model can beat in expectation, and facts about the grammar
 
-Sentences are drawn independently, and none is rejected. So they follow the grammar's distribution p exactly, and the
-splits have some short sentences in common, which ``entropy.json`` counts. The loss of p in ``entropy.json`` is computed
-on the same sentences that models are evaluated on. The same arguments give the same bytes.
+The file ``entropy.json`` is written last. Its loss is that of the grammar's distribution p, computed on the sentences
+that models are evaluated on.
+
+Sentences are drawn independently, and none is rejected. So they follow p exactly. As a result, some short sentences are
+in several splits, and ``entropy.json`` has their number. The same arguments produce byte-identical files.
 """
 
 import hashlib
@@ -35,8 +37,8 @@ MEANING = {
     "neg_log_prob_nats": "sum of -log p(sentence) over the sentences of the split. p is exact: the inside algorithm "
     "sums over all derivations. To get the perplexity of p per token, divide by the number of positions (tokens of "
     "your tokenizer and one <eos> per sentence) and take exp. A model can have a lower perplexity only by chance",
-    "tree_neg_log_prob_nats": "sum of -log p over the derivations that were sampled, for sentence and tree together. "
-    "The symbols of a derivation include their grammatical features",
+    "tree_neg_log_prob_nats": "sum of -log p(derivation) over the sentences of the split. A derivation is a sentence "
+    "with the tree that was sampled for it and the grammatical features of all symbols",
     "mean_neg_log_prob_nats": "neg_log_prob_nats per sentence: an estimate of the entropy of the grammar's sentences",
     "standard_error_nats": "standard error of mean_neg_log_prob_nats as an estimate of this entropy",
     "num_words": "number of terminals. Words, punctuation marks and the ending 's each count as one",
@@ -99,7 +101,7 @@ def _write_split(
     progress: Callable[[int], None] | None,
     train_texts: set[str] | None,
 ) -> tuple[dict[str, int | float | str], set[str]]:
-    """Write one split; return its entry in entropy.json and its distinct sentences."""
+    """Write one split. Return its entry in entropy.json and its distinct sentences."""
     texts: set[str] = set()
     num_also_in_train = 0
     digest = hashlib.sha256()
@@ -147,7 +149,7 @@ def _write_pairs(
 def write_sample_corpus(
     out: Path, num_sentences: int, seed: int, progress: Callable[[int], None] | None = None
 ) -> dict[str, Any]:
-    """Write the sample corpus into a folder; return the content of entropy.json.
+    """Write the sample corpus into a folder. Return the content of entropy.json.
 
     Args:
         out: The folder. It is created if necessary, and files of an earlier run in it are replaced.
@@ -158,8 +160,8 @@ def write_sample_corpus(
     Raises:
         ConfigError: If a number is out of range.
         InputError: If ``out`` is not a folder.
-        StoreError: If a file cannot be written. Then the files of an earlier run are unchanged, or ``entropy.json`` is
-            missing.
+        StoreError: If a file cannot be written. In this case, either the files of an earlier run are unchanged or
+            ``entropy.json`` is missing.
     """
     problems = []
     if num_sentences < 1:

@@ -1,8 +1,8 @@
 r"""Compare predicted trees with the trees of a treebank, by their brackets over tokens.
 
-A bracket is the label of a phrase, its first token, and one past its last token. TOP is not a bracket. A chain of unary
-phrases is several brackets. M is the number of sentences. G_m and P_m are the multisets of the gold and the predicted
-brackets of sentence m. G°_m and P°_m are the same multisets without labels.
+A bracket is the label of a phrase, its first token, and one past its last token. TOP is not a bracket. Each phrase of a
+unary chain is a bracket of its own. M is the number of sentences. G_m and P_m are the multisets of the gold and the
+predicted brackets of sentence m. G°_m and P°_m are the same multisets without labels.
 
     precision        Σ|G_m ∩ P_m| / Σ|P_m|
     recall           Σ|G_m ∩ P_m| / Σ|G_m|
@@ -11,9 +11,9 @@ brackets of sentence m. G°_m and P°_m are the same multisets without labels.
     exact match      (number of sentences with G_m = P_m) / M              G°_m = P°_m for trees without labels
 
 The sentence F1 is the usual metric of unsupervised parsing (Kim et al. 2019, URNNG). Let g_m and p_m be the *sets* of
-spans of two tokens or more, without the span of the whole sentence.
+the gold and the predicted spans that have at least two tokens and do not cover the whole sentence.
 
-    sentence F1      mean over sentences of two tokens or more of  2 |g_m ∩ p_m| / (|g_m| + |p_m|)
+    sentence F1      mean of  2 |g_m ∩ p_m| / (|g_m| + |p_m|)  over all sentences that have at least two tokens
 
 If both g_m and p_m are empty, the F1 of the sentence is 1. If only one of them is empty, the F1 is 0.
 
@@ -23,8 +23,9 @@ Published scores on the Penn Treebank are usually those of the program EVALB. Th
 removes punctuation, lets ADVP match PRT, and leaves out sentences that it cannot read. Here nothing is removed, a label
 matches only itself, and all sentences count.
 
-Compare two values only if the gold trees of both come from the same treebank, were made in the same way (by people or
-by a parser), and are of the same kind (labelled or binary). Otherwise the number of brackets per sentence differs.
+Compare two scores only if the gold trees of both come from the same treebank, were made in the same way (by people or
+by a parser), and are of the same kind (labelled, or binary without labels). Otherwise the number of brackets per
+sentence differs.
 """
 
 from collections import Counter
@@ -36,12 +37,12 @@ from pipeline.corpus.trees.trees import TokenPhrase
 from storage.errors import InputError
 
 DEFINITIONS: Final = {
-    "precision": "num_matched / num_predicted: brackets with labels, TOP left out, nothing else deleted",
+    "precision": "num_matched / num_predicted. Brackets have labels, and only TOP is left out",
     "recall": "num_matched / num_gold",
     "f1": "2 num_matched / (num_gold + num_predicted)",
-    "unlabelled_f1": "2 num_matched_spans / (num_gold + num_predicted): the same brackets without labels",
-    "exact_match": "num_exact / num_sentences: the predicted brackets are the gold brackets",
-    "sentence_f1": "total_sentence_f1 / num_longer: the mean F1 of the sentences with at least two tokens. The F1 "
+    "unlabelled_f1": "2 num_matched_spans / (num_gold + num_predicted). Labels are ignored",
+    "exact_match": "num_exact / num_sentences. A sentence is exact if its predicted brackets equal its gold brackets",
+    "sentence_f1": "total_sentence_f1 / num_longer, the mean F1 of the sentences with at least two tokens. The F1 "
     "compares the sets of spans of both trees, without single tokens and without the whole sentence. If neither tree "
     "has such a span, the F1 is 1 (Kim et al. 2019)",
 }
@@ -71,7 +72,7 @@ class ParseFigure:
     num_without_spans: int
     """Sentences of two tokens or more whose gold tree has no span besides single tokens and the whole sentence."""
     total_sentence_f1: float
-    """Sum of the F1 of the sentences of two tokens or more."""
+    """Sum of the sentence F1 over the sentences of two tokens or more."""
 
     @property
     def precision(self) -> float | None:
@@ -100,7 +101,7 @@ class ParseFigure:
 
     @property
     def sentence_f1(self) -> float | None:
-        """The mean F1 of sentences; None if all sentences have one token."""
+        """The mean of the sentence F1; None if all sentences have one token."""
         return _share(self.total_sentence_f1, self.num_longer)
 
     def to_json(self) -> dict[str, Any]:
@@ -114,10 +115,11 @@ def score_parses(
     """Compare trees over the same tokens, sentence by sentence.
 
     Args:
-        gold: Phrases of each sentence. The first is TOP: ``(0, 0, n)``.
+        gold: Phrases of each sentence, as triples of the label's number, the first token, and one past the last token.
+            The first phrase is TOP over all n tokens: ``(0, 0, n)``.
         predicted: Phrases of each sentence in the same order, or None for a sentence without a parse. A tree without
-            labels has ``(0, 0, n)`` and then a triple for each span. The first number of these triples is ignored, and
-            one of the spans may cover the whole sentence.
+            labels has TOP and then a triple for each span. The first number of these triples is ignored. One of the
+            spans may cover the whole sentence.
         labelled: Whether predicted trees have labels.
 
     Raises:

@@ -1,11 +1,12 @@
 """Rebuild running text from the words of a tree, for treebanks without their text.
 
-The rules below undo PTB tokenisation for English: ``do n't``, ``$ 5``, ``-LRB- see below -RRB-``. In each table, the
-first rule that fits applies. Every rule has an example, which a test runs. The rules cannot restore what the treebank
-does not record: whether a dash had spaces, whether the text had ``and/or`` or ``and / or``, and to which side a lone
-``"`` belongs.
+The rules undo PTB tokenisation for English. For example, ``do n't`` becomes ``don't``, ``$ 5`` becomes ``$5``, and
+``-LRB- so -RRB-`` becomes ``(so)``. There are three tables of rules: ``PAIR_RULES``, ``CONTEXT_RULES`` and
+``WORD_RULES``. In each table, the first rule that fits applies. Every rule has an example, which a test runs.
 
-``match_words`` always finds the words of the tree in the rebuilt text, even if the rules get a space wrong.
+The rules cannot restore what the treebank does not record: whether a dash had spaces, whether the text had ``and/or``
+or ``and / or``, and to which side a lone ``"`` belongs. A wrong space does no further harm, because spaces are ignored
+when the words of the tree are looked up in the text (``matching``).
 """
 
 import re
@@ -22,7 +23,7 @@ Joins = Literal["before", "after", "both", "neither"]
 
 @dataclass(frozen=True, slots=True)
 class WordRule:
-    """Decide from the spelling and the tag of a word on which sides it has no space."""
+    """Decide on which sides a word has no space, from its spelling and its tag."""
 
     word: str
     """Regular expression for the whole word, as spelt in the text."""
@@ -37,7 +38,7 @@ class WordRule:
 
 @dataclass(frozen=True, slots=True)
 class ContextRule:
-    """Decide from a word and its neighbours on which sides it has no space. This rule overrides a ``WordRule``."""
+    """Decide on which sides a word has no space, from the word and its neighbours. It overrides a ``WordRule``."""
 
     around: str
     """Regular expression for ``word/TAG`` of five words: two before the word, the word itself, and two after it."""
@@ -120,7 +121,7 @@ CONTEXT_RULES: Final = (
     # A dash at the edge of a sentence.
     ContextRule(rf"{_ANY} {_ANY} \u2014/\S+ \^/\^ {_ANY}", "neither", "to/TO the/DT \u2014/:", "to the \u2014"),
     ContextRule(rf"{_ANY} \^/\^ \u2014/\S+ {_ANY} {_ANY}", "neither", "\u2014/: Ann/NNP", "\u2014 Ann"),
-    # An abbreviation and its meaning, in a list.
+    # The dash between an abbreviation and its meaning, in a list of abbreviations.
     ContextRule(
         rf"\^/\^ ([A-Z])[A-Z\d]+/NNP? -/HYPH (?i:\1)[a-z]\S+ {_ANY}",
         "neither",
@@ -166,7 +167,7 @@ CONTEXT_RULES: Final = (
         "in/IN 2/CD \u00d7/SYM buffer/NN",
         "in 2\u00d7 buffer",
     ),
-    # Brackets after a part of a word, a number or a variable.
+    # Brackets right after a word, a number or a variable.
     ContextRule(
         rf"{_ANY} \S+/NNS? \(/\S+ (?:s|es|ren)/\S+ \)/\S+",
         "both",
@@ -193,7 +194,7 @@ CONTEXT_RULES: Final = (
         "of/IN log/NN -LRB-/-LRB- age/NN -RRB-/-RRB-",
         "of log(age)",
     ),
-    # Letters of figures.
+    # Letters of the parts of a figure.
     ContextRule(
         rf"{_ANY} \d+[A-Z]/\S+ ,/, [A-Z]/\S+ {_ANY}", "both", "Fig./NN 2A/NN ,/, B/NN and/CC C/NN", "Fig. 2A,B and C"
     ),
@@ -290,7 +291,7 @@ def detokenise(words: Sequence[str], tags: Sequence[str]) -> str:
     """Return the running text of words with their parts of speech."""
     spelt = [spell(word) for word in words]
     tags = _retagged(words, spelt, tags)
-    # At the end of a sentence, a treebank writes a period of its own after "U.S.", and the text does not.
+    # If a sentence ends with "U.S.", a treebank writes a second period, as a word of its own. The text does not.
     kept = [i for i, word in enumerate(spelt) if not doubles_period(spelt, i)]
     spelt, tags = [spelt[i] for i in kept], [tags[i] for i in kept]
     tagged = [*_OUTSIDE, *(f"{word}/{tag}" for word, tag in zip(spelt, tags, strict=True)), *_OUTSIDE]
@@ -307,7 +308,7 @@ _BEFORE: Final = ("before", "both")
 
 
 def doubles_period(words: Sequence[str], i: int) -> bool:
-    """Return whether word i is a period that the text lacks, as after an abbreviation that ends with a period."""
+    """Return whether word i is a period that the text lacks, because it follows an abbreviation with a period."""
     if words[i] != "." or i == 0 or (i + 1 < len(words) and words[i + 1] == "."):
         return False
     return len(words[i - 1]) > 1 and words[i - 1][-1] == "." and words[i - 1][-2].isalpha()
@@ -315,16 +316,20 @@ def doubles_period(words: Sequence[str], i: int) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def spell(word: str) -> str:
-    """Return a word of a treebank as text spells it: brackets and quotes as characters, ``/`` and ``*`` unescaped."""
+    """Return a word of a treebank in the spelling of ordinary text.
+
+    Names of brackets and quotes become characters, and a backslash before ``/`` or ``*`` is removed.
+    """
     return _ESCAPED.sub(r"\1", unescape_brackets(_SPELT.get(word, word)))
 
 
 def _retagged(words: Sequence[str], spelt: Sequence[str], tags: Sequence[str]) -> list[str]:
-    """Return the tags, with an opening or closing tag for each quote, and ``[,]`` for a comma in square brackets.
+    """Return the tags, but with ``OPENING`` or ``CLOSING`` for each quote, and ``[,]`` for commas in square brackets.
 
-    A ``"``, or a ``'`` that is tagged as a quote, opens as the first word and closes as the last word. Those in between
-    open and close by turns. But if a sentence has an odd number of such quotes, one in between that is tagged as an
-    opening or closing quote keeps this tag.
+    The words ``"`` open and close by turns. There are two exceptions. A ``"`` that is the first word of the sentence
+    opens, and one that is the last word closes. If the number of words ``"`` is odd, those between the first and the
+    last word of the sentence keep their tags if these are tags of quotes. Words ``'`` that are tagged as quotes get new
+    tags by the same rules, unless the sentence has a backquote as a word.
     """
     found = [word if word in (OPENING, CLOSING) else tag for word, tag in zip(words, tags, strict=True)]
     for quote in ('"', "'"):
@@ -370,7 +375,7 @@ _SYMBOLS: Final = (
     "\u2014",
     "\u2212",
 )
-"""The middle word of every rule in ``CONTEXT_RULES`` begins with one of these characters."""
+"""Every word that ``CONTEXT_RULES`` can decide about begins with one of these characters."""
 
 
 @lru_cache(maxsize=1 << 18)

@@ -1,8 +1,9 @@
 """Recognise the dialect of a file of trees, and keep only those words of its trees that were written or said.
 
 A dialect is a way to write the leaves of trees. docs/treebanks.md lists the dialects. A dialect is recognised by the
-first trees of a file, and for historical corpora also by the suffix ``.psd``. What was left out is noted in each tree,
-and ``readers`` counts these notes. A file is refused if its leaves are not words and no known dialect has such leaves.
+first trees of a file, and for historical corpora also by the suffix ``.psd``. Each ``RawTree`` names what was left out
+of it, and ``readers`` counts these names. A file is refused if its leaves are not words and no known dialect has such
+leaves.
 """
 
 import re
@@ -30,8 +31,8 @@ SLASH_TAGS: Final = "word/TAG leaves"
 _NUM_TREES = 200
 _MOST = 0.8
 _MANY_TRACES = 0.25
-"""If more than this share of the trees has a trace without ``-NONE-``, the dialect is historical. Conversions between
-formats leave fewer such traces."""
+"""If more than this share of the trees has a trace whose tag is the label of a phrase and not ``-NONE-``, the dialect
+is historical. In files of other dialects, such traces come only from conversions between formats and are rarer."""
 
 _PHRASE_TAG = re.compile(r"(W|Q)?(NP|PP|ADVP|ADJP|CONJP|QP|VP)|CP|IP|S|SBAR|SINV|SQ|SBARQ|NX|BIND")
 _NUMBER_TAG = re.compile(r"NUM|ONE|CD|LS|QN|FRAC|FP|N$|X$")
@@ -47,13 +48,14 @@ _BRACKET = re.compile(r"([*#-])([LR][RSC]B)\1", re.IGNORECASE)
 _CODE_TAGS = frozenset({"CODE", "COMMENT", "LB", "PB", "REF"})
 _CODE = re.compile(r"<[^<>]*>|\{[^{}]*\}")
 _NO_PUNCTUATION = ("PONFP", "EOS")
-"""A leaf of MCVF, the treebank of historical French: the sentence ends here without a punctuation mark."""
+"""Tag and word of a leaf in MCVF, the treebank of historical French. It says that the sentence ends here without a
+punctuation mark."""
 _CHARACTERS: Final = {
     "<paren>": ("-LRB-", "-LRB-"),
     "<$$paren>": ("-RRB-", "-RRB-"),
     "<dash/>": (":", "\u2014"),
 }
-"""For each code of a character: the tag and the word that replace the code."""
+"""For each code that stands for a character: the tag and the word that the leaf gets instead."""
 _HYPHEN_IN_WORD: Final = re.compile("<dash/?>")
 _METADATA = re.compile(r"\(\s*(METADATA|VERSION)\b|\(\s*ORTHO\s[^()]*\)\s*\(\s*META\b")
 """The last opening bracket of a match begins the metadata. A node ``META`` is metadata only if a node ``ORTHO`` comes
@@ -61,8 +63,8 @@ just before it. Elsewhere it may be a phrase, such as a stage direction."""
 _WITH_LEMMA = re.compile(r".+-.+")
 _SAME_LEMMA = re.compile(r"(.+?)[$@]?-\1", re.IGNORECASE)
 _SPLIT_WORD = re.compile(r"[^\W\d]([$@])(?:-\S{1,100}+)? \1[^\W\d]")
-"""The end of one part of a split word, with or without a lemma, and the beginning of the next part. The limit of a
-lemma's length bounds the time for a word that repeats ``a$-``."""
+"""Matches the end of one part of a split word, with or without a lemma, and the beginning of the next part. A lemma may
+have at most 100 characters. Without this limit, a search in a word that repeats ``a$-`` would take very long."""
 _MARK_WITH_LEMMA = re.compile(r"([^\w\s-])-\1")
 _SEPARATORS = re.compile(r"[_@=/|#^+~:;{<\\\[]")
 _PTB_TAG = (
@@ -70,7 +72,7 @@ _PTB_TAG = (
     r"|HYPH|NIL|-[LR]RB-|[.,:#$]|``|'')"
 )
 _ORDINARY = r"\d[\d\W]*\d$|\w+://|www\.|\w+\++$"
-"""Ordinary words with separators: ``10:30``, addresses and ``C++``."""
+"""Ordinary words that contain a separator, such as ``10:30``, a web address or ``C++``."""
 _WORD_AS_LEMMA = re.compile(rf"(.*[^\W_])(?:{_SEPARATORS.pattern}|-)\1", re.IGNORECASE)
 _WORD_WITH_TAG = re.compile(rf".+[_@/]{_PTB_TAG}")
 _SLASH_TAG = re.compile(rf".+/(?:{_PTB_TAG}|-NONE-|PUNC\W)(?:\|[A-Z$]+)*")
@@ -93,9 +95,9 @@ class Dialect:
 def read_plain_trees(path: Path) -> Iterator[RawTree]:
     """Yield the trees of a file as ``read_raw_trees`` does, but parsed by the rules of the file's dialect.
 
-    A tree that cannot be parsed is yielded as it is. A tree without words has the fault ``ONLY_CODES``, or ``UNCLEAR``
-    if the transcriber did not understand the speech. ``( END_OF_TEXT_UNIT )``, which some files have after each text,
-    has the fault ``END_OF_TEXT``.
+    A tree that cannot be parsed is yielded as ``read_raw_trees`` yields it. A tree that holds only codes, ids or
+    comments has the fault ``ONLY_CODES``. If no word is left because the transcriber did not understand the speech, the
+    fault is ``UNCLEAR``. Some files have ``( END_OF_TEXT_UNIT )`` after each text. It has the fault ``END_OF_TEXT``.
 
     Raises:
         InputError: As ``read_raw_trees`` and ``recognise``.
@@ -111,8 +113,8 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
     """Return the dialect of a file, judged by its first trees.
 
     Raises:
-        InputError: If some leaves look like ``word-lemma`` and the others do not, or if nearly all leaves have another
-            form that is not read: a word with a lemma or a tag in it, a quoted word, a number, or ``(word TAG)``.
+        InputError: If some leaves look like ``word-lemma`` and the others do not. Also if nearly all leaves have a form
+            that cannot be read: a word with a lemma or a tag in it, a quoted word, a number, or ``(word TAG)``.
     """
     texts = [raw.text for raw in first if raw.text is not None]
     tokens = [leaf for text in texts for _, leaf in _TOKEN.findall(text) if leaf and not _TRACE.fullmatch(leaf)]
@@ -155,8 +157,8 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
 def _refuse_other_leaves(path: Path, words: list[str], visible: list[str], trees: list[Tree]) -> None:
     """Raise InputError if the leaves of a file are not words, and no known dialect has such leaves.
 
-    ``words`` are the words of the file's first trees. In ``visible``, leaves such as ``<dog>`` are words too, unless
-    the file is historical.
+    The argument ``words`` has the words of the file's first trees. The argument ``visible`` has the same words and,
+    unless the dialect is historical, also leaves such as ``<dog>``.
     """
     if len(visible) >= 3 and _share(visible, _QUOTED) >= _MOST:
         example = _example(visible, _QUOTED)
@@ -206,7 +208,7 @@ def as_plain(raw: RawTree, dialect: Dialect) -> RawTree:
 
 
 def _without_codes(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tree:
-    """Return the tree of a text, read by the rules of its dialect. What was left out is added to ``reasons``.
+    """Return the tree of a text, read by the rules of its dialect. Add to ``reasons`` what was left out or changed.
 
     Raises:
         MalformedTreeError: If the text is not a tree, or the tree has no words.
@@ -233,7 +235,7 @@ def _without_codes(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tre
 def _parsed(text: str, dialect: Dialect, reasons: dict[str, None]) -> Tree:
     """Return the tree of a text with all its leaves, but without metadata.
 
-    A leaf ``word/TAG`` is read as ``(TAG word)``. Brackets are spelt as in the Penn Treebank.
+    A leaf ``word/TAG`` is read as ``(TAG word)``. Words that are brackets are spelt as in the Penn Treebank.
 
     Raises:
         MalformedTreeError: If the text is not a tree, or holds only metadata.
@@ -320,7 +322,7 @@ def _with_spellings(tree: Tree) -> Tree:
 
 
 def _spoken(tree: Tree, reasons: dict[str, None]) -> Tree:
-    """Leave out marks of transcribed speech (Switchboard, OntoNotes) whose tags do not show that they are marks."""
+    """Find marks of transcribed speech (Switchboard, OntoNotes) by their spelling, and retag or remove them."""
     words, tags, without = list(tree.words), list(tree.tags), set()
     for i, (tag, word) in enumerate(zip(tree.tags, words, strict=True)):
         if word.startswith("Speaker") and _SPEAKER.fullmatch(word) and _SPOKEN_MARK_TAG.fullmatch(tag):
@@ -342,7 +344,7 @@ def _spoken(tree: Tree, reasons: dict[str, None]) -> Tree:
 
 
 def _as_bracket(found: re.Match[str]) -> str:
-    """Return a bracket as the Penn Treebank spells it, for ``-lrb-``, ``*LRB*`` and ``#LRB#``."""
+    """Return ``-LRB-`` for ``-lrb-``, ``*LRB*`` or ``#LRB#``, and likewise for the other brackets."""
     return f"-{found[2].upper()}-"
 
 
@@ -358,8 +360,8 @@ def _without_lemma(leaf: str) -> str:
     """Return the word of ``word-lemma``: ``ice-cream`` for ``ice-cream-ice-cream``.
 
     A lemma often begins like its word. So a hyphen is a candidate if the letter after it is the first letter of the
-    leaf. If there is no such hyphen, all hyphens are candidates. The leaf is cut at its middle hyphen if that is a
-    candidate, and otherwise at the last candidate.
+    leaf. If there is no such hyphen, all hyphens are candidates. If the number of hyphens is odd and the middle one is
+    a candidate, the leaf is cut there. Otherwise it is cut at the last candidate.
     """
     cuts = [i for i, character in enumerate(leaf) if character == "-" and 0 < i < len(leaf) - 1]
     likely = [i for i in cuts if leaf[0].casefold() == leaf[i + 1].casefold()] or cuts
@@ -383,7 +385,7 @@ def _without_metadata(text: str) -> str:
 
 
 def _has_id(tree: Tree) -> bool:
-    """Return whether a leaf of a tree is the id of its sentence: ``( (IP-MAT ...) (ID 1,2))``."""
+    """Return whether the first or the last leaf is the id of the sentence, as in ``( (IP-MAT ...) (ID 1,2))``."""
     return any(
         tree.tags[i] in ("ID", "id")
         and len(tree.words) > 1

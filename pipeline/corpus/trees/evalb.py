@@ -3,9 +3,10 @@ r"""Score predicted trees against a treebank as EVALB does with ``COLLINS.prm``,
 EVALB is the program of Sekine and Collins (1997, https://nlp.cs.nyu.edu/evalb/). It works as follows.
 
 1. Words whose tag is ``-NONE-`` or one of ``, : `` '' .`` are deleted.
-2. A bracket is a phrase: its label, without function tags, and the words that are left in it. TOP is not a bracket, nor
-   is a phrase without a word. A chain of unary phrases is several brackets. ADVP and PRT count as one label.
-3. A sentence is skipped if it has no parse, or if no word is left.
+2. A bracket is the label of a phrase, without function tags, and the span of the words that are left in the phrase. TOP
+   is not a bracket, nor is a phrase in which no word is left. Each phrase of a unary chain is a bracket of its own.
+   ADVP and PRT count as one label.
+3. A sentence is skipped if it has no parse, or if no word is left in it.
 4. M sentences are left. G_m and P_m are the multisets of the gold and the predicted brackets of sentence m.
 
     precision          Σ|G_m ∩ P_m| / Σ|P_m|
@@ -13,12 +14,14 @@ EVALB is the program of Sekine and Collins (1997, https://nlp.cs.nyu.edu/evalb/)
     F1                 2 · precision · recall / (precision + recall)
     complete match     (number of sentences with G_m = P_m) / M
     average crossing   Σ (number of predicted brackets that cross a gold bracket) / M
-    no crossing        (number of sentences without such a predicted bracket) / M
+    no crossing        (number of sentences without a predicted bracket that crosses a gold bracket) / M
 
 All metrics are computed twice: over all sentences, and over those of at most 40 words, punctuation included.
 
-EVALB reads the tags of both trees. Here only the tags of the treebank decide which words are deleted. A predicted
-bracket that ends inside a word matches no gold bracket, but counts as predicted.
+There are two differences from EVALB. EVALB deletes words by the tags of both trees, this module only by the tags of the
+treebank. EVALB needs trees with the same words. Here the parser may have split the text into other words. A predicted
+bracket that begins or ends inside a word of the treebank that is not deleted matches no gold bracket, but counts as
+predicted.
 """
 
 from collections import Counter
@@ -31,11 +34,11 @@ from pipeline.corpus.trees.matching import Span
 from pipeline.corpus.trees.trees import ROOT, TRACE_TAG, Phrase, strip_label
 
 DELETED: Final = frozenset({ROOT, TRACE_TAG, ",", ":", "``", "''", "."})
-"""Labels of brackets, and tags of words, that are deleted."""
+"""Labels of the brackets, and tags of the words, that are deleted."""
 EQUAL: Final = {"PRT": "ADVP"}
 """For each label that EVALB counts as another label: the other label."""
 CUT_OFF: Final = 40
-"""Largest number of words of a sentence in the second set of metrics."""
+"""Largest number of words of a sentence for which the metrics are computed a second time."""
 DEFINITIONS: Final = {
     "precision": "num_matched / num_predicted",
     "recall": "num_matched / num_gold",
@@ -57,12 +60,18 @@ class GoldAndPredicted:
     gold: Sequence[Phrase]
     """Label, start and stop of each phrase of the treebank."""
     predicted: Sequence[Phrase] | None
-    """Label, start and stop of each phrase of the parse. None: no parse."""
+    """Label, start and stop of each phrase of the parse. None if there is no parse."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalbFigure:
-    """The counts of EVALB, with its metrics as properties."""
+    """The counts of EVALB, with its metrics as properties.
+
+    Skipped sentences count only in ``num_sentences``. The counts ``num_gold``, ``num_predicted`` and ``num_matched``
+    are Σ|G_m|, Σ|P_m| and Σ|G_m ∩ P_m|. The number of sentences with G_m = P_m is ``num_complete``. The number of
+    predicted brackets that cross a gold bracket is ``num_crossing``, and the number of sentences without such a bracket
+    is ``num_without_crossing``.
+    """
 
     num_sentences: int = 0
     """All sentences, including those that are skipped."""
@@ -151,7 +160,7 @@ def _of_sentence(sentence: GoldAndPredicted) -> EvalbFigure:
 
 
 def _brackets(phrases: Sequence[Phrase], positions: Sequence[int]) -> Counter[Phrase]:
-    """Return the brackets. ``positions[i]`` counts the positions before i that belong to kept words."""
+    """Return the brackets of a tree. The number of positions before i that belong to kept words is ``positions[i]``."""
     found: Counter[Phrase] = Counter()
     for full_label, start, stop in phrases:
         label, first, last = strip_label(full_label), positions[start], positions[stop]

@@ -1,7 +1,7 @@
 """Import bracketed treebanks, with or without raw text, as OUT.mrg and OUT.txt. Line n of both is the same sentence.
 
-A source is a file of trees, or a folder of such files, each of which is one document. For a source that is one file,
-another file may give the document name of each tree.
+A source is a file of trees, or a folder of such files. In a folder, each file is one document. If the source is one
+file, a second file may give the name of the document of each tree.
 """
 
 import logging
@@ -56,12 +56,18 @@ def import_trees(
         progress: Called with the number of trees kept since the last call.
 
     Returns:
-        ``num_trees``, ``num_kept``; ``dropped``, ``repaired``: numbers of trees by reason; ``num_files``;
-        ``passed_over``: numbers of files that were not read, by reason; ``format``; ``texts``: number of kept sentences
-        whose text was given, and number of those whose text was rebuilt; ``rebuilt_by``: the joiner, if texts were
-        rebuilt; ``num_other_parses``: number of parses of n-best lists that were left out; ``dialects``: numbers of
-        trees by dialect (way to write leaves), without the plain one; ``lines_left_out``: numbers of lines that belong
-        to no tree, by kind.
+        A summary of the import:
+
+        - ``num_trees``, ``num_kept``: number of all trees, and of the trees that were written.
+        - ``dropped``, ``repaired``: number of trees for each reason.
+        - ``num_files``: number of files that were read.
+        - ``passed_over``: number of files that were not read, for each reason.
+        - ``format``: formats of the files.
+        - ``texts``: number of kept sentences whose text was ``given``, and whose text was ``rebuilt``.
+        - ``rebuilt_by``: the joiner. Only if texts were rebuilt.
+        - ``num_other_parses``: number of parses of n-best lists that were left out.
+        - ``dialects``: number of trees for each dialect (way to write leaves). Plain brackets are not counted.
+        - ``lines_left_out``: number of lines that belong to no tree, for each kind of line.
 
     Raises:
         ConfigError: If texts, or files of document names, are given but not one for each source; if options do not go
@@ -139,7 +145,7 @@ class _Input:
     file: TreeFile
     text: Path | None
     names: Path | None
-    """File with the document name of each tree. None: the whole file is one document, or its documents are unknown."""
+    """File with the document name of each tree. None if ``file`` is one document, or if its documents are unknown."""
 
 
 class _DocumentWriter:
@@ -191,7 +197,7 @@ class _DocumentWriter:
 
 
 def _find_inputs(sources: Sequence[Path], config: ImportConfig) -> tuple[list[_Input], Counter[str]]:
-    """Return the files of trees with their texts and document names, and how many files were not read, by reason."""
+    """Return the files of trees with their texts and document names, and the number of other files for each reason."""
     if not sources or (config.text and len(config.text) != len(sources)):
         raise ConfigError(
             f"import-trees: {len(config.text)} texts for {len(sources)} sources; give one --text per source, or none"

@@ -1,7 +1,7 @@
 """Rebuild the text of a tree from its words, and recognise a corpus that is not English.
 
-The joiner ``english`` uses the rules of ``detokenisation``. The joiners ``space`` and ``none`` are for other languages:
-they put a space or nothing between words.
+The joiner ``english`` uses the rules of ``detokenisation``. Two other joiners are for other languages: ``space`` puts a
+space between words, and ``none`` puts nothing.
 """
 
 import unicodedata
@@ -31,10 +31,10 @@ _FREQUENT: Final = frozenset(
 class EnglishCheck:
     """Count the words of a corpus, to say whether it is plainly not English.
 
-    A corpus is not English if most of its words have a letter outside the Latin alphabet. It is not English either if
-    20 f + 30 is less than the number of words, where f counts the occurrences of 16 frequent English words that are
-    rare in other languages. In every document of GUM, CRAFT and MASC that has 250 words or more, at least 1 in 10 words
-    is one of these 16.
+    There is a list of 16 frequent English words that are rare in other languages. A corpus is not English if 20 f + 30
+    is less than the number of its words, where f of its words are in this list. It is not English either if most of its
+    words have a letter outside the Latin alphabet. In every document of GUM, CRAFT and MASC that has 250 words or more,
+    at least 1 in 10 words is in the list.
     """
 
     num_words: int = 0

@@ -1,8 +1,8 @@
 """Find each word of a tree in the raw text.
 
-Words are matched by their characters, without white space. Treebanks write some characters in their own way: ``-LRB-``
-for a bracket, also inside a word; `` `` `` and ``''`` for quotes; ``--`` for a dash. Trees also contain markup that was
-never in the text (``<disfluency>``). The text is never changed to fit the tree.
+Only visible characters are compared, and spaces are ignored. Treebanks spell some characters in their own way, and all
+these spellings are tried. For example, they write ``-LRB-`` for a bracket, even inside a word, and ``--`` for a dash.
+Trees also contain markup that was never in the text (``<disfluency>``). The text is never changed to fit the tree.
 """
 
 import re
@@ -14,7 +14,7 @@ from pipeline.corpus.trees.detokenisation import doubles_period
 from pipeline.corpus.trees.trees import Tree
 
 MARKUP_TAGS: Final = frozenset({"CODE", "SU", "-DFL-"})
-"""Tags of words that are markup: speakers, disfluencies, slash-units, restarts. The text need not have these words."""
+"""Tags of words that are markup, such as names of speakers and marks of disfluencies. The text may lack such words."""
 
 _DOUBLE_QUOTE = "(?:``|''|[\"\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033])"
 _SINGLE_QUOTE = "['`\u2018\u2019\u201a\u201b\u00b4\u2032]"
@@ -31,7 +31,7 @@ _SPELLINGS: Final = {
 }
 
 Span = tuple[int, int]
-"""First character and one past the last."""
+"""Index of the first character, and one past that of the last."""
 
 
 def match_words(tree: Tree, text: str) -> list[Span | None] | None:
@@ -56,9 +56,9 @@ def match_words(tree: Tree, text: str) -> list[Span | None] | None:
 
 
 def match_beginning(tree: Tree, text: str) -> int | None:
-    """Return how many characters at the beginning of a normalised text are the words of a tree.
+    """Return the number of characters that the words of a tree take up at the beginning of a normalised text.
 
-    A space or the end of the text must follow these characters. Otherwise, return None.
+    Return None if the text does not begin with these words, or if neither a space nor the end of the text follows them.
     """
     ends = [end for end in _all_ends(tree, text) if text[end : end + 1] in {"", " "}]
     return max(ends, default=None)
@@ -76,14 +76,16 @@ def _match_variants(tree: Tree, text: str) -> list[Span | None] | None:
 
 
 _Reached: TypeAlias = tuple[Span | None, "_Reached | None"]
-"""The span of a word, and the spans of the words before it."""
+"""The span of a word, and a tuple of the same form for the word before it. The first word has None in place of the
+tuple."""
 
 
 def _all_ends(tree: Tree, text: str) -> dict[int, _Reached | None]:
-    """Return every position where the words of a tree may end, with their spans, if they begin where the text begins.
+    """Match the words of a tree from the beginning of a text.
 
-    A dash may have several lengths in the text, so there may be several positions. The likeliest is first. Only one way
-    to reach each position is kept, so time does not grow with the number of ways.
+    Return every position where the last word may end, and for each position the spans of the words. A dash may have
+    several lengths in the text, so there may be several positions. The likeliest is first. Only one way to reach each
+    position is kept, so time does not grow with the number of ways.
     """
     ends: dict[int, _Reached | None] = {0: None}
     for i, (word, tag) in enumerate(zip(tree.words, tree.tags, strict=True)):

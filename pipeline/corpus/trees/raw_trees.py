@@ -4,7 +4,8 @@ A tree ends where its brackets close. A line may have several trees, and a tree 
 brackets of a tree close too early or never, everything up to the next line that looks like the beginning of a tree is
 one broken piece. So no part of a broken tree becomes a tree.
 
-Lines that belong to no tree are left out: a licence, SGML tags, comments. Their kinds are recorded with the next tree.
+Lines that belong to no tree, such as a licence, SGML tags or comments, are left out. Their kinds are recorded with the
+next tree.
 """
 
 import re
@@ -98,9 +99,9 @@ class RawTree(NamedTuple):
     num_other_parses: int = 0
     """Number of other trees of the same sentence in the file, which are left out."""
     tree: Tree | None = None
-    """The tree, if a reader of its dialect has made it already."""
+    """The tree, if it is already parsed by the rules of its dialect (the way in which a file writes leaves)."""
     dialect: str = ""
-    """Name of the dialect that ``tree`` was written in, or "" for plain brackets."""
+    """Name of the dialect of ``tree``, or "" for plain brackets."""
     left_out: tuple[str, ...] = ()
     """What was left out or changed to make ``tree`` from ``text``, for example "lemmas left out". Each change is listed
     once."""
@@ -128,8 +129,9 @@ def read_raw_trees(path: Path) -> Iterator[RawTree]:
 class _Shape:
     """How the lines of a file are laid out, judged by its first lines.
 
-    A block is a line that begins a tree and the lines after it, up to the next line that begins a tree or belongs to no
-    tree. For ``begins_tree`` and ``is_rest``, ``first`` is the first line of the block before the line ``text``.
+    A block is a line that begins a tree and the lines after it. It ends before the next line that begins a tree or
+    belongs to no tree. In ``begins_tree`` and ``is_rest``, the argument ``first`` is the first line of the block that
+    the line ``text`` follows.
     """
 
     margin: int
@@ -144,11 +146,11 @@ class _Shape:
         return text.lstrip()[:1] == "(" and _indentation(text) <= self.margin
 
     def begins_tree(self, text: str, first: str, *, is_broken: bool = False) -> bool:
-        """Return whether a line begins a tree. Call this only if all brackets are closed, or the open ones never close.
+        """Return whether a line begins a tree. Call this only if no bracket is open, or if the open ones never close.
 
-        A line with the label of ``first``, or a label of ``ROOT_NAMES``, begins a tree. Any other line may be the rest
-        of a tree that ended too early, so it must meet more conditions. ``is_broken`` says that the brackets of the
-        block do not match.
+        A line begins a tree if its first bracket has a label of ``ROOT_NAMES`` or the same label as the first bracket
+        of ``first``. Any other line may be the rest of a tree that ended too early, so it must meet more conditions.
+        The argument ``is_broken`` says that the brackets of the block do not match.
         """
         label, before = _label(text), _label(first)
         if label is not None and (label == before or label in ROOT_NAMES):
@@ -159,7 +161,10 @@ class _Shape:
         return self.is_at_margin(text) and self.is_indented and may_begin
 
     def is_rest(self, text: str, first: str) -> bool:
-        """Return whether a line can only be the rest of a tree that ended too early. All brackets must be closed."""
+        """Return whether a line must be the rest of a tree that ended too early.
+
+        Call this only if no bracket is open.
+        """
         if self.is_tree_per_line or self.begins_tree(text, first):
             return False
         return not self.is_at_margin(text) if self.is_indented else _label(first) in ROOT_NAMES
@@ -168,9 +173,9 @@ class _Shape:
         """Return whether a line shows that the open tree, which begins with the line ``first``, is broken.
 
         The line must be at the margin and begin with the label of ``first``. If this label is one of ``ROOT_NAMES``, a
-        new tree begins here. With any other label, the line may be a phrase of the open tree. But if the file has a
-        tree per line, and the line would close all ``depth`` open brackets, the open tree more likely lacks brackets,
-        and the line has too many.
+        new tree begins here. With any other label, the line may be a phrase of the open tree, and then the result is
+        False. There is one exception: the file has a tree per line, and the line would close all ``depth`` open
+        brackets. Then the open tree more likely lacks brackets, and the line has too many.
         """
         label = _label(text)
         closes = self.is_tree_per_line and depth + _change_of_depth(text) <= 0
@@ -181,7 +186,7 @@ def _shape(texts: list[str]) -> _Shape:
     """Judge the shape of a file by its first lines, some of which may be broken.
 
     If trees go over several lines, most lines do not have as many opening as closing brackets. Lines with nothing but
-    leaves are not counted, because files with a tree per line have such lines too.
+    leaves are not counted, because both kinds of files have such lines.
     """
     indentations = [_indentation(text) for text in texts if text.lstrip()[:1] == "("]
     margin = min(indentations, default=0)
@@ -244,9 +249,9 @@ def _while_open(line: Line, lines: _Lines, shape: _Shape, never_closing: set[int
     """Return ``line`` and the lines after it, up to the line that closes the last open bracket.
 
     The search fails if the file ends, the tree gets too long, or a line comes that cannot be in the tree. Then all
-    these lines are put back, the number of ``line`` is added to ``never_closing``, and the result is empty. Unless a
-    line interrupted the tree, the lines of ``_never_closing`` are added too, because a search from each of them would
-    read the same lines again.
+    these lines are put back, the number of ``line`` is added to ``never_closing``, and the result is empty. If the file
+    ended or the tree got too long, the numbers that ``_never_closing`` returns are added too. Without them, a search
+    from each of their lines would read the same lines again.
     """
     found, depth, size = [(line, "")], _change_of_depth(line.text), len(line.text)
     while depth > 0:
@@ -309,8 +314,8 @@ def _trees(block: list[Line], *, is_broken: bool = False, is_open: bool = False)
     """Yield the trees of a block, and its broken pieces, which ``parse_tree`` refuses later.
 
     If ``is_broken``, the whole block is one broken piece. If ``is_open``, its last tree is never closed and is a broken
-    piece. But a faulty block that begins with a label of ``ROOT_NAMES`` is cut before each bracket with this label,
-    which keeps its whole trees.
+    piece. But if a faulty block begins with a label of ``ROOT_NAMES``, it is cut before each bracket with this label.
+    So its correct trees are kept.
     """
     if not block:
         return
@@ -336,9 +341,9 @@ def _trees(block: list[Line], *, is_broken: bool = False, is_open: bool = False)
 def _spans(text: str, *, is_open: bool) -> list[tuple[int, int, bool]]:
     """Return where each piece of a block begins and ends, and whether it is a tree.
 
-    A ``)`` that closes nothing ends a broken piece. The rest after the last such bracket is cut into trees. It is one
-    broken piece if it has text outside its trees, or its last tree is not closed. But if ``is_open``, this last tree
-    counts as a tree, so that the trees before it stay trees.
+    A ``)`` that closes nothing ends a broken piece. The rest of the block, after the last such bracket, is cut into
+    trees. But if there is text outside these trees, or if the last one is not closed, this rest is one broken piece.
+    With ``is_open``, a last tree that is not closed counts as a tree, so that the trees before it stay trees.
     """
     spans: list[tuple[int, int, bool]] = []
     trees: list[tuple[int, int, bool]] = []
@@ -371,7 +376,8 @@ def _spans(text: str, *, is_open: bool) -> list[tuple[int, int, bool]]:
 def _from_root_to_root(text: str, root: str | None) -> list[tuple[int, int]]:
     """Return where each piece of a block with a fault begins and ends.
 
-    If ``root``, the first label of the block, is one of ``ROOT_NAMES``, each bracket with this label begins a piece.
+    The first label of the block is ``root``. If it is one of ``ROOT_NAMES``, each bracket with this label begins a
+    piece. Otherwise, the block is one piece.
     """
     if root not in ROOT_NAMES:
         return [(0, len(text))]
@@ -431,8 +437,8 @@ def _first_line_of_trees(head: list[Line]) -> int:
 def _labelled(lines: Iterable[Line], begin: int, *, whole: Path | None = None) -> Iterator[tuple[Line, str]]:
     """Yield each line with its kind: "" if it may belong to a tree, otherwise a string such as ``COMMENT``.
 
-    ``begin`` is the result of ``_first_line_of_trees``; the lines before it are a header. ``whole`` is the path of the
-    file, if ``lines`` are all its lines.
+    The argument ``begin`` is the result of ``_first_line_of_trees``. The lines before it are a header. If ``lines`` are
+    all lines of a file, ``whole`` is its path.
 
     Raises:
         InputError: If ``whole`` is given and a comment does not end.

@@ -1,9 +1,9 @@
 """Pair each tree of a file with its text, and normalise both.
 
-The texts are in a file of their own. Without this file, they are rebuilt from the words. A broken tree keeps its place
-in the count, so the other trees stay aligned with their texts. If a broken tree swallows the next trees, the numbers of
-trees and lines differ, which is an error. Memory does not grow with the size of the files, except that ``RunningText``
-reads a whole raw file of the Penn Treebank.
+The texts are in a file of their own. Without this file, they are rebuilt from the words. A broken tree counts as one
+tree, so the other trees stay aligned with their texts. If a broken tree swallows the next trees, the numbers of trees
+and lines differ, which is an error. Memory does not grow with the size of the files, except that ``RunningText`` reads
+a whole raw file of the Penn Treebank.
 """
 
 import re
@@ -49,18 +49,18 @@ class Counts:
     num_trees: int = 0
     num_kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    """Dropped sentences by reason."""
+    """Number of dropped sentences for each reason."""
     repaired: Counter[str] = field(default_factory=Counter)
-    """Kept sentences by what was changed in them."""
+    """Number of kept sentences for each kind of change that was made."""
     num_other_parses: int = 0
     """Trees of n-best lists left out because their sentence has a better tree. They are not in ``num_trees``."""
     dialects: Counter[str] = field(default_factory=Counter)
-    """Trees by the dialect that they were written in. Trees in plain brackets are not counted."""
+    """Number of trees for each dialect (way to write leaves). Trees in plain brackets are not counted."""
     lines_left_out: Counter[str] = field(default_factory=Counter)
-    """Lines that belong to no tree, by kind."""
+    """Number of lines that belong to no tree, for each kind of line."""
 
     def to_json(self) -> dict[str, Json]:
-        """Return the counts, reasons in alphabetical order."""
+        """Return the first four counts. Reasons are in alphabetical order."""
         return {
             "num_trees": self.num_trees,
             "num_kept": self.num_kept,
@@ -297,8 +297,8 @@ def _is_masked(tree: Tree) -> bool:
     """Return whether the words of a sentence were replaced by underscores or similar, as in GUM's texts from Reddit.
 
     A blank is one replaced word, or several in a row. A sentence is masked if it has a blank and no word, or at least
-    two blanks for each word. It is also masked if all its words are crossed out and their lengths differ. Punctuation
-    does not count. Masked are ``___ ___ .`` and ``xxx xx``. Not masked are ``Fill in the ___ .`` and ``* * *``.
+    two blanks for each word. It is also masked if all its words are crossed out, as in ``xxx xx``, and have different
+    lengths. Punctuation does not count. So ``___ ___ .`` is masked, but ``Fill in the ___ .`` and ``* * *`` are not.
     """
     if {"blank", "crossed out"}.isdisjoint(map(_kind_of_word, tree.words)):
         return False
@@ -327,7 +327,7 @@ def _kind_of_word(word: str) -> str:
 
 
 def _markup(tree: Tree) -> set[int]:
-    """Return the indices of markup: words with a markup tag, and words under a phrase with a markup label."""
+    """Return the indices of the words that have a tag of ``MARKUP_TAGS`` or are under a phrase with such a label."""
     by_tag = {i for i, tag in enumerate(tree.tags) if tag in MARKUP_TAGS}
     return by_tag.union(*(range(start, stop) for label, start, stop in tree.phrases if label in MARKUP_TAGS))
 

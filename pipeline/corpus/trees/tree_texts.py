@@ -32,7 +32,8 @@ def find_text(stem: Path, folder: Path) -> Path:
     """Return the text of a file of trees in a folder of texts.
 
     The text of ``02/wsj_0201`` is ``02/wsj_0201.txt``, ``02/wsj_0201.conllu`` or ``02/wsj_0201``, plain or gzipped. If
-    the folder has none of these, the first folder of the path is left out: ``wsj_0201.txt``, and so on.
+    ``folder`` has none of these files, they are looked up without the first folder of the path, as ``wsj_0201.txt``
+    and so on.
 
     Args:
         stem: Path of the file of trees relative to its source, without suffixes.

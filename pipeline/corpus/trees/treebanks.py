@@ -2,9 +2,10 @@
 
 A source is a file or a folder. Its format is one of
 
-    ptb        Penn Treebank (LDC99T42): folders of .mrg files, wsj/02/wsj_0201.mrg; each file is a document
-    bllip      parses by the Charniak parser (LDC2000T43, LDC2008T13): root S1, one tree per line, or n-best lists
-    brackets   any other files of trees in brackets
+    ptb        Penn Treebank (LDC99T42). Folders of .mrg files such as wsj/02/wsj_0201.mrg. Each file is a document.
+    bllip      Parses by the Charniak parser (LDC2000T43, LDC2008T13). Trees with root S1, one per line, or n-best
+               lists.
+    brackets   Any other files of trees in brackets.
 
 To find files of trees, this module reads only the first lines of each file. docs/treebanks.md lists the assumptions
 about each format.
@@ -38,7 +39,7 @@ TREE_SUFFIXES: Final = (
 BROKEN_LIST: Final = "broken n-best list"
 NO_PARSE: Final = "no parse in its n-best list"
 OTHER_SUFFIX: Final = "trees with another suffix (--format brackets would read them)"
-"""Reason for passing over a file in a folder with ``--format auto``: it begins with a tree, but has none of
+"""With ``--format auto``, a file in a folder is passed over for this reason if it begins with a tree, but has none of
 ``TREE_SUFFIXES``."""
 
 _WSJ: Final = re.compile(r"wsj_?(\d\d)\d\d", re.IGNORECASE)
@@ -73,13 +74,13 @@ def find_trees(
     sections: frozenset[int] | None = None,
     names: frozenset[str] | None = None,
 ) -> tuple[list[TreeFile], Counter[str]]:
-    """Return the files of trees of a source, sorted by path, and how many files were passed over, by reason.
+    """Return the files of trees of a source, sorted by path, and for each reason the number of files passed over.
 
     Args:
         source: A file, or a folder that is searched to any depth.
-        wanted: The format. "auto" detects it, by the rules in docs/treebanks.md. If the format is given, files with any
-            suffix are read if they begin with a tree. But in a ptb folder with files that end in ``.mrg``, only these
-            files are read, because the other files of such a folder have the same trees.
+        wanted: The format, or "auto" to detect it by the rules in docs/treebanks.md. If a format is given, files with
+            any suffix are read if they begin with a tree. But in a ptb folder with files that end in ``.mrg``, only
+            these files are read, because the other files of such a folder have the same trees.
         sections: Sections of the Wall Street Journal to read. The section of a file is the first two digits of its
             number, or the name of its folder.
         names: Names of the files to read, without folders and suffixes.
@@ -154,7 +155,7 @@ def parse_sections(text: str) -> frozenset[int]:
 
 
 def read_split_list(path: Path, split: str) -> frozenset[str]:
-    """Return the names that a list of documents has below the heading ``split``; all names if the list has no headings.
+    """Return the names below the heading ``split`` in a list of documents, or all names if the list has no headings.
 
     A heading is a line that begins with ``#``. A name is a line of one word, with or without a mark such as ``*``
     or ``-`` before it. A suffix such as ``.mrg`` is removed. Lines of several words are comments.

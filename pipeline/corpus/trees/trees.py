@@ -1,7 +1,7 @@
 """Read constituency trees from brackets, and represent them as labelled spans.
 
 A tree has tagged words and phrases. A phrase is a label and the span of words that it covers. Phrases are in the order
-in which they open: of two phrases with the same span, the first is above the second. This representation needs no
+in which they open. So if two phrases have the same span, the first is above the second. This representation needs no
 recursion into deep trees. It does not show the parent of a phrase without words, but normalisation removes such
 phrases.
 """
@@ -142,7 +142,10 @@ def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
 
 @lru_cache(maxsize=65_536)
 def is_binarised(label: str) -> bool:
-    """Return whether a tool added this phrase to make a tree binary, as ``@NP`` (Berkeley) or ``NP|<DT-NN>`` (NLTK)."""
+    """Return whether a tool gives this label to phrases that it adds to make a tree binary.
+
+    Such labels are ``@NP`` (Berkeley parser) and ``NP|<DT-NN>`` (NLTK).
+    """
     return _BINARISED.match(label) is not None
 
 
@@ -152,13 +155,13 @@ def strip_label(label: str) -> str:
 
     The other additions are SPMRL's features (``NN##case=nom##``), the head in the output of Collins's parser
     (``NP~dog~2~1``) and the label of the parent, as NLTK adds it (``NP^<S>``). A label that begins with the mark of an
-    addition (``-LRB-``) stays whole.
+    addition, such as ``-LRB-``, stays whole.
     """
     return re.split(r"[-=#~]|\^<", label, maxsplit=1)[0] or label
 
 
 def format_tree(tree: Tree) -> str:
-    """Return a tree as one line of brackets, with tags. If no phrase is empty, ``parse_tree`` gives the tree back."""
+    """Return a tree as one line of brackets, with tags. If each phrase has a word, ``parse_tree`` restores the tree."""
     pieces: list[str] = []
     is_open: list[int] = []
     following = 0
@@ -177,7 +180,7 @@ def format_tree(tree: Tree) -> str:
 
 
 def _counts_before(kept: list[int], num_words: int) -> list[int]:
-    """Return how many words are kept before each word, and at the end how many are kept in total."""
+    """Return for each word the number of kept words before it, and as one more entry the number of all kept words."""
     before = []
     count = 0
     for i in range(num_words):
@@ -190,8 +193,9 @@ def _counts_before(kept: list[int], num_words: int) -> list[int]:
 def _refuse_words_in_brackets(phrases: tuple[Phrase, ...]) -> None:
     """Refuse an empty phrase whose label can be a word.
 
-    ``(NN (dog))`` is refused because phrases have labels in capitals. ``(UH (OK))`` is refused because ``OK`` is
-    alone in ``UH``, and no phrase has such a label. ``(NP (NP ))`` is accepted: the inner NP has lost its trace.
+    For example, ``(NN (dog))`` is refused, because labels of phrases have no small letters. The tree ``(UH (OK))`` is
+    refused, because ``OK`` is alone in ``UH`` and is not the label of a phrase. But ``(NP (NP ))`` is accepted, because
+    the inner NP may have lost its trace.
     """
     for i, (label, start, stop) in enumerate(phrases):
         if start != stop or label in ("", TRACE_TAG):
