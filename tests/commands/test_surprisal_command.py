@@ -206,7 +206,7 @@ def test_a_table_of_regions_gives_rows_that_can_be_joined(run: Path, tmp_path: P
         ("a dog\n", ["--frequencies", "zz"], "zz: cannot be read"),
         ("a dog\n", ["--spans", "zz"], "zz: cannot be read"),
         ("a dog\n", ["--context", "zz"], "zz: cannot be read"),
-        ('{"s": "a"}\n', ["--column", "t"], "has no column t"),
+        ('{"s": "a"}\n', ["--column", "t"], "no column t, expected one of s"),
     ],
 )
 def test_bad_input_is_refused_before_a_model_is_opened(
