@@ -284,7 +284,8 @@ _WORDS = [(re.compile(rule.word), re.compile(rule.tag), rule.joins) for rule in 
 _ESCAPED = re.compile(r"\\([/*])")
 _SPELT: Final = {"``": '"', "''": '"'}
 _OUTSIDE: Final = ("^/^", "^/^")
-"""Two placeholders before the first and after the last word, so that each word has two neighbours on each side."""
+"""Two placeholders. They are put before the first word and again after the last word. So each word has two neighbours
+on each side."""
 
 
 def detokenise(words: Sequence[str], tags: Sequence[str]) -> str:
@@ -326,10 +327,14 @@ def spell(word: str) -> str:
 def _retagged(words: Sequence[str], spelt: Sequence[str], tags: Sequence[str]) -> list[str]:
     """Return the tags, but with ``OPENING`` or ``CLOSING`` for each quote, and ``[,]`` for commas in square brackets.
 
-    The words ``"`` open and close by turns. There are two exceptions. A ``"`` that is the first word of the sentence
-    opens, and one that is the last word closes. If the number of words ``"`` is odd, those between the first and the
-    last word of the sentence keep their tags if these are tags of quotes. Words ``'`` that are tagged as quotes get new
-    tags by the same rules, unless the sentence has a backquote as a word.
+    The first ``"`` of a sentence opens, the second closes, and so on by turns. There are two exceptions:
+
+    - A ``"`` opens if it is the first word of the sentence, and closes if it is the last word.
+    - Suppose that the sentence has an odd number of ``"``. Then a ``"`` in any other place keeps its tag if this is the
+      tag of a quote.
+
+    The same rules apply to each ``'`` that is tagged as a quote. But if the sentence has a backquote as a word, each
+    ``'`` keeps its tag.
     """
     found = [word if word in (OPENING, CLOSING) else tag for word, tag in zip(words, tags, strict=True)]
     for quote in ('"', "'"):

@@ -1,9 +1,8 @@
 """Recognise the dialect of a file of trees, and keep only those words of its trees that were written or said.
 
 A dialect is a way to write the leaves of trees. docs/treebanks.md lists the dialects. A dialect is recognised by the
-first trees of a file, and for historical corpora also by the suffix ``.psd``. Each ``RawTree`` names what was left out
-of it, and ``readers`` counts these names. A file is refused if its leaves are not words and no known dialect has such
-leaves.
+first trees of a file, and for historical corpora also by the suffix ``.psd``. The module ``readers`` counts what was
+left out of the trees. A file is refused if its leaves are not words and no known dialect has such leaves.
 """
 
 import re
@@ -63,8 +62,9 @@ just before it. Elsewhere it may be a phrase, such as a stage direction."""
 _WITH_LEMMA = re.compile(r".+-.+")
 _SAME_LEMMA = re.compile(r"(.+?)[$@]?-\1", re.IGNORECASE)
 _SPLIT_WORD = re.compile(r"[^\W\d]([$@])(?:-\S{1,100}+)? \1[^\W\d]")
-"""Matches the end of one part of a split word, with or without a lemma, and the beginning of the next part. A lemma may
-have at most 100 characters. Without this limit, a search in a word that repeats ``a$-`` would take very long."""
+"""Matches where two parts of a split word meet, as in ``hest$ $inn``. The first part may be followed by its lemma, as
+in ``hest$-hestur $inn``. A lemma may have at most 100 characters. Without this limit, a search in a word that repeats
+``a$-`` would take very long."""
 _MARK_WITH_LEMMA = re.compile(r"([^\w\s-])-\1")
 _SEPARATORS = re.compile(r"[_@=/|#^+~:;{<\\\[]")
 _PTB_TAG = (
@@ -97,7 +97,8 @@ def read_plain_trees(path: Path) -> Iterator[RawTree]:
 
     A tree that cannot be parsed is yielded as ``read_raw_trees`` yields it. A tree that holds only codes, ids or
     comments has the fault ``ONLY_CODES``. If no word is left because the transcriber did not understand the speech, the
-    fault is ``UNCLEAR``. Some files have ``( END_OF_TEXT_UNIT )`` after each text. It has the fault ``END_OF_TEXT``.
+    fault is ``UNCLEAR``. A mark ``( END_OF_TEXT_UNIT )``, which some files have after each text, has the fault
+    ``END_OF_TEXT``.
 
     Raises:
         InputError: As ``read_raw_trees`` and ``recognise``.
@@ -114,7 +115,7 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
 
     Raises:
         InputError: If some leaves look like ``word-lemma`` and the others do not. Also if nearly all leaves have a form
-            that cannot be read: a word with a lemma or a tag in it, a quoted word, a number, or ``(word TAG)``.
+            that no dialect has, for example ``dog_NN``, ``"dog"``, a number in place of each word, or ``(dog NN)``.
     """
     texts = [raw.text for raw in first if raw.text is not None]
     tokens = [leaf for text in texts for _, leaf in _TOKEN.findall(text) if leaf and not _TRACE.fullmatch(leaf)]
@@ -157,8 +158,8 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
 def _refuse_other_leaves(path: Path, words: list[str], visible: list[str], trees: list[Tree]) -> None:
     """Raise InputError if the leaves of a file are not words, and no known dialect has such leaves.
 
-    The argument ``words`` has the words of the file's first trees. The argument ``visible`` has the same words and,
-    unless the dialect is historical, also leaves such as ``<dog>``.
+    The words of the file's first trees are in ``words``. They are in ``visible`` too. If the dialect is not historical,
+    ``visible`` has in addition the leaves that are spelt like codes, such as ``<dog>``.
     """
     if len(visible) >= 3 and _share(visible, _QUOTED) >= _MOST:
         example = _example(visible, _QUOTED)
@@ -359,9 +360,10 @@ def _leaf_with_slash(found: re.Match[str]) -> str:
 def _without_lemma(leaf: str) -> str:
     """Return the word of ``word-lemma``: ``ice-cream`` for ``ice-cream-ice-cream``.
 
-    A lemma often begins like its word. So a hyphen is a candidate if the letter after it is the first letter of the
-    leaf. If there is no such hyphen, all hyphens are candidates. If the number of hyphens is odd and the middle one is
-    a candidate, the leaf is cut there. Otherwise it is cut at the last candidate.
+    The leaf is cut at one of its hyphens. Candidates are the hyphens before a letter that is also the first letter of
+    the leaf, because a lemma often begins like its word. If there is no such hyphen, all hyphens are candidates. If the
+    number of hyphens is odd and the middle one is a candidate, the leaf is cut there. Otherwise it is cut at the last
+    candidate.
     """
     cuts = [i for i, character in enumerate(leaf) if character == "-" and 0 < i < len(leaf) - 1]
     likely = [i for i in cuts if leaf[0].casefold() == leaf[i + 1].casefold()] or cuts

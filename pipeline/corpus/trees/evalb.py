@@ -19,9 +19,9 @@ EVALB is the program of Sekine and Collins (1997, https://nlp.cs.nyu.edu/evalb/)
 All metrics are computed twice: over all sentences, and over those of at most 40 words, punctuation included.
 
 There are two differences from EVALB. EVALB deletes words by the tags of both trees, this module only by the tags of the
-treebank. EVALB needs trees with the same words. Here the parser may have split the text into other words. A predicted
-bracket that begins or ends inside a word of the treebank that is not deleted matches no gold bracket, but counts as
-predicted.
+treebank. EVALB needs trees with the same words. Here the parser may have split the text into other words, and then a
+predicted bracket may begin or end inside a word of the treebank. If this word is not deleted, the bracket matches no
+gold bracket, but counts in |P_m|.
 """
 
 from collections import Counter
@@ -160,7 +160,11 @@ def _of_sentence(sentence: GoldAndPredicted) -> EvalbFigure:
 
 
 def _brackets(phrases: Sequence[Phrase], positions: Sequence[int]) -> Counter[Phrase]:
-    """Return the brackets of a tree. The number of positions before i that belong to kept words is ``positions[i]``."""
+    """Return the brackets of a tree, with spans that count only the characters (or other units) of kept words.
+
+    A phrase that begins at character i gets a bracket that begins at ``positions[i]``. This is the number of characters
+    before character i that belong to kept words.
+    """
     found: Counter[Phrase] = Counter()
     for full_label, start, stop in phrases:
         label, first, last = strip_label(full_label), positions[start], positions[stop]

@@ -64,8 +64,8 @@ def import_trees(
         - ``passed_over``: number of files that were not read, for each reason.
         - ``format``: formats of the files.
         - ``texts``: number of kept sentences whose text was ``given``, and whose text was ``rebuilt``.
-        - ``rebuilt_by``: the joiner. Only if texts were rebuilt.
-        - ``num_other_parses``: number of parses of n-best lists that were left out.
+        - ``rebuilt_by``: value of ``--joiner``, the way to rebuild texts. Only if texts were rebuilt.
+        - ``num_other_parses``: number of parses left out because their sentence has a better parse in its n-best list.
         - ``dialects``: number of trees for each dialect (way to write leaves). Plain brackets are not counted.
         - ``lines_left_out``: number of lines that belong to no tree, for each kind of line.
 
@@ -197,7 +197,10 @@ class _DocumentWriter:
 
 
 def _find_inputs(sources: Sequence[Path], config: ImportConfig) -> tuple[list[_Input], Counter[str]]:
-    """Return the files of trees with their texts and document names, and the number of other files for each reason."""
+    """Return the files of trees with their texts and document names, and count the files that are passed over.
+
+    The counts have an entry for each reason to pass over a file.
+    """
     if not sources or (config.text and len(config.text) != len(sources)):
         raise ConfigError(
             f"import-trees: {len(config.text)} texts for {len(sources)} sources; give one --text per source, or none"

@@ -31,10 +31,10 @@ _FREQUENT: Final = frozenset(
 class EnglishCheck:
     """Count the words of a corpus, to say whether it is plainly not English.
 
-    There is a list of 16 frequent English words that are rare in other languages. A corpus is not English if 20 f + 30
-    is less than the number of its words, where f of its words are in this list. It is not English either if most of its
-    words have a letter outside the Latin alphabet. In every document of GUM, CRAFT and MASC that has 250 words or more,
-    at least 1 in 10 words is in the list.
+    There is a list of 16 frequent English words that are rare in other languages. Let f be the number of words of a
+    corpus that are in this list. If the corpus has more than 20 f + 30 words, it is not English. It is not English
+    either if most of its words have a letter outside the Latin alphabet. In every document of GUM, CRAFT and MASC
+    that has 250 words or more, at least 1 in 10 words is in the list.
     """
 
     num_words: int = 0

@@ -130,8 +130,8 @@ class _Shape:
     """How the lines of a file are laid out, judged by its first lines.
 
     A block is a line that begins a tree and the lines after it. It ends before the next line that begins a tree or
-    belongs to no tree. In ``begins_tree`` and ``is_rest``, the argument ``first`` is the first line of the block that
-    the line ``text`` follows.
+    belongs to no tree. The methods ``begins_tree`` and ``is_rest`` judge the next line after a block. This line is
+    ``text``, and the first line of the block is ``first``.
     """
 
     margin: int
@@ -173,9 +173,10 @@ class _Shape:
         """Return whether a line shows that the open tree, which begins with the line ``first``, is broken.
 
         The line must be at the margin and begin with the label of ``first``. If this label is one of ``ROOT_NAMES``, a
-        new tree begins here. With any other label, the line may be a phrase of the open tree, and then the result is
-        False. There is one exception: the file has a tree per line, and the line would close all ``depth`` open
-        brackets. Then the open tree more likely lacks brackets, and the line has too many.
+        new tree begins here, and the result is True. With any other label, the line may be a phrase of the open tree,
+        and the result is False. There is one exception: if the file has a tree per line, and the line would close all
+        ``depth`` open brackets, the result is True. In such a file, a tree of two lines is less likely than two broken
+        trees, the open one with too few closing brackets and this one with too many.
         """
         label = _label(text)
         closes = self.is_tree_per_line and depth + _change_of_depth(text) <= 0
@@ -186,7 +187,7 @@ def _shape(texts: list[str]) -> _Shape:
     """Judge the shape of a file by its first lines, some of which may be broken.
 
     If trees go over several lines, most lines do not have as many opening as closing brackets. Lines with nothing but
-    leaves are not counted, because both kinds of files have such lines.
+    leaves are not counted. A file may have such lines whether or not its trees go over several lines.
     """
     indentations = [_indentation(text) for text in texts if text.lstrip()[:1] == "("]
     margin = min(indentations, default=0)
@@ -250,8 +251,8 @@ def _while_open(line: Line, lines: _Lines, shape: _Shape, never_closing: set[int
 
     The search fails if the file ends, the tree gets too long, or a line comes that cannot be in the tree. Then all
     these lines are put back, the number of ``line`` is added to ``never_closing``, and the result is empty. If the file
-    ended or the tree got too long, the numbers that ``_never_closing`` returns are added too. Without them, a search
-    from each of their lines would read the same lines again.
+    ended or the tree got too long, the numbers that ``_never_closing`` returns are added too. This saves time: no
+    search begins at a line whose number is in ``never_closing``.
     """
     found, depth, size = [(line, "")], _change_of_depth(line.text), len(line.text)
     while depth > 0:

@@ -53,7 +53,8 @@ class Counts:
     repaired: Counter[str] = field(default_factory=Counter)
     """Number of kept sentences for each kind of change that was made."""
     num_other_parses: int = 0
-    """Trees of n-best lists left out because their sentence has a better tree. They are not in ``num_trees``."""
+    """Number of trees left out because their sentence has a better tree in its n-best list. They are not counted in
+    ``num_trees``."""
     dialects: Counter[str] = field(default_factory=Counter)
     """Number of trees for each dialect (way to write leaves). Trees in plain brackets are not counted."""
     lines_left_out: Counter[str] = field(default_factory=Counter)
@@ -128,9 +129,9 @@ def read_sentences(
 
     Args:
         trees: Trees in brackets, plain or gzipped.
-        texts: A file in one of the forms that ``tree_texts`` describes. Blank lines are skipped if there are as many
-            lines with text as trees. If ``texts`` is None, the text is rebuilt from the words of each tree that are not
-            markup.
+        texts: A file in one of the forms that ``tree_texts`` describes. If the number of lines with text equals the
+            number of trees, blank lines are skipped. If ``texts`` is None, each text is rebuilt from the words of its
+            tree, without markup.
         on_error: What to do at a malformed line.
         counts: Updated with each tree.
         read: Function that reads ``trees``.

@@ -117,7 +117,8 @@ def without_words(tree: Tree, without: Collection[int]) -> Tree:
 def normalise_tree(tree: Tree, without: Collection[int] = ()) -> Tree:
     """Return the normalised tree, the only form that models see. The function is idempotent.
 
-    - Traces, the words whose indices are in ``without``, and then phrases without words are removed.
+    - Traces are removed, and so are the words whose indices are in ``without``. Phrases that have no word left are
+      removed too.
     - Function tags and indices are stripped (``strip_label``).
     - If a phrase X has another X as its only child, the two become one X. Other unary chains stay.
     - The root is ``TOP``. Other phrases with a label of ``ROOT_NAMES`` or with no label are removed, and their children
