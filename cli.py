@@ -210,8 +210,8 @@ def parse(texts: tuple[Path, ...], out: Path, values: Values) -> None:
     """Parse text into trees with spaCy and benepar. Also runs under torchrun.
 
     TEXTS have one sentence per line, as clean-text writes them. With --source, they are raw text. If the command is
-    interrupted, run it again: it continues, with any number of processes. No parser is installed with this program.
-    Train a small one with train-parser, or fetch benepar's model for English:
+    interrupted, run it again: it continues, even with another number of processes. No parser is installed with this
+    program. Train a small one with train-parser, or fetch benepar's model for English:
 
     \b
     python -c "import benepar; benepar.download('benepar_en3')"
@@ -367,8 +367,8 @@ def sample(teacher: Path, out: Path, values: Values) -> None:
     multiple=True,
     required=True,
     help="A run directory, a folder of sample-corpus, or a folder in Hugging Face's format with a causal language "
-    "model that has the dataset's tokenizer. For a cross-fitted dump (docs/teacher.md), repeat the option: for each of "
-    "the K parts that build-dataset --folds K made, give the run of train-teacher --leave-out that left this part out.",
+    "model that has the dataset's tokenizer. For a cross-fitted dump (docs/teacher.md), repeat the option: if the "
+    "dataset has K folds, give K runs, trained with --leave-out 1, --leave-out 2 and so on to --leave-out K.",
 )
 @click.option("--out", type=STORE, help="The dump to write or to finish. Not needed with --plan.")
 @json_option
@@ -659,7 +659,10 @@ def parses(teacher: Path, trees: Path, values: Values) -> None:
 @click.argument("out", type=OutPath(outputs.FOLDER))
 @click.option("--checkpoint", "which", default="best", show_default=True, help="Which checkpoint of the run to export.")
 @click.option(
-    "--all-checkpoints", is_flag=True, help="Write OUT/main, and one folder per word checkpoint: OUT/chck_1M and so on."
+    "--all-checkpoints",
+    is_flag=True,
+    help="Write the checkpoint that --checkpoint names to OUT/main. Write each checkpoint of train-student "
+    "--word-checkpoints, such as words_1M, to a folder of its own, such as OUT/chck_1M.",
 )
 @json_option
 @configured_by(ExportConfig, toml=False)
@@ -751,8 +754,8 @@ def inspect(path: Place) -> None:
 def verify(path: Place, values: Values) -> None:
     """Check every byte of a dataset or dump against its digests; with --recompute, check a dump against its teacher.
 
-    If this machine has the CPU or GPU and the library versions of the machine that made the dump, the recomputed bytes
-    must equal the dump's bytes. Otherwise the values may differ by rounding.
+    If the dump was made on the same type of CPU or GPU and with the same library versions as this machine has, the
+    recomputed bytes must equal the dump's bytes. Otherwise the values may differ by rounding.
 
     \b
     Example: python cli.py verify dump

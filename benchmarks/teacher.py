@@ -4,15 +4,18 @@
 
 Without --data, the sample corpus is used. The models have size 256 and 650 and a vocabulary of 12,000, whatever the
 vocabulary of the dataset. One process and one thread compute batches of 32, 128 and 512 sentences of similar length
-(``--quick``: only 128). TASK is train or infer.
+(``--quick``: only 128). In the names below, TASK is train or infer, SIZE is the size of the model, and BATCH is the
+number of sentences per batch.
 
 TASK_floor_dSIZE   Operations per second of the task at 128 sentences per batch / operations per second of a float32
                    product of 2,048 x 2,048 matrices, also on one thread. ``training_flops`` and ``inference_flops``
                    count the operations of a task. The figure is the median of three rounds (``--quick``: two).
+                   ``TASK_floor_dSIZE_32`` and ``TASK_floor_dSIZE_512`` are the same ratio with 32 and 512 sentences per
+                   batch.
 TASK_positions_per_s_dSIZE_BATCH   Positions per second with BATCH sentences per batch.
-                   ``TASK_floor_dSIZE_BATCH`` is ``TASK_floor_dSIZE`` for 32 and 512 sentences per batch.
 train_peak_rss_gb  The peak resident memory of a whole ``train-teacher`` of size 256 with 128 sentences per batch.
-scaling_2          Positions/s of this training with two processes / with one; each process has one thread.
+scaling_2          Positions per second of this training with two processes, divided by its positions per second with
+                   one process. Each process has one thread.
 beam_tokens_per_s  Tokens per second of beam search (beam 10, word beam 5) over sentences of dev. The model is RUN or,
                    without --teacher, the model that this benchmark has trained.
 """
@@ -58,7 +61,8 @@ def main() -> None:
 def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
     """Return all figures."""
     dataset = load_dataset(given.data) if given.data else sample_dataset(folder, num_sentences=1200)
-    # Child processes train first, because their peak memory starts at the memory that this process has by then.
+    # The trainings come first, while this process still has little memory: the peak memory of a child process is never
+    # below the memory that its parent has when it starts the child.
     figures = {"threads": torch.get_num_threads()} | processes(dataset, folder, given)
     for dim in (256, 650):
         for num_sentences in (128,) if given.quick else (128, 32, 512):

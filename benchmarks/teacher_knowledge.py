@@ -72,8 +72,8 @@ PAIRS: Mapping[str, tuple[list[str], Mapping[str, str]]] = {
         {"no": "the"},
     ),
 }
-"""By phenomenon: templates of good sentences, and a map from words to other words. A sentence becomes bad if this map
-replaces the words of the symbol that ``*`` marks."""
+"""By phenomenon: templates of good sentences, and a map from words to other words. To make the bad sentence,
+the map is applied to the words of the symbol that is marked ``*``."""
 FEATURES = {"number": (["b[he]", "b[she]"], ["b[they]"]), "gender": (["b[he]"], ["b[she]"]),
             "negation": (["b[he]", "b[they]"], ["nb[he]", "nb[they]"])}  # fmt: skip
 """By feature: the grammar's symbols for noun phrases of the first class, and those of the second class."""
@@ -159,7 +159,10 @@ def noun_phrases(trees: Trees, per_feature: int) -> tuple[list[str], list[int], 
 
 
 def dataset_of(trees: Mapping[str, Sequence[str]], corpus: Path, tokenizer: Path, folder: Path) -> Dataset:
-    """Build a dataset. Its train split, and so its labels, comes from the corpus, its other splits from ``trees``."""
+    """Build a dataset.
+
+    The split train comes from the corpus, and so do the labels. The other splits come from ``trees``.
+    """
     splits: list[object] = ["--train", corpus / "train"]
     for split, of_split in trees.items():
         capital = [re.sub(r" ([^\s()]+)\)", lambda m: f" {m[1][0].upper()}{m[1][1:]})", t, count=1) for t in of_split]

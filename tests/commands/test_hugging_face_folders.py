@@ -277,7 +277,7 @@ def test_an_incomplete_or_unsupported_folder_gives_one_line(
         ({"tokenizer_config.json": {"bos_token": {"content": "a"}, "model_max_length": 10**30}}, {}, f"a{END}"),
         ({"special_tokens_map.json": {"bos_token": "a", "eos_token": {"content": "b"}}}, {"eos_token_id": None}, "ab"),
         ({"tokenizer_config.json": {"bos_token": None}, "special_tokens_map.json": {"eos_token": "b"}}, {}, f"{END}b"),
-        ({}, {"bos_token_id": 50256}, "no entry 50256, which is bos_token .* Write the token"),
+        ({}, {"bos_token_id": 50256}, "no entry 50256, which is bos_token .* set bos_token to the token"),
         ({}, {"eos_token_id": None}, "eos_token_id is None, expected the id of a token"),
     ],
 )

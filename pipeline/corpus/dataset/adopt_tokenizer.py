@@ -4,8 +4,9 @@ The tokenizer must be byte-level, must restore every text from its tokens, and m
 ``<eos>``. It may put a space before a text (``add_prefix_space``).
 
 The check tries the tokenizer on probes. Some of them are difficult texts (``PROBES``). Together the others contain all
-pairs of ASCII characters, every character of the first four planes of Unicode that occurs in normalised text, and the
-words in the tokenizer's own patterns. The normalizer must leave all probes unchanged. Encoding and decoding must
+pairs of ASCII characters and every character of the first four planes of Unicode that occurs in normalised text. They
+also contain the words in the patterns of the normalizer, pre-tokenizer and decoder. For example, a step that replaces
+"foo" is tried on texts that contain "foo". The normalizer must leave all probes unchanged. Encoding and decoding must
 restore ``PROBES``, and also the other probes if the pre-tokenizer or the decoder can lose text. The check does not
 notice a tokenizer that changes only other texts. In that case ``build-dataset`` drops and counts the sentences that
 decoding does not restore.
@@ -17,8 +18,8 @@ The converted tokenizer gives a text the same ids as the original, with three ex
   tokenizers library searches every text for added tokens, so the string ``<|endoftext|>`` inside a text would otherwise
   become the token that ends a text.
 - Ordinary added tokens (``"special": false``) become plain entries too if decoding does not restore the text around
-  them. Only the function ``adopted_tokenizer`` keeps all ordinary added tokens, so that a text has the ids that
-  transformers gives.
+  them. The function ``adopted_tokenizer``, which converts the tokenizer of a model's folder, is different: it keeps all
+  ordinary added tokens, so that a text has the ids that transformers gives.
 """
 
 import json
@@ -128,7 +129,7 @@ def adopted_tokenizer(source: Path, *, bos: int | str, eos: int | str) -> Tokeni
         if token not in ids:
             raise InputError(
                 f"{source}: no entry {token!r}, which is {role} in tokenizer_config.json, special_tokens_map.json or "
-                f"config.json. Write the token that was used in training as {role} into tokenizer_config.json"
+                f"config.json. In tokenizer_config.json, set {role} to the token that was used in training"
             )
     if tuple(names.get(i) for i in range(len(SPECIAL_TOKENS))) == SPECIAL_TOKENS == (bos, eos, SPECIAL_TOKENS[2]):
         plain: dict[str, Any] = {"added_tokens": _ordinary(content), "truncation": None, "padding": None}
@@ -179,7 +180,7 @@ def _ordinary(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _check_other_files(source: Path, content: Mapping[str, Any]) -> None:
-    """Check that no file beside a ``tokenizer.json`` changes the ids that transformers gives.
+    """Check that the other files in the folder of ``tokenizer.json`` do not change the ids that transformers gives.
 
     Raises:
         InputError: If ``tokenizer_config.json`` or ``added_tokens.json`` adds an ordinary token or is damaged, or if
@@ -277,9 +278,10 @@ def _problems_of_entries(vocab: Mapping[str, int], added: Mapping[str, int], *, 
 
 
 def _change_by(normalizer: Any) -> tuple[str, str] | None:  # noqa: ANN401
-    """Return a probe that a normalizer changes, or a word of it, and what it becomes; None if no probe changes.
+    """Return a text that a normalizer changes, and the changed text. Return None if the normalizer changes no probe.
 
-    A space that the normalizer puts before a text is not counted as a change.
+    The text is the first probe that changes, or a single word of this probe. A space that the normalizer puts before a
+    text is not counted as a change.
     """
     own = _probes_of_patterns(_steps(json.loads(normalizer.__getstate__()), "normalizers"))
     for probe in (*PROBES, *own, *_systematic_probes()):
@@ -337,7 +339,7 @@ def _problems_of_text(content: Mapping[str, Any], added: Mapping[str, int]) -> I
             return
         covered = {at for start, stop in spans for at in range(start, stop)}
         if len(covered) < len(text) - text.count(" ") or not all(start < stop for start, stop in spans):
-            yield f"the positions of its tokens leave out characters of {text!r}"
+            yield f"by the offsets of its tokens, a character has no token or a token has no character in {text!r}"
             return
 
 

@@ -224,9 +224,11 @@ def _trained_on(
     text_sha256: str,
     statistics: Mapping[str, Any],
 ) -> list[TrainingText]:
-    """Return the record of the text of the training split, and the records of its tokenizer and parser or teacher.
+    """Return the records of all text that the dataset depends on.
 
-    The records of a tokenizer, parser or teacher say which texts it was trained on.
+    The first record is of the text of the split train. The other records are of the texts that the tokenizer was
+    trained on, and of the texts that a parser or teacher was trained on to make the trees. With ``--trees right``,
+    the parser's texts are left out, because right-branching trees do not depend on a parser.
     """
     files: dict[str, int | None] = {}
     others = list(read_record(config.tokenizer, RECORD_SUFFIX, of=TOKENIZER, sha256=tokenizer.sha256))

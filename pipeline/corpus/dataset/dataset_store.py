@@ -141,7 +141,8 @@ class Dataset:
     tree_source: str
     """Where the trees come from, in words: the option ``--trees``, a digest of the tree files, parsers and teachers."""
     counts: dict[str, dict[str, Any]]
-    """The counts of ``SplitBuilder.to_json`` for each split, such as ``num_kept``, and ``dropped`` by reason."""
+    """For each split, the counts of ``SplitBuilder.to_json``. For example, ``num_kept`` is one number, and ``dropped``
+    has one number for each reason."""
     statistics: dict[str, dict[str, Any]]
     """The result of ``split_statistics`` for each split. Empty for a dataset of an older version."""
     trained_on: Sequence[TrainingText]
@@ -483,7 +484,7 @@ def _split(name: str, arrays: Mapping[str, NDArray[Any]], sha256: str, *, text_s
     if "folds" in arrays:
         lengths.add(len(split.folds))
         if not np.bincount(split.folds, minlength=2)[1:].all() or not split.folds.all():
-            raise ValueError(f"folds are not numbered from 1 to {split.num_folds} without a gap")
+            raise ValueError(f"a sentence is in no fold, or a fold from 1 to {split.num_folds} is empty")
     if lengths != {len(split.num_bytes)}:
         raise ValueError(f"some arrays have more sentences than others: {sorted({*lengths, len(split.num_bytes)})}")
     return split

@@ -27,7 +27,7 @@ MIN_SHARE: Final = 0.5
 """A sentence is a near duplicate if at least this share of its 8-grams occurs in dev or test."""
 
 _WORD = re.compile(r"\w+")
-# The hash of an 8-gram is the sum of the hashes of its words. The hash of its word i is first multiplied by _POWERS[i].
+# The hash of an 8-gram with the words w_0 to w_7 is the sum of hash(w_i) * _POWERS[i], modulo 2^64.
 _POWERS: Final = np.array([pow(0x9E3779B97F4A7C15, i, 1 << 64) for i in range(NUM_WORDS)], np.uint64)
 
 

@@ -4,8 +4,8 @@ A teacher is overconfident on the sentences that it was trained on. If K teacher
 sentence has a teacher that left it out (cross-fitting; Chernozhukov et al. 2018, Double/debiased machine learning).
 
 A document is never divided, because its sentences resemble each other. Sentences with the same text may be in different
-folds if they are in different documents. If such sentences had to be in one fold, "Yes.", which most documents contain,
-would put most documents into one fold.
+folds if they are in different documents. If equal sentences had to be in the same fold, most documents would be in
+the same fold, because most documents contain the sentence "Yes.".
 """
 
 import heapq
@@ -33,10 +33,10 @@ def assign_folds(
 ) -> NDArray[np.uint8]:
     """Return the fold of each of M sentences. The same arguments give the same folds.
 
-    Whole groups are assigned. A group is one document. Sentences without a known document are one group if they have
-    the same text. Large groups are assigned first, and groups of similar size (within a factor of two) in random order.
-    Each group goes to the fold with the fewest tokens so far. So the sizes of two folds differ by at most the size of
-    the largest group, in tokens.
+    Sentences are assigned in groups. All sentences of a document are one group. Sentences whose document is not known
+    are grouped by their text. Large groups are assigned first, and groups of similar size (within a factor of two) in
+    random order. Each group goes to the fold with the fewest tokens so far. So the sizes of two folds differ by at most
+    the size of the largest group, in tokens.
 
     Args:
         document_ids: ``[M]``, numbered from 1; 0 if the document is not known.
@@ -89,8 +89,8 @@ def without_fold(dataset: Dataset, fold: int) -> tuple[Split, NDArray[np.int64]]
         return train, np.arange(train.num_sentences)
     if not train.num_folds:
         raise ConfigError(
-            f"{dataset.location}: the dataset has no folds, but --leave-out is {fold}. Build one with build-dataset "
-            "--folds, or do not give --leave-out"
+            f"{dataset.location}: the dataset has no folds, but --leave-out is {fold}. Build a dataset with "
+            "build-dataset --folds, or do not give --leave-out"
         )
     if not 1 <= fold <= train.num_folds:
         raise ConfigError(
