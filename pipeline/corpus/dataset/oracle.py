@@ -19,7 +19,7 @@ REDUCE: Final = 1
 FIRST_NT: Final = 2
 """NT(label) is ``FIRST_NT + label``."""
 MAX_LABELS: Final = 32_000
-"""The largest number of labels in a dataset, which stores an action in 16 bits."""
+"""The largest number of labels. A dataset stores actions as 16-bit integers, so NT(label) must be less than 2^15."""
 
 
 def check_num_labels(trees: str, num_labels: int) -> None:

@@ -26,7 +26,7 @@ from storage.ragged import Ragged
 
 _STORED_COLUMNS: Final = ("document_ids", "num_words", "num_bytes")
 _NO_LABEL: Final = -1
-"""The action for NT(X) if the dataset does not have the label X. No kept sentence has this action."""
+"""The new number of NT(X) in ``finish`` if X is not a label of the dataset. No kept sentence has such a phrase X."""
 
 
 class SplitBuilder:
@@ -70,7 +70,11 @@ class SplitBuilder:
             arrays.append(getattr(block, name) if name in ("tokens", "actions") else block.columns[name])
 
     def without_duplicates(self, block: BuiltBlock, held_out: HeldOut, drop: Duplicates) -> BuiltBlock:
-        """Count all duplicates of dev and test in a block; return the block without the kinds that ``drop`` names."""
+        """Count the duplicates in a block of train, and return the block without those that ``drop`` selects.
+
+        A duplicate is a sentence that is also in dev or test, exactly or nearly. The value "exact" of ``drop`` selects
+        the exact duplicates, and "near" selects both the exact and the near ones. All are counted in any case.
+        """
         exact, near = held_out.find(block.hashes)
         is_kept = np.ones(len(block), bool)
         for name, reason, found, is_dropped in (
@@ -85,7 +89,11 @@ class SplitBuilder:
         return block.select(is_kept)
 
     def with_labels_of(self, train: "SplitBuilder", block: BuiltBlock, policy: UnseenLabels) -> BuiltBlock:
-        """Drop, change or refuse each sentence of a block that has labels unseen in train; return the new block."""
+        """Return a block whose sentences have only labels of train.
+
+        ``policy`` says what happens to a sentence with another label. "drop": the sentence is left out. "map": the most
+        frequent label of train replaces the label. "refuse": the sentence is left out, and ``check_labels`` will raise.
+        """
         unseen = [i for i, label in enumerate(block.labels) if label != ROOT and label not in train.label_counts]
         if not unseen:
             return block
@@ -168,7 +176,9 @@ def _most_frequent(label_counts: Counter[str]) -> str | None:
 
 
 def _with_labels_mapped(block: BuiltBlock, unseen: Sequence[int], fallback: str, rows: NDArray[np.int64]) -> BuiltBlock:
-    """Return a block in which the label ``fallback`` replaces the labels ``unseen`` of the sentences ``rows``.
+    """Return the block with the label ``fallback`` in place of each label whose index is in ``unseen``.
+
+    ``rows`` are the indices of the sentences that have such labels.
 
     As everywhere in a dataset, a phrase X whose only child is a phrase X is merged with this child.
     """

@@ -24,7 +24,7 @@ from pipeline.corpus.trees.trees import Phrase, TokenPhrase, Tree
 from storage.errors import InputError
 
 UNSEEN: Final = "label unseen in training"
-NOT_REVERSIBLE: Final = "text that decoding its tokens does not restore"
+NOT_REVERSIBLE: Final = "text that is different after encoding and decoding"
 LEAF_TAG: Final = "XX"
 """Part of speech of every word in a tree made from tokens."""
 _BATCH_SENTENCES: Final = 1_000
@@ -149,8 +149,8 @@ def read_gold_trees(
 ) -> tuple[list[TokenSentence], Counts]:
     """Return the sentences of STEM.mrg and STEM.txt, with trees over a model's tokens, and the counts of dropped trees.
 
-    Labels that the model does not have get numbers from ``len(labels)`` up and are counted as repaired. The model never
-    predicts these numbers, so a gold phrase with such a label counts as missed.
+    Gold trees may have labels that are unknown to the model. These labels get numbers from ``len(labels)`` up, and are
+    counted as repaired. The model never predicts these numbers, so a gold phrase with such a label counts as missed.
 
     Args:
         stem: STEM, the path of the two files without ``.mrg`` and ``.txt``. Each file may be plain or a ``.gz``.

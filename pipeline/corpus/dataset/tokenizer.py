@@ -49,7 +49,8 @@ class Tokenizer:
     """A byte-level BPE that adds neither ``<bos>`` nor ``<eos>``.
 
     ``decode(encode(text)) == text`` for any text that does not begin with a space. The only exceptions are texts that
-    contain an added token of an adopted tokenizer (``added_ids``).
+    contain an added token (``added_ids``). A tokenizer of ``train-tokenizer`` has no added tokens. An *adopted*
+    tokenizer, which ``adopt-tokenizer`` has converted, may have some.
     """
 
     def __init__(self, data: bytes, *, where: str = "tokenizer") -> None:
@@ -97,7 +98,7 @@ class Tokenizer:
             )
         self._special_ids = frozenset((self.bos_id, self.eos_id, self.pad_id))
         self.added_ids: frozenset[int] = frozenset(self._inner.get_added_tokens_decoder())
-        """The ids of ordinary added tokens, which only an adopted tokenizer may have."""
+        """The ids of the added tokens. Only an adopted tokenizer may have some."""
         self.vocab_size: int = self._inner.get_vocab_size()
         """V: the number of entries, including special tokens."""
         self.sha256: str = sha256_bytes(data)
@@ -324,8 +325,8 @@ def train_tokenizer(
     ``OUT.words.json`` records the files and the numbers of words that the tokenizer was trained on.
 
     Args:
-        texts: UTF-8 files, plain or .gz, with one sentence or paragraph per line, or JSON lines or tables. Blank lines
-            are ignored.
+        texts: UTF-8 files, plain or .gz. A file has one sentence or paragraph per line, or it consists of JSON lines or
+            a table. Blank lines are ignored.
         out: The ``tokenizer.json`` to write.
         vocab_size: Maximum number of entries.
         column: The field of JSON lines or the column of a table that holds the text, as for ``read_running_text``.

@@ -4,9 +4,10 @@
 
 Here beta(A, i, j) is the probability that A expands to words i to j - 1. A string x of n words has the probability p(x)
 = beta(start, 0, n), a sum over all its derivations. A rule with more than two symbols on the right becomes several
-binary rules. They have new symbols, each of which stands for the last symbols of the original rule and expands to them
-with probability 1. Chains of unary rules are folded into the binary and lexical rules by U* = I + U + U^2 + ..., where
-U is the matrix of unary rules. A grammar with a cycle of unary rules is refused, so this sum is finite.
+binary rules. For example, A -> B C D becomes A -> B X and X -> C D. The new symbol X stands for C D, and the rule
+X -> C D has probability 1. Chains of unary rules are folded into the binary and lexical rules by
+U* = I + U + U^2 + ..., where U is the matrix of unary rules. A grammar with a cycle of unary rules is refused, so this
+sum is finite.
 
 For each width of a span, the chart has a list of items (position, symbol, value), sorted by position. A symbol that
 cannot expand to a span has no item for it. To find wider constituents, each item of a list is joined with all items of

@@ -30,7 +30,7 @@ AGREEMENT_NOUNS: Mapping[str, tuple[str, str]] = {
         "",
     ),
 }
-"""Nouns of each agreement class of singular nouns (see ``grammar``). The first string has the nouns of this class only.
+"""Nouns by the agreement class of their singular (see ``grammar``). The first string has the nouns of this class only.
 The second string has the nouns that belong to both ``he`` and ``she``. A noun with an irregular plural is written as
 ``singular/plural``."""
 

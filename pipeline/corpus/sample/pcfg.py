@@ -5,9 +5,10 @@ Entry (A, B) of the *matrix of expected children* is the mean number of children
 of this matrix is below 1, sampling ends with probability 1, and the expected length of a sentence is finite (Booth and
 Thompson 1973). The class ``Grammar`` checks that it is below 1, and drops symbols that the start symbol cannot reach.
 
-Different terminal strings have different texts, so p(text) = p(terminal string). To make sure of this, ``Grammar``
-checks that no word contains a space or a mark in ``ATTACHED``, and that no two words differ only in the case of their
-first letter.
+The text of a terminal string begins with a capital letter. It has a space before each terminal, except the first and
+those in ``ATTACHED``. Different terminal strings have different texts, so p(text) = p(terminal string). To make sure of
+this, ``Grammar`` checks that no word contains a space or a mark in ``ATTACHED``, and that no two words differ only in
+the case of their first letter.
 
 This module does not estimate grammars and does not parse.
 """

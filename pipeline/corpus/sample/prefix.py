@@ -9,9 +9,10 @@ Lafferty 1991). It is computed from left to right (Stolcke 1995):
     p(x_1 ... x_n end) = beta(start, 0, n)
 
 Here e_n[C] is the probability of all leftmost derivations that have generated x_1 ... x_n and next expand a symbol C
-that a rule A -> B C has introduced. The value c_n[A] is the same for any symbol A that is expanded next: either such a
-C, or the first symbol in an expansion of C. The series (I - L)^-1 = I + L + L^2 + ... sums over all chains of first
-symbols, so left recursion is allowed. The inside probability beta is from the chart of ``inside``.
+that a rule A -> B C has introduced. In the same way, c_n[A] is the probability of all leftmost derivations that have
+generated x_1 ... x_n and next expand A. Here A is such a C, or the first symbol in an expansion of C. The series
+(I - L)^-1 = I + L + L^2 + ... sums over all chains of first symbols, so left recursion is allowed. The inside
+probability beta is from the chart of ``inside``.
 
 The sentences of a batch advance together, with one matrix product per position. Each c_n is divided by the total
 probability of all next words and of the end, and the log of this total is kept, so long sentences do not underflow.
@@ -63,7 +64,8 @@ class NextWords:
         for word, symbols in rules.lexical.items():
             for a, prob in symbols.items():
                 lexical[a, column[word]] = prob
-        # Only the start symbol and the symbols C of rules A -> B C have an entry in e. Only such A need one in c.
+        # The arrays for e have a column for the start symbol and for each symbol C on the right of a rule A -> B C. The
+        # arrays for c have a column for each left-hand side A of these rules.
         triples.sort(key=lambda triple: triple[1])
         left, right, second = (np.array([triple[i] for triple in triples], dtype=np.int64) for i in (0, 2, 1))
         self._lhs, self._rule_lhs = np.unique(left, return_inverse=True)
@@ -77,7 +79,8 @@ class NextWords:
         closure = np.where(begins, np.linalg.inv(np.eye(rules.num_symbols) - first), 0.0)[self._rights]
         self._can_begin = begins @ (lexical > 0)
         self._can_end = _reachable(_last(rules)) @ (lexical > 0)
-        # The product is taken with torch and not numpy, because every command sets the number of threads of torch.
+        # ``probs`` multiplies by this matrix with torch and not numpy, because every command sets the number of threads
+        # that torch uses.
         self._advance = torch.from_numpy(np.concatenate([closure[:, self._lhs], closure @ lexical], axis=1))
 
     @property
@@ -187,8 +190,9 @@ class _ByEnd:
     """Four arrays with an entry for each item: index of the string, number of words before the span, symbol, and inside
     probability."""
     prefixes: list[tuple[Ints, Floats]]
-    """Entry n - 1 has the strings, ascending, whose first n words are a complete sentence of the grammar, and the
-    inside probabilities of these words under the start symbol."""
+    """Entry n - 1 has two arrays. The first has the indices of the strings whose first n words are a complete sentence
+    of the grammar, in ascending order. The second has the inside probability of these n words under the start symbol,
+    for each of these strings."""
 
     def at(self, end: int) -> tuple[Ints, Ints, Ints, Floats]:
         """Return the items whose last word is word number ``end`` of the string, counted from 1."""

@@ -60,10 +60,10 @@ def is_sample_corpus(path: Path) -> bool:
 
 
 def read_entropy(corpus: Path) -> dict[str, Any]:
-    """Return the content of a sample corpus's ``entropy.json``, after checking that the present grammar wrote it.
+    """Return the content of a sample corpus's ``entropy.json``.
 
     Raises:
-        InputError: If ``corpus`` is not a sample corpus, or another version of the grammar wrote it.
+        InputError: If ``corpus`` is not a sample corpus, or was drawn from another version of the grammar.
     """
     path, remedy = corpus / "entropy.json", "give the folder that sample-corpus wrote"
     found = read_json(path, dict[str, Any], remedy=remedy)

@@ -97,7 +97,8 @@ _CHAT_SPEAKER = re.compile(r"\*(\w+)::?\s*(?:\[- \w+\]\s*)?")
 _CHAT_METADATA = re.compile(r"^(?:@[A-Z]\w*(?: \w+)?:?(?:\s|$)|%\w{3}:)")
 _CHAT_RULES = _compiled(
     (r"\u2022?\d+_\d+\u2022?\s*$", "", "CHAT time stamp"),
-    *[(r"(?:<[^<>]*>|(?<!\S)[^\s<>\[]++)\s*\[(?:/{1,3}|/-|/\?)\]", "", "CHAT retracing")] * 2,  # may be nested
+    # Twice, because one retracing may be inside another.
+    *[(r"(?:<[^<>]*>|(?<!\S)[^\s<>\[]++)\s*\[(?:/{1,3}|/-|/\?)\]", "", "CHAT retracing")] * 2,
     (r"(?:<[^<>]*>|(?<!\S)[^\s<\[]++)\s*\[::?\s+([^\[\]]*)\]", r"\1", "CHAT replacement"),
     (r"\[[^\[\]]*\]", "", "bracketed comment"),
     (r"&=\S+|&\{\w=\S*|&\}\w=\S*", "", "CHAT event"),
@@ -117,8 +118,8 @@ _CHAT_RULES = _compiled(
     (r"[\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
     (r"(?<![\w-])(?:xxx?|yyy?|www)(?![\w-])", "", "unintelligible word"),
 )
-# A colon at the end of a word, which marks a long sound. This rule is used only for lines with a speaker, because
-# ordinary colons have a space before them there.
+# A colon at the end of a word. In a line with a speaker, it marks a long sound, because ordinary colons have a space
+# before them in such lines. This rule is not used for other lines.
 _CHAT_LENGTHENED = re.compile(r"(?<=[a-z]):(?=[\s.,?!]|$)")
 _CHAT_SIGNS = re.compile(
     r"[\[&(@0+_:^<>\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d"
