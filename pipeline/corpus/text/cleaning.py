@@ -61,14 +61,16 @@ def clean_texts(
 
     ``OUT.docs`` names the document of each sentence. ``OUT.documents.tsv`` has one row per document. ``OUT.speakers``
     has the speaker of each sentence, or ``-`` if it is unknown. This file is written only for a source with speakers,
-    such as ``childes``. ``OUT.dropped.tsv`` has examples of what was dropped and repaired. ``OUT.txt`` gets its name
-    last. So if it exists, even after the process was killed, all files are from the same call.
+    such as ``childes``. ``OUT.dropped.tsv`` has examples of what was dropped and repaired. All files have temporary
+    names while they are written, and ``OUT.txt`` is renamed last. So if it exists, even after the process was killed,
+    all files are from the same call.
 
     Args:
         texts: Files, plain or gzipped, or folders. For a folder, all files below it except hidden ones are read, in the
             order of their names.
         out_stem: OUT. Its folder is created.
-        config: The options of ``clean-text``. With ``source="babylm"``, each file must have the name of its source.
+        config: The options of ``clean-text``. With ``source="babylm"``, each file must be named after a source of
+            BabyLM, for example ``childes.train``.
         progress: Called with the number of lines read since the last call.
 
     Returns:
@@ -77,8 +79,9 @@ def clean_texts(
 
     Raises:
         ConfigError: If the source is unknown, a column is given for running text, or an output would replace an input.
-        InputError: If a file has an unknown source, a folder has no files, a line is not UTF-8, or no sentence is left;
-            and where ``read_running_text`` raises it. The error names the file, and the line if there is one.
+        InputError: If a file is not named after a source of BabyLM (only with ``source="babylm"``), a folder has no
+            files, a line is not UTF-8 (only with ``on_error="stop"``), or no sentence is left; and where
+            ``read_running_text`` raises it. The error names the file, and the line if there is one.
         StoreError: If the files cannot be written.
     """
     files = _find_files(texts, config)
@@ -198,7 +201,7 @@ def _paragraphs(
 ) -> Iterator[Paragraph]:
     """Yield each line that becomes text as a list of one line. If ``joins`` is true, yield a list per paragraph.
 
-    The function also begins documents, and counts all lines that it does not yield.
+    The function also tells ``names`` where a new document begins, and counts all lines that it does not yield.
     """
     waiting: Paragraph = []
     for line in lines:

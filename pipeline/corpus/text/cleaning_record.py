@@ -14,7 +14,7 @@ SAMPLES = 20
 SAMPLE_CHARS = 200
 """Maximum number of characters in a cell of the table of examples. Longer cells are cut."""
 COLUMNS = ("what", "source", "reason", "count", "file", "line", "text", "result")
-"""Columns of ``OUT.dropped.tsv``."""
+"""Columns of the table of examples, which ``clean-text`` writes to ``OUT.dropped.tsv``."""
 Kind = Literal["text", "blank", "header", "dropped"]
 
 

@@ -28,7 +28,8 @@ class CleanConfig:
     source_name: str = ""
     """Name of the corpus that all documents come from. It is written to the column source of OUT.documents.tsv, and the
     name of each document begins with it. The command 'evaluate perplexity' gives separate figures for each corpus.
-    Without this option, the name of the rules that are applied is used, such as childes or plain."""
+    Without this option, the name is the value of --source, such as plain. With --source babylm, it is the BabyLM source
+    that the file is named after, such as childes."""
     licence: str = ""
     """Licence of all documents, written to OUT.documents.tsv."""
     on_error: OnError = "stop"
@@ -38,7 +39,7 @@ class CleanConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImportConfig:
-    """How ``import-trees`` reads treebanks."""
+    """How ``import-trees`` reads treebanks. SOURCES are the files and folders of trees that the command is given."""
 
     text: tuple[Path, ...] = ()
     """Raw text of one of the SOURCES: one sentence per line, CoNLL-U, or the Penn Treebank's raw files. Give --text

@@ -1,8 +1,8 @@
 """Recognise files that are not running text, and read the text inside JSON lines and tables.
 
 If tables, trees or markup were read as running text, they would become sentences. Only the beginning of a file is
-examined. The rules should never refuse real text, so in doubt a file is read as text. An example is a table without a
-header whose cells have commas and spaces between them, as in prose.
+examined. The rules should never refuse real text, so in doubt a file is read as text. For example, a table without a
+header is read as text if a comma and a space separate its cells, because prose also has commas and spaces.
 """
 
 import csv
@@ -189,7 +189,7 @@ _SIGNATURES: Final = (
 )
 """Files that are neither text nor records. Each has a pattern for its beginning, a name, and advice for the user."""
 _INLINE = "i|b|u|s|em|strong|font|span|sub|sup|small|big|ref|nowiki|center"
-"""The tags of subtitles and of Wikipedia, which text may have."""
+"""Tags that occur in subtitles and in Wikipedia. A file that has only such tags can be running text."""
 _TAG = re.compile(rf"</?(?!(?:{_INLINE})\b)[a-z][\w:.-]*(?:\s[^<>]*)?/?>", re.IGNORECASE)
 _SURE_TAG = re.compile(r"</[a-z]|<[a-z][^<>]*(?:=\s*[\"'][^<>]*|/)>|<(?:br|hr|img|p|li|td|div|h[1-6])\b", re.IGNORECASE)
 """An end tag, a tag with attributes, an empty tag, or a tag of HTML. ``<laughter>`` and ``<unk>`` do not match."""
@@ -324,7 +324,7 @@ def text_column(form: Form, column: str, path: Path) -> str:
 
 
 def check_columns(form: Form, names: Sequence[str], path: Path, remedy: str = "") -> None:
-    """Check that a table or JSON lines have these columns or fields, and each column once.
+    """Check that a table or JSON lines have these columns or fields, and that no two columns share one of these names.
 
     Raises:
         InputError: If a column is missing or occurs twice. The error names the columns.
@@ -419,7 +419,7 @@ def not_a_text(column: str, value: object) -> str:
 
 def _parsed(text: str) -> Any:  # noqa: ANN401 - parsed JSON
     try:
-        return json.loads(text.strip())  # a record separator may come first
+        return json.loads(text.strip())  # strip also removes a record separator (U+001E)
     except (ValueError, RecursionError):
         return None
 
@@ -472,7 +472,7 @@ def _json(first: str, full: Sequence[str], path: Path, *, is_all: bool) -> Form 
 
 
 def _is_json(whole: str, *, is_all: bool) -> bool:
-    """Return whether a text is JSON with strings or objects. Unless ``is_all`` is true, its end may be missing."""
+    """Return whether a text is JSON with strings or objects. If ``is_all`` is false, the end may be missing."""
     decoder, at = json.JSONDecoder(), 0
     has_strings = False
     while at < len(whole):

@@ -1,8 +1,8 @@
 """Handle groups of lines that belong together: notes in brackets, a book's licence, tiers of a transcript, subtitles.
 
-The rules of a source (``babylm``) see one line at a time. The functions of this module run before the rules. They join
-lines or leave lines out, and count the lines that the rules then do not see. They look at most ``MAX_LICENCE_LINES``
-lines ahead.
+The rules in the module ``babylm`` see one line at a time. The functions of this module run before those rules. They
+join lines or leave lines out, and count the lines that the rules then do not see. They look at most
+``MAX_LICENCE_LINES`` lines ahead.
 """
 
 import re
@@ -143,7 +143,8 @@ def with_whole_cues(lines: Iterator[Line], record: CleaningRecord, *, is_rolling
         text = line.text.strip()
         cue, following = CUE.match(text), ahead.see(1)
         rest = text[cue.end() :] if cue else text
-        is_ass = text.startswith("Dialogue:")  # in ASS, comments between subtitles count as header
+        # In ASS, a subtitle does not end the header. So a comment after a subtitle also counts as header.
+        is_ass = text.startswith("Dialogue:")
         if not text or (cue and not is_ass):
             is_header = False
         elif begins_block and text.startswith(_HEADERS):

@@ -81,9 +81,9 @@ _MANNER = (
     rf"to (?:him|her|them)sel(?:f|ves)|(?!(?:{_NO_MANNER})\b)\w{{3,}}ly)"
 )
 # A description, such as [door opens], (LAUGHTER AND MUSIC), (sighs heavily), (people laugh) or *coughs*. One of the two
-# square brackets may be on another line. After a word in small letters, a single word in capitals and round brackets
-# does not match unless it names a sound. It may be an abbreviation, as in "member of (NATO)", or be stressed, as in
-# "a big (SOMETHING) thing".
+# square brackets may be on another line. A single word in capitals inside round brackets does not match if the word
+# before the bracket ends in a small letter. It may be an abbreviation, as in "member of (UNESCO)", or be stressed, as
+# in "a big (SOMETHING) thing". If it names a sound, it does match, as in "he said (LAUGHING) no".
 _SOUND = re.compile(
     r"\[[^\w\[\]]*\]|\[(?=[^\[\]]*(?:[^\W\d_]{2}|V\.O|O\.S))(?:[^\[\]]*\]|[^\[\]]{1,60}$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
     rf"(?:^[-\u2013\s]*|(?<=\s))\((?!(?<=[a-z]\s\()(?!(?i:{_SOUND_VERBS}|{_SOUND_NOUNS}))[A-Z]{{5,}}\))"

@@ -3,8 +3,8 @@
 Prose has commas too. So lines with commas or semicolons must have equal numbers of cells and also look like a table:
 they need a header or a column of numbers, or both if there are spaces next to the delimiters. For lines with tabs or
 vertical bars, three rows with the same number of cells are enough. But lines that have an indent or a speaker before
-the tab are text. Rows that begin with consecutive numbers are a table even if they have different numbers of cells,
-because quotes around cells with commas may be missing.
+the tab are text. Rows that begin with consecutive numbers, such as 1, 2 and 3, are a table even if some rows have more
+cells than others. A row has too many cells if one of its cells has commas and the quotes around that cell are missing.
 """
 
 import csv
@@ -23,8 +23,8 @@ _NUMBER = re.compile(r"\s*[-+]?\d+(?:[.,]\d+)?(?:[eE][-+]?\d+)?%?\s*")
 _NAME = re.compile(r"[^\W\d][\w.%()/#-]*(?: [\w.%()/#-]+){0,4}")
 """The name of a column: a letter or ``_`` first, up to five words, and no marks except ``. % ( ) / # - _``."""
 _SAME_WIDTH: Final = 0.95
-"""At least this share of the rows of a table has the most frequent number of cells. Where no spaces are expected next
-to the delimiters, at least this share of the cells neither begins nor ends with a space."""
+"""At least this share of the rows of a table has the most frequent number of cells. If commas or semicolons without
+spaces separate the cells, at least this share of the cells neither begins nor ends with a space."""
 _COLUMNS_OF_TEXT: Final = frozenset({"text", "sentence", "sentences", "content", "utterance"})
 
 _FORMULA = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
@@ -94,7 +94,8 @@ def find_table(texts: Sequence[str], path: Path) -> Table | None:
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix in (".csv", ".tsv"):
         usual, most = {".csv": ",", ".tsv": "\t"}[suffix], max(DELIMITERS, key=first.count)
-        # In a .tsv file, one tab is enough, because sentences in the cells can have more commas than there are tabs.
+        # In a .tsv file, the delimiter is the tab if the first line has at least one tab. Sentences in the cells can
+        # have more commas than there are tabs.
         is_usual = most not in first or (usual == "\t" and usual in first)
         delimiter = usual if is_usual else most
         is_quoted = delimiter in ",;"

@@ -111,7 +111,10 @@ def budget(texts: Sequence[TrainingText]) -> WordBudget:
 
 
 def record_of_file(path: Path, of: str) -> TrainingText:
-    """Return the record of a model of the kind ``of`` that was trained on one whole text file, plain or gzipped."""
+    """Return the record of a model that was trained on one whole text file, plain or gzipped.
+
+    ``of`` says what was trained, for example ``parser``.
+    """
     digest, num_words = sha256_file(path), count_words(path)
     return TrainingText(of=of, name=path.name, num_words=num_words, part=digest, files={digest: num_words})
 
@@ -128,7 +131,9 @@ def write_record(path: Path, texts: Iterable[TrainingText], *, sha256: str) -> N
 
 
 def read_record(path: Path, suffix: str, *, of: str, sha256: str) -> list[TrainingText]:
-    """Return the record next to a file. If no record has this sha256, return one text whose words are not known.
+    """Return the record next to a file.
+
+    If there is no record, or its sha256 is another one, return a list of one text whose number of words is not known.
 
     Raises:
         InputError: If the record is damaged.
@@ -167,7 +172,9 @@ def to_json(texts: Iterable[TrainingText]) -> list[Json]:
 
 
 def from_json(value: Any, *, of: str, name: str, where: str) -> list[TrainingText]:  # noqa: ANN401 - parsed JSON
-    """Return the record whose ``to_json`` gave ``value``; one text whose words are not known if ``value`` is None.
+    """Return the record whose ``to_json`` gave ``value``.
+
+    If ``value`` is None, return a list of one text whose number of words is not known.
 
     Raises:
         InputError: If ``value`` is not a record.
@@ -178,9 +185,10 @@ def from_json(value: Any, *, of: str, name: str, where: str) -> list[TrainingTex
 
 
 def renamed(texts: Iterable[TrainingText], of: str) -> list[TrainingText]:
-    """Return the record of a dataset as the record of the model ``of`` that is trained on it.
+    """Turn the record of a dataset into the record of a model that is trained on this dataset.
 
-    The texts of the training split get ``of`` in place of "text". The other texts do not change.
+    ``of`` is the kind of the model: "teacher" or "student". The texts of the training split get it in place of "text".
+    The other texts do not change.
     """
     return [replace(text, of=of) if text.of == "text" else text for text in texts]
 

@@ -56,21 +56,23 @@ class ParseFigure:
     num_sentences: int
     """M, the number of sentences."""
     num_unparsed: int
-    """Sentences without a predicted tree."""
+    """Number of sentences without a predicted tree."""
     num_gold: int
-    """Σ|G_m|: brackets of the treebank."""
+    """Σ|G_m|, the number of brackets of the treebank."""
     num_predicted: int
-    """Σ|P_m|: brackets of the predictions."""
+    """Σ|P_m|, the number of brackets of the predictions."""
     num_matched: int | None
-    """Σ|G_m ∩ P_m|: brackets in both. None for trees without labels."""
+    """Σ|G_m ∩ P_m|, the number of brackets in both. None for trees without labels."""
     num_matched_spans: int
-    """Σ|G°_m ∩ P°_m|: brackets in both if labels are ignored."""
+    """Σ|G°_m ∩ P°_m|, the number of brackets in both if labels are ignored."""
     num_exact: int
-    """Sentences whose predicted brackets equal the gold brackets. For trees without labels, only spans are compared."""
+    """Number of sentences whose predicted brackets equal the gold brackets. For trees without labels, only spans are
+    compared."""
     num_longer: int
-    """Sentences of two tokens or more. The mean of the sentence F1 is over these sentences."""
+    """Number of sentences of two tokens or more. The mean of the sentence F1 is over these sentences."""
     num_without_spans: int
-    """Sentences of two tokens or more whose gold tree has no span besides single tokens and the whole sentence."""
+    """Number of sentences of two tokens or more whose gold tree has no span besides single tokens and the whole
+    sentence."""
     total_sentence_f1: float
     """Sum of the sentence F1 over the sentences of two tokens or more."""
 
