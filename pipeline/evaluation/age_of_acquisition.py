@@ -10,15 +10,15 @@ children:
     f(x) = a / (1 + exp(-b (x - c))) + d
 
 - Model: there is a point for each checkpoint. If the model was trained on N words before this checkpoint, x is
-  log10(1 + N), and y is the mean of log p(word | context) over the word's contexts. The model knows the word from the x
-  where the curve is halfway between chance and the word's highest y. Chance is the y of a model whose distributions are
-  all uniform. It is -n ln V for a word of n tokens and a vocabulary of V tokens.
+  log10(1 + N), and y is the mean of log p(word | context) over the word's contexts. The model's age of acquisition is
+  the x where the curve is halfway between chance and the word's highest y. Chance is the y of a model whose
+  distributions are all uniform. It is -n ln V for a word of n tokens and a vocabulary of V tokens.
 - Children: there is a point for each age. x is the age in months, and y is the share of children who know the word.
-  Children know the word from the x where the curve is 0.5.
+  The children's age of acquisition is the x where the curve is 0.5.
 
-A word is left out if one of its two curves cannot be fitted, or if the x from which the word is known is not between
-the first and the last point of the curve. The score is Pearson's correlation, over the remaining words, of the model's
-x with the children's x.
+A word is left out if one of its two curves cannot be fitted. It is also left out if one of its two ages of acquisition
+does not exist, or is before the first point or after the last point. The score is Pearson's correlation, over the
+remaining words, of the model's age of acquisition with the children's.
 
 These are the rules of BabyLM's pipeline of 2026, which also sets the score to 0 if the correlation has a p-value above
 0.1. By the rules of 2025, there is a point for each checkpoint and context, and chance is -log2(300,000). This is in
@@ -46,7 +46,7 @@ from storage.errors import InputError
 from storage.json_files import read_json
 
 FOLDERS: Final = ("aoa", "cdi_childes")
-"""The name of the folder with the two files, first in BabyLM's data of 2026, then in its data of 2025."""
+"""The folder with the two files is ``aoa`` in BabyLM's data of 2026, and ``cdi_childes`` in those of 2025."""
 LEAST: Final = 3
 """A curve needs at least this many points, and a correlation needs at least this many words."""
 AGES: Final = tuple(range(16, 31))
@@ -217,7 +217,7 @@ def age_of_children(shares: NDArray[np.float64]) -> float | None:
 def age_of_model(
     surprisals: NDArray[np.float64], num_words: NDArray[np.float64], *, rules: Rules, chance: float
 ) -> float | None:
-    """Return the x (see the module) from which the model knows a word; None if the word is left out.
+    """Return the model's age of acquisition (see the module) of a word; None if the word is left out.
 
     ``surprisals`` is ``[checkpoints, contexts]`` in nats. ``num_words`` ``[checkpoints]`` has the numbers of words of
     training, ascending. ``chance`` is the surprisal of the word under a uniform distribution, in nats. The rules of
@@ -258,7 +258,7 @@ def _crossing(
 ) -> float | None:
     """Fit a curve and return the x where the curve reaches the threshold; None if there is no such curve or x.
 
-    The fit begins at the values ``start`` of a, b, c and d, and keeps them within the lower and upper ``bounds``. It
+    ``start`` has the first guesses for a, b, c and d. ``bounds`` has their lower bounds and their upper bounds. The fit
     fails after ``max_evaluations`` evaluations of the curve. If a or b of the fitted curve is at most ``flat``, the
     result is None.
     """
@@ -284,9 +284,9 @@ def _logistic(x: NDArray[np.float64], a: float, b: float, c: float, d: float) ->
 
 
 def acquisition_scores(pairs: Iterable[tuple[float | None, float | None]], rules: Rules) -> dict[str, Any]:
-    """Return the correlation of the model's x with the children's x, over the words for which both are known.
+    """Return the correlation of the model's ages of acquisition with the children's. Pairs with a None do not count.
 
-    ``score`` is 0.0 if there are fewer than 3 words, or if the x of the model or of the children are all equal.
+    ``score`` is 0.0 if there are fewer than 3 words, or if all ages of the model or all ages of the children are equal.
     """
     from scipy.stats import pearsonr  # noqa: PLC0415  an extra installs it
 
@@ -300,6 +300,6 @@ def acquisition_scores(pairs: Iterable[tuple[float | None, float | None]], rules
 
 
 def num_tokens(encode: Callable[[Sequence[str]], list[list[int]]], words: Sequence[str]) -> dict[str, int]:
-    """Return for each word the number of tokens by which ``The`` grows when the word is appended, but at least 1."""
+    """Return, for each word, the number of tokens of "The WORD" minus the number of tokens of "The", but at least 1."""
     first, *others = map(len, encode(["The", *(f"The {word}" for word in words)]))
     return {word: max(1, each - first) for word, each in zip(words, others, strict=True)}

@@ -59,7 +59,10 @@ _KINDS: Final = ("regular", "ambiref", "move_contents")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The log-probability of each text of an item in nats. If only endings are scored, it is that of the ending."""
+    """An item and the log-probabilities of its texts.
+
+    The unit is nats. If only endings are scored, ``log_probs`` has the log-probabilities of the endings.
+    """
 
     choice: Choice
     log_probs: tuple[float, ...]
@@ -159,7 +162,7 @@ class BabylmData:
     rules: Rules
     tasks: Mapping[str, Sequence[Choice]]
     by_other: Mapping[str, Sequence[Choice]]
-    """For the tasks in ``_DISPUTED``, the items by the rules of the year that is not ``rules``."""
+    """The items of the tasks in ``_DISPUTED`` by the rules of the other year: 2025 if ``rules`` is 2026, else 2026."""
     reading: ReadingData | None
     words: AcquisitionTask | None
     left_out: Mapping[str, str]
@@ -190,7 +193,7 @@ def read_data(folder: Path, rules: Rules) -> BabylmData:
     reading = read_reading_data(file) if file.is_file() else None
     if not tasks and reading is None and words is None:
         raise InputError(
-            f"{folder}: no folder of a task ({', '.join(found) or 'no folder at all'}), expected some of "
+            f"{folder}: no task in it, found {', '.join(found) or 'no folder at all'}, expected some of the folders "
             f"{', '.join(TASKS)}, {READING}, {', '.join(FOLDERS)}; give BabyLM's full_eval or fast_eval"
         )
     reasons = {**LEFT_OUT, **dict.fromkeys(FOLDERS, "no cdi_childes.json in it; fetch the evaluation data again")}
@@ -271,7 +274,7 @@ def _at_checkpoints(
     at_words: Mapping[int, Callable[[], AbstractContextManager[SentenceModel]]],
     choices: Sequence[Choice],
 ) -> tuple[Surprisals, dict[str, str]]:
-    """Return, for each word checkpoint, the surprisals of the parts that are scored, and the sha256 of the weights."""
+    """Return, for each word checkpoint, the surprisals of the texts' scored parts, and the sha256 of the weights."""
     surprisals, weights = {}, {}
     for num_words, opening in at_words.items():
         with opening() as opened:

@@ -2,8 +2,8 @@
 
 The folders and formats are those of the evaluation data of the BabyLM challenge:
 
-    blimp_*, supplement_*       two sentences. In the supplement, the name of a file without .jsonl is the name of the
-                                subset, such as hypernym
+    blimp_*, supplement_*       two sentences. In the supplement each file is a subset. For example, hypernym.jsonl is
+                                the subset hypernym
     ewok_*                      2025: two targets after one context. 2026: one target after each of two contexts, so
                                 that the frequency of the target cannot decide
     entity_tracking*            a text with one right and several wrong endings. 2026 leaves out the items that have

@@ -140,7 +140,7 @@ class BlockFile:
         raise StoreError(f"{self.path}: is not a file, expected finished blocks; remove it")
 
     def _read(self, fingerprint: str, num_blocks: int) -> None:
-        """Find the finished blocks, and cut off everything after the last undamaged one."""
+        """Find the finished blocks. Cut off the first incomplete or damaged block and everything after it."""
         try:
             size = os.fstat(self._file.fileno()).st_size
             good, problem = self._good_bytes(size, fingerprint, num_blocks)

@@ -139,9 +139,9 @@ class SurprisalConfig:
         if self.region and not self.item:
             problems.append("--region without --item: name the columns that identify a sentence")
         if self.region and self.spans is not None:
-            problems.append("--region and --spans both say what a word is: leave one out")
+            problems.append("--region and --spans both say how a sentence is divided: leave one out")
         if self.context_sentences and self.context is not None:
-            problems.append("--context and --context-sentences both give the text before: leave one out")
+            problems.append("--context and --context-sentences both give the text before a sentence: leave one out")
         refuse("surprisal", problems)
 
 

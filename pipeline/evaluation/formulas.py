@@ -11,8 +11,8 @@
 of all regions in this condition. The function ``parse_formula`` checks that only numbers are added and compared, that
 only truth values are joined by ``&`` and ``|``, and that a whole formula is a truth value.
 
-The parser of ``syntaxgym-core`` (at commit 09d3767) differs: it reads no square brackets, binds ``+`` tighter than
-``-``, and evaluates only the first two operands of a chain of one operator, so that ``A & B & C`` means ``A & B``.
+The parser of ``syntaxgym-core`` (at commit 09d3767) differs. It reads no square brackets and binds ``+`` tighter than
+``-``. If an operator is repeated, as in ``A & B & C``, that parser evaluates only its first two operands: ``A & B``.
 
 ``<`` and ``>`` are strict. If float32 cannot distinguish the two sides, the comparison is a ``TIE``, which is neither
 true nor false. Truth values are ordered false < tie < true. The value of ``&`` is the minimum of its operands, and the
@@ -29,10 +29,10 @@ from typing import Final, Literal, NamedTuple
 
 TIE_TOLERANCE: Final = 1e-6
 """Two sides tie if they differ by at most this number times the larger side, or times 1 bit if both are below 1 bit.
-Surprisals change by about this much when a sentence is scored in another batch. With a student (--embed-dim 128
---num-blocks 4, 80 steps), 200 test sentences of the sample corpus, and batches of 1 to 8,192 positions on a CPU, the
-surprisals of one to three tokens differed by up to 9.5e-7 times the larger of the surprisal and 1 bit. Those of whole
-sentences differed by up to 4.7e-8 times the surprisal."""
+Surprisals change by about this much when a sentence is scored in another batch. A student (--embed-dim 128
+--num-blocks 4, 80 steps) scored 200 test sentences of the sample corpus in batches of 1 to 8,192 positions on a CPU.
+The surprisals of one to three tokens differed by up to 9.5e-7 times the larger of the surprisal and 1 bit. The
+surprisals of whole sentences differed by up to 4.7e-8 times the surprisal."""
 EQUAL_RELATIVE: Final = 1e-5
 EQUAL_ABSOLUTE: Final = 1e-3
 """The formula ``a = b`` is true if |a - b| <= ``EQUAL_ABSOLUTE`` + ``EQUAL_RELATIVE`` |b|, in bits, as in
@@ -41,8 +41,8 @@ MAX_DEPTH: Final = 50
 """Largest number of brackets and minus signs inside each other. There is a limit because a formula may come from a
 stranger's file."""
 MAX_TOKENS: Final = 500
-"""Largest number of numbers, regions and signs in a formula. There is a limit because a formula may come from a
-stranger's file."""
+"""A formula may have at most this many numbers, regions and signs together. There is a limit because a formula
+may come from a stranger's file."""
 
 
 class Truth(IntEnum):

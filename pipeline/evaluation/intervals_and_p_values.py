@@ -36,8 +36,8 @@ class Interval(NamedTuple):
 def wilson_interval(num_right: int, num_items: int) -> Interval | None:
     """Return Wilson's score interval of a proportion; None if there is no item.
 
-    With k right of n items, p = k/n and z the normal quantile, the interval is ``(p + z^2/2n +- z sqrt(p(1-p)/n +
-    z^2/4n^2)) / (1 + z^2/n)``. It is inside [0, 1], and has a positive width even for k = 0 and k = n.
+    Let k of n items be right, let p = k/n, and let z be the normal quantile. The interval is ``(p + z^2/2n +- z
+    sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``. It is inside [0, 1], and has a positive width even for k = 0 and k = n.
 
     Wilson (1927), JASA 22, 209-212; Brown, Cai and DasGupta (2001), Statistical Science 16, 101-133.
 

@@ -331,7 +331,7 @@ def test_a_folder_without_tasks_is_refused_before_the_model_scores(model: Path, 
     (tmp_path / "pictures").mkdir()
     with (
         open_scorer(model, device="cpu", checkpoint="best", beam={}) as opened,
-        pytest.raises(InputError, match=r"no folder of a task \(pictures\), expected some of blimp_filtered"),
+        pytest.raises(InputError, match=r"no task in it, found pictures, expected some of the folders blimp_filtered"),
     ):
         evaluate_babylm(opened, read_data(tmp_path, "2026"), out=None, name="", revision="")
 

@@ -37,8 +37,8 @@ class BenchmarkComparison:
     """``student`` or ``teacher``."""
     benchmark: Benchmark
     figures: Mapping[str, SeedMean]
-    """For each seed group, the mean over its seeds. What is averaged has the unit ``benchmark.unit``, such as
-    ``accuracy`` or ``nats per token``."""
+    """For each seed group, the mean over its seeds. The unit of the mean is ``benchmark.unit``, such as ``accuracy``
+    or ``nats per token``."""
     pairs: Sequence[PairComparison]
 
 
@@ -53,7 +53,7 @@ class Comparisons:
     message says what to do."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object. The ``better`` of a difference is what ``better_of`` returns."""
+        """Return everything as a JSON object. Each difference has a field ``better``, the result of ``better_of``."""
         return {
             "configurations": [
                 {

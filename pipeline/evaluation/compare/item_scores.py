@@ -36,14 +36,16 @@ Normaliser = Literal["token", "word", "byte"]
 _Compared = PairResult | PerplexityResult | SuiteResult
 
 ROUNDING: Final = 1e-5
-"""Relative tolerance when values in nats are compared; for the nats of a single sentence, also the absolute tolerance.
+"""Tolerance when values in nats are compared. For the sum over a split it is the relative tolerance. For a single
+sentence it is both the relative and the absolute tolerance.
+
 float32 has seven digits, and the last digit changes with the batch that a sentence is scored in. Rows keep six
 decimals. The nats of two different models differ by far more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
-    """What runs are compared on. Results belong to the same benchmark only if all these fields are equal."""
+    """The data and the measure of a comparison. Two results are compared only if all these fields are equal."""
 
     kind: str
     """``minimal_pairs``, ``syntaxgym`` or ``perplexity``."""
@@ -91,8 +93,8 @@ class ItemScores:
     """``[N]`` int64: 1 if the model is right on the item, else 0. For a perplexity ``[N]`` float64: the nats of each
     sentence."""
     categories: Mapping[str, Mapping[str, str]]
-    """For minimal pairs: under ``term`` BLiMP's term of each paradigm, and under ``field`` its field. Otherwise
-    empty."""
+    """For minimal pairs, ``categories["term"]`` maps each paradigm to BLiMP's term for it, and ``categories["field"]``
+    maps each paradigm to its field. For SyntaxGym and perplexity, ``categories`` is empty."""
     scale: float
     """The overall value of a perplexity is the sum of ``values`` divided by ``scale``. ``scale`` is the number of
     tokens, words or bytes, plus one per sentence for its end. If the unit is bits, this number is multiplied by ln 2.
@@ -204,7 +206,7 @@ def outcomes(result: PairResult | SuiteResult) -> ItemScores:
     for group, (num_items, num_right) in expected.items():
         inside = values[group_of_item == index.get(group, -1)]
         _check_sum(result, f"items of {group}:", len(inside), num_items)
-        _check_sum(result, f"right of {group}:", int(inside.sum()), num_right)
+        _check_sum(result, f"right items of {group}:", int(inside.sum()), num_right)
     if unknown := sorted(set(groups) - expected.keys()):
         raise InputError(f"{result.rows}: {unknown[0]} is not in {result.path.name}; {result.remedy}")
     return ItemScores(

@@ -118,7 +118,7 @@ def better_of(difference: Difference, *, more_is_better: bool) -> Better:
 
 
 def overall_over_seeds(scores: Mapping[int, ItemScores]) -> SeedMean:
-    """Return the mean and the interval over seeds of a seed group's overall value."""
+    """Return the mean of a seed group's overall values, one for each seed, and the interval of the mean."""
     return mean_over_seeds([float(one.units.mean()) for one in scores.values()])
 
 

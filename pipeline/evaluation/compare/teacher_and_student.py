@@ -1,4 +1,4 @@
-"""Measure what a teacher knows that a student does not, with a mixture of both models and with minimal pairs.
+"""Measure what a teacher knows and a student does not know.
 
 ``evaluate_mixture`` takes the log-probabilities that both models give to a split, fits their mixture
 (``evaluation.mixture``), and records it with the student's results. ``paradigms_of_both`` compares the accuracies of
@@ -94,8 +94,8 @@ def evaluate_mixture(
 ) -> TeacherAndStudent:
     """Fit the mixtures of a teacher and a student, record them with the student's results, and return them.
 
-    A teacher may have several distributions. Each one in ``NEXT_TOKEN``, that is, each one that gives every token a
-    probability of its own, is mixed with the student's distribution.
+    A teacher may have several distributions. ``NEXT_TOKEN`` names the distributions that give every token a probability
+    of its own. Each of these is mixed with the student's distribution.
 
     Args:
         teacher: The teacher, or any other model that predicts the same tokens as the student.

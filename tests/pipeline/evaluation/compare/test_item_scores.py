@@ -146,7 +146,7 @@ def test_a_result_without_rows_is_noted_with_the_command_that_makes_them(run):
             {"paradigm": "a", "pair": True, "good": 1, "bad": 0},
             r"jsonl:1: pair: expected int, found bool",
         ),
-        (PAIRS, 1, {"paradigm": "a", "pair": 0, "good": -9, "bad": 0}, r"right of a: 0, but .*json has 1"),
+        (PAIRS, 1, {"paradigm": "a", "pair": 0, "good": -9, "bad": 0}, r"right items of a: 0, but .*json has 1"),
         (PAIRS, 1, {"paradigm": "z", "pair": 0, "good": 1, "bad": 0}, r"items of a: 1, but .*json has 2"),
         (SUITES, 1, {"suite": "s", "item": 1, "outcome": "good"}, r"jsonl:1: outcome: invalid enum value 'good'"),
         (SENTENCES, 2, {"sentence": 4, "log_probs": {}}, r"jsonl:2: log_probs: expected object of length >= 1"),
