@@ -9,8 +9,8 @@ Two conventions change accuracies, so every result names them (docs/decisions/00
 
     eos       whether <eos> counts as a token of the sentence. lm-evaluation-harness and BabyLM's pipeline leave it out
     prefix    what the tokenizer gets before a sentence: nothing, or a space as in the stock task of
-              lm-evaluation-harness. A tokenizer that train-tokenizer makes now gives the same tokens with and without
-              this space (docs/decisions/0015)
+              lm-evaluation-harness. With a tokenizer from the current version of train-tokenizer, this space makes
+              no difference (docs/decisions/0015)
 
 A second accuracy, ``per_token``, compares means instead of sums: log p divided by the number of tokens in the sum.
 Means do not favour the shorter sentence, but they depend on how the tokenizer divides words.
@@ -188,7 +188,7 @@ class MinimalPairFigures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredPair:
-    """A model's log-probabilities of the two sentences of a pair: an item row of the result."""
+    """A model's log-probabilities of the two sentences of a pair. A result's ``.jsonl`` file has one per line."""
 
     paradigm: str
     pair: Count
@@ -410,7 +410,8 @@ def _objects(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[
         # The first line is no JSON object, so the whole file may have another form.
         lines = read_lines(file)
         head = read_head(read_lines(file, "skip"))
-        form = form_of(head, file if file.name.endswith(_TABLES) else Path())  # form_of would trust a suffix .jsonl
+        # form_of believes a suffix. Only the suffix of a table is shown to it, not one such as .jsonl.
+        form = form_of(head, file if file.name.endswith(_TABLES) else Path())
         if form.kind == "table":
             names = [part for name in columns for part in _parts(name, form.columns)]
             check_columns(form, names, file, f"; {_COLUMNS}")

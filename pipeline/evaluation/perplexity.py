@@ -44,8 +44,9 @@ MARGINAL: Final = "marginal by beam search"
 """For a teacher that gets no tree: p(x), the product of p(x_t | x_<t). Each factor is a weighted mean over the
 hypotheses for x_<t: the unfinished trees that a beam search kept."""
 PREFIX: Final = "sum over trees by beam search"
-"""For a teacher: the sum of p(x, y) over the hypotheses that the search kept. The sum is a lower bound of p(x), so the
-perplexity is an upper bound."""
+"""For a teacher that gets no tree: the sum of p(x, y) over the complete trees y that a beam search finds for the
+sentence x. The sum over all trees is p(x). So this sum is a lower bound of p(x), and the perplexity is an upper
+bound."""
 FLOOR: Final = "floor"
 """p(x) of the grammar that wrote the text."""
 OF_STUDENTS: Final = (UNCONDITIONAL, IN_DOCUMENT)
@@ -53,8 +54,8 @@ OF_STUDENTS: Final = (UNCONDITIONAL, IN_DOCUMENT)
 DISTRIBUTIONS: Final = (UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE, JOINT, MARGINAL, PREFIX, FLOOR)
 
 LENGTHS: Final = (1, 6, 11, 21, 41, 81)
-"""The breakdown by length has the ranges 0, 1 to 5, 6 to 10, ..., and 81 and more tokens. This is the first number of
-each range except 0."""
+"""The breakdown by length has the ranges 0, 1 to 5, 6 to 10, ..., and 81 and more tokens. The second range begins at
+the first of these numbers, the third range at the second number, and so on."""
 BY_SOURCE: Final = "by source"
 BY_LENGTH: Final = "by length in tokens"
 NOT_KNOWN: Final = "not known"

@@ -12,9 +12,10 @@ The score of eye tracking is the mean of the scores of four measures. Self-paced
 length and the surprisal of the preceding word.
 
 The surprisal of a word is the sum of its tokens' surprisals. Here, the word and the text before it are encoded as one
-text. BabyLM's pipeline instead encodes the word alone. If this gives several tokens (pieces), the pipeline decodes each
-piece, and then encodes the piece and the text before it again, separately. This may lose spaces and give other tokens.
-The function ``word_surprisals`` returns the surprisals of both methods.
+text. BabyLM's pipeline instead encodes the word alone. If this gives several tokens (pieces), the pipeline scores them
+one by one. It decodes each piece after the first, and encodes the decoded text again, alone. It also encodes the text
+before the piece, alone. This may lose spaces and give other tokens. The function ``word_surprisals`` returns the
+surprisals of both methods.
 
 de Varda, Marelli and Amenta (2023), Behavior Research Methods.
 """
@@ -109,8 +110,8 @@ def read_reading_data(path: Path) -> ReadingData:
             ) from error
 
     return ReadingData(
-        # One sentence of the data begins with the word "None". In the row of its second word, ``item`` is therefore
-        # "None", which is not a missing value there.
+        # One sentence of the data begins with the word "None". So the text before its second word is "None", but pandas
+        # takes this cell for a missing value. Every ``item`` in MISSING is therefore read as the text "None".
         contexts=tuple("None" if row["item"] in MISSING else row["item"] for row in rows),
         words=tuple(row["word"] for row in rows),
         previous=tuple(None if row["prev_item"] in MISSING else (row["prev_item"], row["prev_word"]) for row in rows),

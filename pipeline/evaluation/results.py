@@ -293,8 +293,8 @@ class Skipped(NamedTuple):
 
     kind: str
     is_outdated: bool
-    """True if the result was recorded for other weights than those whose results ``load_results`` returned. A result
-    that was skipped because of its checkpoint or its kind is not outdated."""
+    """True if the result was skipped because of its weights: they are not the weights that ``load_results`` looks for.
+    A result that was skipped because of its checkpoint or its kind is not outdated."""
     note: str
     """The file and why it was skipped. If ``is_outdated``, also the command that evaluates again."""
 
@@ -333,12 +333,12 @@ def load_results(run: Path, *, weights_sha256: str | None = None) -> RunResults:
         file = f"results/{name}.json"
         found, is_outdated = result.fingerprints.get("weights"), False
         if weights_sha256 is None and (which := result.settings.get("checkpoint")) != "best":
-            reason = f"of checkpoint {which}, and only the best checkpoint is compared: it is not shown"
+            reason = f"of checkpoint {which}, and only results of the best checkpoint are shown"
         elif is_outdated := weights is not None and found != weights:
             reason = f"of weights {str(found)[:8]}, but the best weights are {str(weights)[:8]} now; evaluate again: "
             reason += result.command
         elif result.kind not in DATA:
-            reason = f"of kind {result.kind!r}, expected one of {', '.join(DATA)}: it is not shown"
+            reason = f"of kind {result.kind!r}, expected one of {', '.join(DATA)}; this result is not shown"
         else:
             _load(loaded, run / file, result)
             continue
@@ -412,7 +412,7 @@ file."""
 def _convention(path: Path, result: Result) -> str:
     """Return how sentences were scored, in the words that the report and all commands use."""
 
-    def setting(name: str, expected: type, choices: Collection[str] = ()) -> Any:  # noqa: ANN401 - of that type
+    def setting(name: str, expected: type, choices: Collection[str] = ()) -> Any:  # noqa: ANN401 - of the type expected
         found = result.settings.get(name)
         if type(found) is not expected or (choices and found not in choices):
             named = " or ".join(choices) or {str: "text", int: "a whole number", bool: "true or false"}[expected]

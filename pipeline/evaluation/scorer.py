@@ -2,8 +2,9 @@
 
 Minimal pairs and SyntaxGym need a ``Scorer``. Surprisals need a ``DistributionScorer``, which also summarises the
 distribution over the next token at each position, and can read text before a sentence. A ``NextTokenScorer`` scores in
-one process, with a ``NextTokenModel``. A ``BlockScorer`` divides the sentences among several processes, each with a
-scorer of its own, and continues after an interruption.
+one process, with any model that is a ``NextTokenModel`` (a protocol in ``pipeline.dumping.next_token``). A
+``BlockScorer`` divides the sentences among several processes, each with a scorer of its own, and continues after an
+interruption.
 
 Shape letters: n tokens of a sentence, c tokens before the sentence, R scored positions of a batch, V vocabulary.
 """

@@ -46,8 +46,7 @@ class SentenceModel:
     num_processes: int = 1
     """The number of processes that score the sentences together. Only rank 0 has a ``SentenceModel``."""
     context_positions: int = 0
-    """Largest number of positions of a sentence and the text before it together; 0 if the model reads single
-    sentences."""
+    """A sentence and the text before it may fill this number of positions. 0 if the model reads single sentences."""
     reads_one: str = ""
     """For error messages: why the model reads only single sentences. "" if the model also reads the text before a
     sentence."""
@@ -136,7 +135,7 @@ def evaluate_minimal_pairs(
     )
     about = {"model": str(model.files.path), "subject": subject, "prefix": prefix, "eos": eos}
     shown = figures.to_json()
-    # The summary has only the averages of the accuracies per token. The result file has all of them.
+    # Of the figures in ``per_token``, the summary has only two averages. The result file has all these figures.
     shown["per_token"] = {name: shown["per_token"][name] for name in ("accuracy_macro", "accuracy_micro")}
     return about | shown | {"pairs": str(rows), "written": str(written)}
 

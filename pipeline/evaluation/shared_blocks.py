@@ -9,8 +9,9 @@ the values do not depend on the number of processes, if each process has the sam
 
 Rank 0 appends each finished block to a file in the folder of results (``block_file``). If the command is interrupted,
 the same command computes the rest, with any number of processes. An interruption loses the blocks that are being
-computed, and those that other ranks finished while rank 0 computed its last block. SIGTERM ends the command between two
-blocks. The file is removed when the command has written its result.
+computed. It also loses blocks that other ranks have sent and rank 0 has not appended yet, because rank 0 appends
+nothing while it computes a block of its own. SIGTERM ends the command between two blocks. The file is removed when the
+command has written its result.
 
 Shape letters: M sentences, n tokens of a sentence.
 """
@@ -45,7 +46,7 @@ from storage.ragged import Ragged
 log = logging.getLogger(__name__)
 
 Rows: TypeAlias = Mapping[str, Ragged]
-"""Values of M sentences: for each name of a value, M rows, one per sentence."""
+"""Data about M sentences. Each key, such as ``tokens`` or ``log_probs``, has M rows, one per sentence."""
 
 NO_LIMIT: Final = 1 << 62
 _FINISHED, _FAILED = b"finished", b"failed"
@@ -57,8 +58,8 @@ class Job:
     """What is computed for each sentence, and how the sentences are divided into blocks."""
 
     compute: Callable[[Rows, NDArray[np.int64]], Rows]
-    """Returns the values of some sentences, in the order of the sentences. The arguments are the rows of ``inputs`` for
-    these sentences, and ``extra``, both as in ``SharedBlocks.rows``."""
+    """Takes the inputs of some sentences, such as their ``tokens``, and an array that is the same for all sentences.
+    Returns the values of these sentences, in the same order."""
     _: KW_ONLY
     per_position: tuple[str, ...]
     """The names of the values that have a number for each token of a sentence and for ``<eos>``."""
@@ -168,7 +169,8 @@ class SharedBlocks:
     ) -> Iterator[dict[str, NDArray[Any]]]:
         """Compute values for M sentences. Return the values of each sentence by name, in order. Only rank 0 calls this.
 
-        Everything is computed when this method returns. The iterator reads the values from the file of finished blocks.
+        All values are computed before this method returns. The iterator then reads them from the file of finished
+        blocks.
 
         ``inputs`` has, for each name, one row per sentence. The rows named ``tokens`` are the sentences. ``extra`` is
         the same for all sentences, such as the ids of some tokens.
@@ -270,7 +272,7 @@ class SharedBlocks:
 
 
 def _num_positions(inputs: Rows) -> NDArray[np.int64]:
-    """Return ``[M]``: the number of positions of each sentence and the text before it together."""
+    """Return ``[M]``: for each sentence, the sum of the lengths of its rows in ``inputs``, plus 1 for ``<eos>``."""
     lengths: NDArray[np.int64] = 1 + np.sum([rows.lengths for rows in inputs.values()], axis=0)
     return lengths
 

@@ -3,8 +3,9 @@ r"""Read the sentences whose surprisals are wanted: their words, the text before
     a text      one sentence per line
     a table     a column of a CSV or TSV file, or a field of JSON lines. Each row is a sentence
     regions     a table with one row per region, as experiments of self-paced reading have. The rows of one sentence
-                have the same item (the values of the columns ``SurprisalConfig.item``) and must follow one another.
-                The texts of these rows, joined with spaces, are the sentence, and each row is a word of it
+                must follow one another. They have the same values in the columns that the option --item names. These
+                values are the sentence's item. The texts of the rows, joined with spaces, are the sentence, and each
+                row is a word of it
 
 Models that were trained on documents can read the text before a sentence. This text comes from a file with a line for
 each sentence, or from the lines before the sentence. The model reads ``<bos> earlier sentence <bos> sentence``, as in
@@ -99,13 +100,14 @@ def read_stimuli(
     documents are not faulty.
 
     ``max_tokens`` is the length of the longest sentence that the model can score, without ``<eos>``; None if there is
-    no limit. ``context_positions`` is the largest number of positions of a sentence and the text before it together.
+    no limit. A sentence and the text before it may fill ``context_positions`` positions.
 
     Raises:
         InputError: If a file cannot be read or is not what ``config`` says, if ``spans`` or ``context`` do not belong
             to this text, or if the rows of an item are not together. If ``on_error`` is "stop", also at the first
             faulty sentence; the error names its line.
-        ConfigError: If a column is named for running text, or ``context_sentences`` is given for a table.
+        ConfigError: If ``config`` names a column but the file is running text, or if the file is a table but ``config``
+            has ``context_sentences``.
     """
     faults = _Faults(path, config.on_error, dropped)
     kept = _kept(path, config, faults)
@@ -155,7 +157,7 @@ def check_stimuli(path: Path, config: SurprisalConfig) -> None:
     """Read all files of ``config`` without a tokenizer, so that bad input is refused before a model is loaded.
 
     Raises:
-        InputError: As ``read_stimuli``, except for errors about tokens, and as ``read_frequencies``.
+        InputError: For the errors of ``read_stimuli`` that need no tokenizer, and for those of ``read_frequencies``.
         ConfigError: As ``read_stimuli``.
     """
     dropped = Counter[str]()
@@ -275,7 +277,8 @@ def _of_regions(path: Path, records: Iterable[Record], column: str, config: Surp
         if joined := [row for row, text in zip(rows, texts, strict=True) if "\n" in text.strip()]:
             raise InputError(
                 f"{path}:{joined[0].number}: {column} is {joined[0].cells[column]!r:.60}, expected a region on one "
-                "line; if a word begins with a quotation mark, double the mark and quote the word, or use tabs"
+                'line; if a word begins with a quotation mark, this mark joins lines: write "A as """A", or put '
+                "tabs instead of commas between the columns"
             )
         regions = [_cells(row, (config.region,))[0] for row in rows]
         if item in seen:
@@ -363,7 +366,7 @@ def _with_words(
             try:
                 check_words(text, words)
             except ValueError as error:
-                problem = f"{config.spans}: {error}, expected every character except spaces in a word"
+                problem = f"{config.spans}: {error}, expected every character, except spaces, to belong to a word"
                 faults.found(raw.line, "spans do not fit", f"{problem}; correct the spans")
                 continue
             yield raw, text, words
