@@ -35,8 +35,8 @@ def in_order_of_folds(sources: Sequence[Source], dataset: Dataset, split: str) -
     A single source is returned as it is. Several runs may differ in their training options, such as the seed.
 
     Raises:
-        ConfigError: If only one run is given, and it left out a fold of the split. With several runs: if the split has
-            no folds, if not every fold was left out by exactly one run, or if the models differ in their options.
+        ConfigError: If a single run left out a fold of the split. With several runs: if the split has no folds, a run
+            left out no fold, two runs left out the same fold, a fold is missing, or the models' options differ.
         FingerprintMismatchError: If one of several runs was trained on another dataset.
         InputError: If the dataset has no such split.
     """
@@ -98,8 +98,8 @@ def _check_dataset(run: RunInfo, dataset: Dataset) -> None:
     ]
     if wrong:
         raise FingerprintMismatchError(
-            f"{run.path}: {'; '.join(wrong)}. Several runs must be trained on the dataset that is dumped, because its "
-            "folds decide which run computes the rows of a sentence"
+            f"{run.path}: {'; '.join(wrong)}. If several runs are given, each must have been trained on the given "
+            "dataset, because the dataset's folds decide which run computes a sentence"
         )
 
 

@@ -60,7 +60,7 @@ class DumpConfig:
         refuse("dump", problems)
 
     def schema_fields(self) -> dict[str, Any]:
-        """Return the fields that ``DumpSchema`` also has, as a dump records them."""
+        """Return the options that are also fields of a dump's schema, with the values that the schema records."""
         values = {name: value for name, value in asdict(self).items() if name not in _COMPUTATION}
         values["temperatures"] = (1.0, *(t for t in self.temperatures if t != 1))
         if self.selection == "topk":

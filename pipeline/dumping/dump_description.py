@@ -1,7 +1,8 @@
 """Describe a dump for people: its origin, content, state, size and statistics.
 
-A dump that is still being written can be described, too. This module reads the manifest and the history, a file next to
-the dump with a line for each start and end of writing. It reads shards only to verify them.
+A dump that is still being written can be described, too. This module reads the dump's ``manifest.json`` and the dump's
+history. The history is a file next to the dump, with one line for each start and each end of writing. Shards are read
+only to verify them.
 """
 
 import re

@@ -62,8 +62,8 @@ def export_dump(dump: Location, out: Path, *, form: ExportFormat, tokenizer: Pat
         tokenizer: The tokenizer.json of the dump's dataset; only for a dump that an older version wrote without one.
 
     Raises:
-        StoreError: If ``out`` exists, or the dump is incomplete or has no tokenizer, or if it holds randomly drawn
-            tokens and the format is not ``datasets``.
+        StoreError: If ``out`` exists, if the dump is incomplete, or if ``tokenizer`` is None and the dump holds no
+            tokenizer. Also if the dump holds randomly drawn tokens and the format is not ``datasets``.
         CorruptStoreError: If a checksum is wrong.
         FingerprintMismatchError: If the tokenizer is not that of the dump.
     """
@@ -160,7 +160,7 @@ def _for_axolotl(sentences: range, reader: DumpReader, tokenizer: Tokenizer) -> 
     rows, lengths, starts = _read(sentences, reader)
     longer = lengths + 1
     begins = np.cumsum(longer) - longer
-    own = concatenated_ranges(begins, lengths)  # the entries of each sentence except the last one, <eos>
+    own = concatenated_ranges(begins, lengths)  # all entries except the <eos> of each sentence
     input_ids = np.full(int(longer.sum()), tokenizer.eos_id, np.int32)
     input_ids[own] = _inputs(rows.tokens, starts, tokenizer.bos_id)
     labels = input_ids.copy()

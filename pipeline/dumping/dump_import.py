@@ -10,8 +10,8 @@ in the files, so they are computed:
 
 - ``tail`` is the log of 1 minus the sum of the k probabilities.
 - ``gold_logp`` is the log-probability of the gold token. If this token is not among the k tokens, ``gold_logp`` is
-  estimated as log(r / (V - k)). Here V is the vocabulary size, and r is the mass of all other tokens, or 1e-8 if that
-  is larger. So the perplexity of the dump is an estimate. Training does not read ``gold_logp``.
+  estimated as log(r / (V - k)). Here V is the vocabulary size, and r is the mass of all tokens outside the k, but at
+  least 1e-8. So the perplexity of the dump is an estimate. Training does not read ``gold_logp``.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """Dump the next-token distributions of a model for a whole split, shard by shard, into a store.
 
-A shard is a range of positions that is written as a whole. Each shard is cut into batches by itself, in the order of
-the corpus, and a sentence that crosses a shard boundary is computed for both shards. So the bytes of a shard do not
-depend on rank, world size, the order of the shards or interruptions. Each process claims the next free shard.
+A shard is a range of positions that is written as a whole. A batch holds sentences of one shard only, in the order of
+the corpus. A sentence that crosses a shard boundary is computed for both shards. So the bytes of a shard do not depend
+on rank, world size, the order of the shards or interruptions. Each process claims the next free shard.
 
 A fold is a part of the split's sentences. A cross-fitted dump has one model per fold. Each model computes only the
 sentences of one fold, on which it was not trained. The sentences of a shard are computed fold by fold.
@@ -11,7 +11,7 @@ While the model computes, one thread prepares the next batches, and another enco
 Memory holds:
 
 - the rows of two shards, one row per position (26 MB per shard at k = 64 and 65,536 positions),
-- for one of these shards, the ids in the integer type of the dump, and one encoded array (8 MB each),
+- for the shard that is being written, a copy of its ids in the dump's integer type, and one encoded array (8 MB each),
 - two batches, and a few arrays as large as the logits of ``LOGIT_ROWS`` rows.
 
 A cross-fitted dump needs one more copy of the rows of a shard.
@@ -54,7 +54,8 @@ NO_TREES = {
     "none": "none: the words before alone",
     "exact": "none: exact sum over the grammar's trees",
 }
-"""The ``tree_source`` of a dump, by condition. With condition ``tree`` it is the dataset's ``tree_source``."""
+"""What a dump without trees records as its ``tree_source`` (the origin of its trees), by condition. A dump with
+condition ``tree`` records the dataset's ``tree_source``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,8 @@ class DumpJob:
     search: Mapping[str, int | str] = field(default_factory=dict)
     """More settings for the dump to record: the sizes of a beam search, or the version of a library."""
     trained_on: Sequence[Json] = ()
-    """The texts that the models were trained on, for the dump's history; from ``pipeline.corpus.text.word_budget``."""
+    """The texts that the models were trained on, as ``pipeline.corpus.text.word_budget.to_json`` returns them. They are
+    written into the dump's history."""
 
     @functools.cached_property
     def split(self) -> Split:

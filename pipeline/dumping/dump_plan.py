@@ -33,7 +33,9 @@ LEAST_BATCHES = 2
 
 
 def plan_dump(job: DumpJob, out: Place | None, processes: Sequence[int]) -> dict[str, Any]:
-    """Return size, memory, rates and hours of a dump as JSON values. Hours are given for each number of ``processes``.
+    """Return size, memory, rates and hours of a dump as JSON values.
+
+    There is one entry of hours for each number of processes that ``processes`` lists.
 
     The speed of the disk is measured at ``out``. Without ``out``, the disk counts as infinitely fast.
     """
@@ -156,7 +158,10 @@ def _resized(schema: DumpSchema, num_positions: int) -> DumpSchema:
 
 
 def _chunks(schema: DumpSchema, rows: Positions) -> tuple[float, float]:
-    """Return the bytes per position of the chunks of all arrays, and the seconds per position to check them."""
+    """Return the bytes of all chunks and the seconds to check all files, both divided by the number of positions.
+
+    A file holds a part of an array. It consists of chunks, which hold the rows, and an index of the chunks.
+    """
     whole_chunks = len(rows) - len(rows) % schema.chunk_positions
     kept = rows.slice(0, whole_chunks or len(rows))
     resized = _resized(schema, len(kept))
@@ -167,7 +172,10 @@ def _chunks(schema: DumpSchema, rows: Positions) -> tuple[float, float]:
 
 
 def _size_bytes(schema: DumpSchema, chunk_bytes: float) -> int:
-    """Return the bytes of all files except the manifest. ``chunk_bytes`` is the size of all chunks per position."""
+    """Return the bytes of all files except ``manifest.json``, ``tokenizer.json`` and ``README.md``.
+
+    ``chunk_bytes`` is the first result of ``_chunks``.
+    """
     shards = range(schema.layout.num_shards)
     metadata = sum(map(len, schema.zarr_files().values())) + shard_bytes(schema.offsets_array, 0)
     if schema.profile == "exact":

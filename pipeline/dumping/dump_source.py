@@ -1,4 +1,4 @@
-"""Dump, plan and verify with any source of distributions: a run, the grammar of a sample corpus, or a language model.
+"""Write, plan or verify a dump of any source: a run, the grammar of a sample corpus, or a language model.
 
 A condition says what the distributions depend on besides the previous words. With condition ``tree`` they also depend
 on the tree so far. `storage.dump.schema` explains all conditions. The sources are defined in

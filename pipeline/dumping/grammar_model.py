@@ -50,7 +50,8 @@ class Prefixes:
 
     sentences: list[list[str]]
     branches: list[Branch]
-    """The prefixes that end in a shorter word than the text has there, for example in *walk* where it has *walks*."""
+    """Prefixes whose last word differs from the text. For example, let the pieces of *walks* be *walk* and *s*. A new
+    word may begin after the piece *walk*, so the prefix that ends in the word *walk* is needed, too."""
     num_positions: int
     starts: Ints
     """The position of each sentence's first piece."""
@@ -115,8 +116,8 @@ class GrammarModel:
                 )
             if self._pieces_of(words) != tokens[m].tolist():
                 raise InputError(
-                    f"{name(m)}: the tokens of {text!r} are not the pieces of its words one by one, which the exact "
-                    "distribution needs. Use a tokenizer that cuts a text before every word, as train-tokenizer's does"
+                    f"{name(m)}: the tokens of {text!r} differ from the pieces of its single words, expected the same "
+                    "pieces. Use a tokenizer that cuts a text before every word, as train-tokenizer's does"
                 )
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> Prefixes:  # noqa: ARG002  no tree is read
@@ -199,8 +200,9 @@ class GrammarModel:
     def _check_neighbours(self) -> None:
         """Check that words have the same pieces after any word that they can follow in a string of the grammar.
 
-        For each last letter of a word and first letter of the next word, one pair of words is encoded: once at the
-        beginning of a text, and once inside a text.
+        One pair of words stands for all pairs that meet in the same two characters. For example, *dogs run* can
+        stand for all pairs whose first word ends in *s* and whose second word begins with *r*. Each chosen pair is
+        encoded twice: at the beginning of a text, and inside a text.
         """
         words, anchor = self._next_words.words, next(filter(str.isalpha, self._next_words.words))
         first, second = np.nonzero(self._next_words.neighbours)

@@ -1,8 +1,8 @@
 """Recompute shards of a dump with the model that made it, and compare bytes or values.
 
-The ``computation`` of a dump records what can change its bytes, such as threads, batch size, device and versions. If
-the recomputation has the same ``computation``, every file must be identical, byte for byte. Otherwise `recompute`
-compares values, and the log-probabilities of the gold tokens must agree within a bound.
+The schema of a dump has a field ``computation``. It records what can change the bytes, such as threads, batch size,
+device and versions. If all of these are the same when a shard is recomputed, every file must be identical, byte for
+byte. Otherwise `recompute` compares values, and the log-probabilities of the gold tokens must agree within a bound.
 
 Shards are chosen at random. If one shard of S is wrong, a choice of N shards contains it with probability N / S.
 """
@@ -56,7 +56,8 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
 
     Raises:
         FingerprintMismatchError: If the dump was made from another dataset or other teachers.
-        StoreError: If other attributes of the dump do not match the dataset and the model.
+        StoreError: If a field of the dump's schema, other than ``computation``, does not match the dataset and the
+            model.
         CorruptStoreError: If bytes differ although ``computation_differences`` is empty, or if log-probabilities of
             gold tokens differ by more than `MAX_GOLD_DIFFERENCE`.
     """
@@ -87,7 +88,7 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
             altered = _altered(rows, num_effective, schema, entry, offsets, where=where)
             if altered and not differences:
                 raise CorruptStoreError(
-                    f"{where}, {altered}, although nothing that can change the bytes differs. {_REMEDY}"
+                    f"{where}, {altered}, although everything that can change the bytes is the same. {_REMEDY}"
                 )
             is_identical &= not altered
             positions = schema.layout.rows_of(shard)
@@ -218,7 +219,10 @@ class _Compared:
         self.num_agreeing += len(at_mine)
 
     def _used(self, rows: Positions) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-        """Return ``position * V + id`` of all used entries, and their log-probabilities."""
+        """Return ``position * V + id`` and the log-probability of each entry that holds a token.
+
+        In a dump with random draws, entries may hold no token. Their id is at least V.
+        """
         is_used = rows.ids < self._vocab_size
         numbers = np.arange(len(rows), dtype=np.int64)[:, None] * self._vocab_size + rows.ids
         return numbers[is_used], rows.logp[is_used]
