@@ -24,7 +24,7 @@ from pipeline.corpus.trees.trees import Phrase, TokenPhrase, Tree
 from storage.errors import InputError
 
 UNSEEN: Final = "label unseen in training"
-NOT_REVERSIBLE: Final = "text that is different after encoding and decoding"
+NOT_REVERSIBLE: Final = "text that decoding its tokens does not restore"
 LEAF_TAG: Final = "XX"
 """Part of speech of every word in a tree made from tokens."""
 _BATCH_SENTENCES: Final = 1_000
