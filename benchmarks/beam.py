@@ -10,8 +10,8 @@ The name of each figure ends with the beam and the word beam: _50_10 or _10_5. A
 Figures per token do not count ``<eos>``.
 
 beam_floor_*       Operations per second of the search / operations per second of a float32 product of two 2,048 x 2,048
-                   matrices. Only the matrix products of the search count, so no program reaches 1. The figure is the
-                   median of three rounds (``--quick``: one).
+                   matrices. Only matrix products count as operations of the search, but its seconds include all other
+                   work. So the figure is always below 1. It is the median of three rounds (``--quick``: one).
 vocabulary_share_* An estimate of the share of these operations that compute logits of the vocabulary. It assumes that
                    every position has ``beam`` candidates and no two sentences begin alike.
 before_ratio_*     Tokens per CPU second with this code / with the code in CHECKOUT, another checkout of this project.

@@ -6,8 +6,8 @@ A student of 4 transformer blocks of size 128 trains on batches of 1,024 positio
 per core. On the busy machine, one other process per core computes without end. Start this benchmark on a machine that
 has nothing else to do.
 
-kept_share            Positions per second on the busy machine / on the quiet machine, with the OpenMP setting of this
-                      program's commands: a waiting thread spins for microseconds only.
+kept_share            Positions per second on the busy machine / on the quiet machine. OpenMP has the setting that
+                      cli.py chooses for all commands. With it, a waiting thread spins for microseconds only.
 kept_share_spinning   The same ratio with OpenMP's default setting: a waiting thread spins for milliseconds.
 quiet_ratio           Positions per second on the quiet machine: with the commands' setting / with OpenMP's default.
 """
@@ -44,7 +44,7 @@ def main() -> None:
         for _ in range(rounds):
             for name, setting in SETTINGS.items():
                 rates.setdefault(f"quiet{name}", []).append(rate(Path(folder), 120, setting))
-                # On the busy machine, a step with OpenMP's default setting takes several seconds.
+                # OpenMP's default setting gets only 10 steps: on the busy machine, each takes several seconds.
                 with busy_processes(usable_cores()):
                     rates.setdefault(f"busy{name}", []).append(rate(Path(folder), 10 if setting else 60, setting))
     median = {name: statistics.median(found) for name, found in rates.items()}
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def rate(folder: Path, steps: int, setting: dict[str, str]) -> float:
-    """Train and return positions per second: the median over stretches of ten steps, without the first stretch."""
+    """Train a student. Return its positions per second, the median over stretches of ten steps, without the first."""
     out = folder / f"run-{time.monotonic_ns()}"
     arguments = ["train-student", "--data", folder / "dataset", "--out", out, "--device", "cpu", *SIZES]
     command = [sys.executable, ROOT / "cli.py", *arguments, "--max-steps", steps + 10, "--log-every", 10]

@@ -30,7 +30,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Call each function of ``runs`` once per round. Return the seconds of its calls, by its name.
+    """Call each function of ``runs`` once per round. For each name in ``runs``, return the seconds of every call.
 
     The order within a round is random, because each function inherits the caches and the heap of the previous one. An
     additional first round is not counted.

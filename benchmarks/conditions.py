@@ -1,4 +1,4 @@
-"""Compare a teacher's next-token distributions given the tree with those by beam search, which sees no tree.
+"""Compare two kinds of next-token distributions of a teacher: given the dataset's tree, and by beam search without it.
 
     python -m benchmarks.conditions --data DATASET --teacher RUN [--split dev] [--beams 10/5,100/20] [--quick]
                                     [--json FILE]

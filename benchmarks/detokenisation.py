@@ -4,16 +4,17 @@
 
 FOLDER has a folder for each treebank, with train.mrg, train.txt, dev.mrg and dev.txt. Line n of a .mrg file and line n
 of the .txt file are the same sentence. If train.ids.tsv or dev.ids.tsv has a column text_is_original, sentences with 0
-in this column are not counted: their text was itself rebuilt from a tree. The benchmark also prints the most frequent
-kinds of the first difference between rebuilt and original text.
+in this column are not counted: their text was itself rebuilt from a tree. If a rebuilt text differs from the original,
+the first difference is classified, for example as a space left out between two words. The benchmark also prints the
+most frequent classes.
 
 NAME_train, NAME_dev    share of sentences whose normalised text is rebuilt exactly; NAME is the treebank's folder
 NAME_SPLIT_moses        the same share for MosesDetokenizer of sacremoses, if it is installed
-NAME_SPLIT_open         share of open sentences among those that are not rebuilt exactly. A sentence is *open* if each
-                        of its wrong or missing spaces is between two words that occur in the file both with and without
-                        a space between them. So no rule that looks only at two neighbouring words could rebuild the
-                        sentence. Here punctuation marks are compared by form and part of speech. Other words are
-                        compared only by part of speech and by whether they begin with a digit.
+NAME_SPLIT_open         share of *open* sentences among those that are not rebuilt exactly. In an open sentence, every
+                        space that is wrong or missing stands between two words of an ambiguous pair. A pair is
+                        ambiguous if the file has it both with a space and without. No rule that looks only at two
+                        neighbouring words can rebuild an open sentence. Pairs are distinguished only by the parts of
+                        speech, by the form of punctuation marks, and by whether a word begins with a digit.
 """
 
 import sys
@@ -70,7 +71,7 @@ def main() -> None:
                 figures[f"{name}_moses"] = compared.num_equal_moses / compared.num_sentences
             theirs = f"{figures[f'{name}_moses']:.4f}" if moses else "-"
             print(f"{folder.name} {split}: {compared.share:.4f}, sacremoses {theirs}, of {compared.num_sentences}")
-            print(f"    {compared.num_open} of {num_different} others: no rule about two words could rebuild them")
+            print(f"    {compared.num_open} of the {num_different} other sentences are open (see --help)")
             for kind, count in compared.differences.most_common(NUM_KINDS):
                 print(f"    {count:5}  {kind:40} {compared.examples[kind]}")
     if not figures:

@@ -4,8 +4,7 @@
         [--alphas 0.5] [--seeds 1,2,3] [--jobs 2] [--split test] [--suites FOLDER] [--oracle CORPUS] [--beam 10,5]
         [--folds RUN,RUN,...] [--right DATASET,RUN] [--name LABEL] [-- OPTIONS OF train-student]
 
-For every seed the benchmark trains these students, with the same options, number of steps and order of data. The
-students after ``alpha A`` in this list have the first of --alphas as their alpha.
+For every seed the benchmark trains these students, with the same options, number of steps and order of data:
 
 baseline            without a dump
 alpha A             with the teacher's dump and alpha A, for each A of --alphas. With --beam, the dump is made by beam
@@ -20,6 +19,8 @@ folds               only with --folds: with a dump of several teachers. Each tea
                     and gives the distributions for the sentences of this fold.
 right-branching     only with --right: with the dump of a teacher that was trained on right-branching trees. The student
                     is trained on the dataset of this teacher.
+
+All students below ``alpha A`` use the first value of --alphas.
 
 Runs, dumps and results that exist are not made again, so the same command continues an interrupted study. Each process
 has one thread, and JOBS processes run at a time.

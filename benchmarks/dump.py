@@ -8,8 +8,8 @@ the result. A whole dump goes from creating the store to verifying it. The infer
 log-softmax and top k of the same batches.
 
 end_to_end_vs_inference  Seconds of the inference / seconds of the whole dump.
-stage_NAME_share         Seconds of the stage NAME of the inference / seconds of all its stages. Here one stage runs
-                         after the other.
+stage_NAME_share         Seconds of the stage NAME of the inference / seconds of all its stages. For this figure, the
+                         stages run one after the other, on the first shard only.
 """
 
 import argparse

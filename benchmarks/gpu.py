@@ -5,10 +5,10 @@
 This benchmark needs only torch and numpy, and no data. It draws random trees of about the length, depth and branching
 of a treebank's trees.
 
-worst_KIND_float32       The relative error of the losses or that of the gradient, whichever is larger: a small model in
-                         float32 on the device, against float64 on the CPU. KIND is a teacher's strategy and
-                         composition, or ``student_t`` and a temperature. ``worst_KIND_bfloat16``: the same error under
-                         autocast to bfloat16.
+worst_KIND_float32       A small model computes its losses and their gradient twice: in float32 on the device, and in
+                         float64 on the CPU. The figure is the relative error of the losses or of the gradient,
+                         whichever is larger. KIND is a teacher's strategy and composition, or ``student_t`` and a
+                         temperature. ``worst_KIND_bfloat16``: the same error under autocast to bfloat16.
 teacher_tokens_per_s     Positions per second of training in bfloat16: size 650, vocabulary 12,000, 512 sentences per
                          batch, forward, backward and AdamW. A second thread prepares the batches. All batches differ.
 infer_positions_per_s    Positions per second of inference with the same model in float32: states, logits, log-softmax

@@ -5,11 +5,13 @@
 Nothing here runs on a GPU. ``benchmarks.gpu`` measures the rates of such steps on a GPU.
 
 launches              PyTorch operations of a step that start at least one kernel. Views and allocations start none.
-rounds                The number of rounds in which a teacher's LSTM cells run, one round after another.
+rounds                The number of a teacher's LSTM steps that must run one after the other, in one stack layer and in
+                      the composition. One such step computes many cells at once.
 gflop                 Multiplications and additions in the step's matrix products, in units of 10^9.
-launch_bound_ms       The time of a step if launching kernels limits it: launches times LAUNCH_US. The host can only be
-                      faster if kernels are fused, or captured in a CUDA graph.
-arithmetic_bound_ms   The time of a step if arithmetic limits it: gflop at PEAK_SHARE of the H200's bfloat16 peak.
+launch_bound_ms       The time of a step if launching kernels limits it: launches times LAUNCH_US (the time of one
+                      launch). It falls only if kernels are fused, or captured in a CUDA graph.
+arithmetic_bound_ms   The time of a step if arithmetic limits it. The rate of the arithmetic is assumed to be PEAK_SHARE
+                      (a constant of this module) times the H200's peak rate in bfloat16.
 positions_per_s       Positions per second if a step takes the longer of these two times.
 """
 
@@ -71,7 +73,7 @@ def launches_of(step: Callable[[], object]) -> LaunchCounter:
 def teacher_step(
     config: TeacherConfig, num_sentences: int, *, vocab_size: int = VOCAB_SIZE
 ) -> tuple[Callable[[], None], TreeBatch]:
-    """Return a function that runs a teacher forward and backward on random trees, and the batch of these trees."""
+    """Return a function and a batch of random trees. The function runs a teacher forward and backward on this batch."""
     tokens, actions = random_sentences(np.random.default_rng(2), num_sentences, vocab_size=vocab_size)
     model = Rnng(config, vocab_size=vocab_size, num_labels=NUM_LABELS, eos_id=EOS_ID)
     batch = TreeBatch(schedule=model.prepare(tokens, actions), num_positions_global=1)
@@ -84,7 +86,10 @@ def teacher_step(
 
 
 def student_step(config: StudentConfig, lengths: np.ndarray) -> tuple[Callable[[], None], int]:
-    """Return a function that runs a distilling student forward and backward on rows, and the number of positions."""
+    """Return a function that runs a student with soft targets forward and backward.
+
+    Also return the number of positions of the batch on which it runs.
+    """
     tokens = Ragged.from_lengths(np.full(int(lengths.sum() - len(lengths)), 5), lengths - 1)
     inputs, rows, num_positions = _student_batch(tokens, config.vocab_size, K, 1.0, torch.device("cpu"))
     model = Student(config, bos_id=BOS_ID, seed=1)

@@ -3,8 +3,8 @@
     python -m benchmarks.rows [--quick] [--json FILE] [--data DATASET] [--device cpu]
 
 In both ways, the transformer blocks of a student run forward and backward over the same sentences, without logits and
-loss. The student itself uses one sentence per row, with sentences of similar length in a batch. Packed rows have 512
-positions. An attention mask separates their sentences, and positions count from 0 in each sentence.
+loss. By default, ``train-student`` uses one sentence per row, with sentences of similar length in a batch. Packed rows
+have 512 positions. An attention mask separates their sentences, and positions count from 0 in each sentence.
 
 bucketed_vs_packed    Seconds for packed rows / seconds for one sentence per row, in batches of 4,096 positions. Above
                       1, one sentence per row is faster.
@@ -82,8 +82,12 @@ def pack(input_ids: Tensor, valid: Tensor, device: torch.device) -> tuple[Tensor
     """Pack the sentences of a batch into B rows of 512 positions, for ``packed_states``.
 
     Returns:
-        Token ids, and each token's position in its sentence, int64 ``[B, 512]``; the attention mask, bool
-        ``[B, 1, 512, 512]``; and the indices of the positions that are not padding, among the B * 512.
+        Four tensors:
+
+        - int64 ``[B, 512]``: the token ids.
+        - int64 ``[B, 512]``: the position of each token in its sentence.
+        - bool ``[B, 1, 512, 512]``: the attention mask.
+        - int64 ``[P]``: the P positions that are not padding, as indices into the B * 512 positions of all rows.
     """
     is_valid = torch.zeros(input_ids.numel(), dtype=torch.bool)
     is_valid[valid] = True

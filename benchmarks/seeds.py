@@ -7,9 +7,9 @@ with item rows (one row per sentence, pair or suite item). The commands evaluate
 evaluate syntaxgym write such results. The figures of each of these three evaluations are:
 
 pairs           number of pairs of runs
-by_unit         number of pairs with p <= 0.05 in a test over the units that the command ``compare`` uses: sentences for
-                a perplexity, paradigms for minimal pairs, suites for SyntaxGym
-by_item         number of pairs with p <= 0.05 in a test over all minimal pairs or suite items, as if they were
+by_unit         number of pairs of runs with p <= 0.05 in a test over the units that the command ``compare`` uses:
+                sentences for a perplexity, paradigms for minimal pairs, suites for SyntaxGym
+by_item         number of pairs of runs with p <= 0.05 in a test over all minimal pairs or suite items, as if these were
                 independent
 groups          number of tests, if each paradigm or suite is tested alone, over its items
 groups_by_item  number of these tests with p <= 0.05
@@ -38,7 +38,7 @@ from pipeline.evaluation.intervals_and_p_values import sign_flip_p_value
 def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
-    options.add_argument("runs", type=Path, nargs="+", help="several seeds of at least one seed group")
+    options.add_argument("runs", type=Path, nargs="+", help="runs, at least two of which differ only in their seed")
     given = options.parse_args()
     counts: Counter[str] = Counter()
     left_out: list[str] = []

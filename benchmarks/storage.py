@@ -1,4 +1,4 @@
-"""Measure how fast a dump is read and written, compared with raw memory maps of the same bytes and other libraries.
+"""Compare the speed of reading and writing dumps with that of other libraries and of memory maps of the same arrays.
 
     python -m benchmarks.storage [--quick] [--json FILE] [--dump DUMP] [--positions N]
 
@@ -9,7 +9,8 @@ A_vs_B is the time of B / the time of A.
 
 "window" reads as ``train-student --shuffle-window`` does: it shuffles blocks of sentences, takes some blocks at a time,
 and reads their sentences in random order. "memmap window" reads each of these blocks as one range, and then puts the
-sentences into the same random order. "take window" reads the sentences of each batch by `numpy.take`.
+sentences into the same random order. "take window" reads the same sentences from the memory maps with `numpy.take`, 512
+sentences at a time.
 """
 
 import contextlib
@@ -58,7 +59,7 @@ NUM_FEW = 20
 def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
-    options.add_argument("--dump", type=Path, help="a dump with --profile exact; its rows also serve for compact")
+    options.add_argument("--dump", type=Path, help="a dump with --profile exact; the figures compact_* use its rows")
     options.add_argument("--positions", type=int, default=1_000_000, help="number of positions in the store")
     given = options.parse_args()
     keep_freed_memory()
@@ -315,10 +316,10 @@ def tensorstore_sentences(path: Path, sentences: list[int]) -> dict[str, Callabl
 
 
 def compact(reader: DumpReader | None) -> dict[str, float]:
-    """Return what the profile ``compact``, which stores a log-probability as one byte, costs.
+    """Return the costs of the profile ``compact``, which stores a log-probability as one byte.
 
-    The cost is given in bytes per position, and as KL(exact || decoded) in nats per position. Without a dump the rows
-    are synthetic. In rows of a teacher the ids repeat more from position to position, so they compress better.
+    The costs are bytes per position, and KL(exact || decoded) in nats per position. Without a dump the rows are
+    synthetic. In rows of a teacher the ids repeat more from position to position, so they compress better.
     """
     if reader is None:
         schema, rows = make_schema(16_384), zipf_rows(16_384)
@@ -337,8 +338,8 @@ def compact(reader: DumpReader | None) -> dict[str, float]:
             encode_rows(part, schema.temperatures, where="benchmark")["gaps"], part.tail, schema.temperatures
         )
         exact = part.logp.astype(np.float64)
-        # In float16, the probabilities of a row and its tail sum to 1 within 1e-3 only. This error must not count as
-        # divergence.
+        # Because logp is float16, the probabilities of a row and its tail sum to 1 with an error of up to 1e-3. This
+        # error must not count as divergence.
         exact -= np.log(np.exp(exact).sum(axis=1, keepdims=True) / -np.expm1(part.tail[:, :1].astype(np.float64)))
         nats += float((np.exp(exact) * (exact - decoded)).sum())
     return {

@@ -1,4 +1,4 @@
-"""Compare the speed of three training steps: a student's with soft targets, a student's without, and GPT-2's.
+"""Compare the speed of training a student with soft targets, a student without them, and transformers' GPT-2.
 
     python -m benchmarks.student [--quick] [--json FILE] [--data DATASET --dump DUMP]
 
@@ -12,8 +12,8 @@ distill_step_vs_plain_t2      The same ratio at T = 2.
 NAME_d384                     The figure NAME for a model of 6 blocks of size 384.
 tokens_vs_transformers        The rate of a plain step / the rate of a step of ``GPT2LMHeadModel`` (transformers) of the
                               same sizes, with the same optimiser and the same sentences, padded to the longest.
-data_wait_share               The share of time that a whole ``train-student --dump`` waits for batches.
-scaling_2                     Positions/s of this training with two processes / with one; each has one thread.
+data_wait_share               The share of its running time that the command ``train-student --dump`` waits for batches.
+scaling_2                     Positions/s of this command with two processes / with one; each has one thread.
 step_mb_vVOCAB_kK             By how many MB four distilling steps of 4,080 positions raise the peak resident memory of
                               a process that already holds the model, the targets and the optimiser's state.
 """
