@@ -2,17 +2,17 @@ r"""Write the surprisals of a text's words or tokens as a table, to join with re
 
     surprisal of a token    -log2 p(x_t | x_<t), in bits
     surprisal of a word     the sum over its tokens: by the chain rule, -log2 p(tokens of the word | text before it)
-    corrected surprisal     the surprisal of the word and of its end, given that the word before has ended
+    corrected surprisal     -log2 p(tokens of the word, end of the word | text before it, end of the word before)
 
-A word is a string between spaces, including punctuation, unless a file of spans or the rows of a table say which
-characters are a word (``stimuli``). The text is normalised as a corpus is. The space before a word belongs to the word,
-as part of its first token or as a token by itself. So the probability that a word ends is part of the next word's
-surprisal, which affects fits to reading times (Oh and Schuler 2024). In the corrected surprisals, this probability
-counts with the word that ends.
+By default, a word is a string between spaces, including punctuation. A file of spans (``words``) can define other
+words. So can a table with one row per region of a sentence, as in self-paced reading (``stimuli``). Then each region is
+a word. The text is normalised as a corpus is. The space before a word belongs to the word, as part of its first token
+or as a token by itself. So the probability that a word ends is part of the next word's surprisal, which affects fits to
+reading times (Oh and Schuler 2024). In the corrected surprisals, this probability counts with the word that ends.
 
-With spans or regions, a token may have parts of two words. Its surprisal cannot be divided, so the sentence is refused
-or skipped. With strings between spaces, only tokens that somebody added to a tokenizer, such as "New York", have parts
-of two words. The table joins these words into one.
+If spans or regions define the words, it can happen that a token has parts of two words. The surprisal of such a token
+cannot be divided, so its sentence is refused or skipped. If words are strings between spaces, only a token that
+somebody added to the tokenizer, such as "New York", can have parts of two words. The table joins these words into one.
 
 The entropy of a word is that of the model's distribution over the first **token** of the word. It is not the entropy
 over words.
@@ -92,9 +92,9 @@ class SurprisalFigure:
     num_with_context: Count = 0
     """Sentences that were scored with text before them."""
     num_with_less_context: Count = 0
-    """Sentences before which the oldest part of the text was left out, because the whole text did not fit."""
+    """Sentences whose preceding text was too long for the model, so that its oldest part was left out."""
     num_cut_tokens: Count = 0
-    """Tokens that were left out of the texts before sentences, over all sentences."""
+    """Tokens of preceding text that were left out, summed over all sentences."""
 
     def __post_init__(self) -> None:
         """Check that the counts are possible.
@@ -158,8 +158,8 @@ def rows_of_sentence(
 ) -> list[tuple[str | float | None, ...]]:
     """Return the rows of a sentence in the table. The last row is ``<eos>``.
 
-    The columns are ``COLUMNS[by]``, then ``LOG_FREQUENCY`` if there are frequencies, then the columns of the input that
-    ``item`` and ``region`` name.
+    The columns are ``COLUMNS[by]``, then ``LOG_FREQUENCY`` if there are frequencies, then the input columns that the
+    options ``--item`` and ``--region`` select.
 
     ``begins`` is the result of ``begins_word``.
     """
@@ -209,7 +209,7 @@ def write_surprisals(
     ``max_tokens`` and ``context_positions`` are as in ``read_stimuli``.
 
     Raises:
-        ConfigError: If the table would replace an input file, or would have two columns of one name.
+        ConfigError: If the table would replace an input file, or would have two columns with the same name.
         InputError: As for ``read_stimuli`` and ``read_frequencies``, and if there is no sentence.
         RunError: If the model gives a log-probability that is not finite.
         StoreError: If the table cannot be written.
@@ -268,8 +268,8 @@ def _header(config: SurprisalConfig) -> list[str]:
     carried = [*config.item, *[config.region] * bool(config.region)]
     if both := [name for name in carried if name in own or carried.count(name) > 1]:
         raise ConfigError(
-            f"surprisal: the table to write would have two columns {both[0]}; rename the column of the input, or name "
-            "it only once in --item and --region together"
+            f"surprisal: the table to write would have two columns with the name {both[0]}; rename the column of the "
+            "input, or name it only once in --item and --region together"
         )
     return [*own, *carried]
 

@@ -172,8 +172,8 @@ def evaluate_suites(
     sentence that the model can score, without ``<eos>``; None if there is no limit.
 
     Raises:
-        InputError: If a sentence is too long, or a formula names a region whose metric has no value. The error names
-            the file of the suite, the item and the condition.
+        InputError: If a sentence is too long, or if a formula needs the value of a region without tokens and the metric
+            is not the sum. The error names the file of the suite, the item and the condition.
         RunError: If the model gives a log-probability that is not finite.
     """
     sentences = [

@@ -66,7 +66,10 @@ class Condition:
     """Number and normalised text of each region, in the order of the sentence."""
 
     def sentence(self, joining: Joining) -> tuple[str, NDArray[np.int64]]:
-        """Return the text of C characters, and int64 ``[C]``: the index in ``regions`` of each character's region."""
+        """Return the sentence, and an int64 array with one value per character.
+
+        The value is the index in ``regions`` of the region that the character belongs to.
+        """
         kept = [(i, content) for i, (_, content) in enumerate(self.regions) if content]
         text = " ".join(content for _, content in kept)
         owners = np.repeat([i for i, _ in kept], [len(content) + (n > 0) for n, (_, content) in enumerate(kept)])
@@ -105,7 +108,9 @@ class Suite:
 
 
 def read_suites(paths: Sequence[Path]) -> list[Suite]:
-    """Return the suites in some files, and in all ``*.json`` files of some folders, in the order of their names.
+    """Return the suites of all ``paths``, sorted by the names of the suites.
+
+    A path is the file of a suite, or a folder. All ``*.json`` files of a folder are read.
 
     Raises:
         InputError: If there is no suite, two suites have the same name, or a suite is malformed. The error names the
@@ -128,7 +133,7 @@ def read_suites(paths: Sequence[Path]) -> list[Suite]:
 
 
 def suites_name(paths: Sequence[Path]) -> str:
-    """Return a name under which results record all given folders and files, such as ``number_src and 2 more``."""
+    """Return one short name for all given folders and files together, such as ``number_src and 2 more``."""
     names = [path.resolve().name.removesuffix(".json") for path in paths]
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 

@@ -62,8 +62,8 @@ class Truth:
     def divergences(self, model: NextTokenModel, states: Tensor, tokens: Ragged) -> np.ndarray:
         """Return float64 ``[P]``: KL_t (see the module) of a model at each position, in nats.
 
-        ``states`` is ``[P, D]``: the model's states of the sentences ``tokens`` (without ``<eos>``), as
-        ``NextTokenModel.states`` returns them. The model must have the vocabulary of the dataset.
+        ``tokens`` are the sentences, without ``<eos>``. ``states`` is what ``model.states`` returns for these
+        sentences: ``[P, D]``. The model must have the vocabulary of the dataset.
         """
         truth = self._model.states(self._model.prepare(tokens, None))
         found = np.empty(len(truth))

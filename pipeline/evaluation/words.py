@@ -6,10 +6,11 @@ has three columns separated by tabs, no header, and one word per line:
 
     sentence_number <TAB> start <TAB> stop
 
-The sentence number is the number of the line in the text, from 1. The columns ``start`` and ``stop`` count characters
-from 0, as Python does, in the line as it is in the text file. A word goes from the character ``start`` to the character
-before ``stop``. Words must be in the order of the text. Every character of a line except spaces must be in one word, so
-that the surprisals of the words add up to the surprisal of the sentence. A word may contain a space.
+The sentence number is the number of the line in the text, from 1. The columns ``start`` and ``stop`` count the
+characters of this line, before the line is normalised. They count from 0, as Python does. A word goes from the
+character ``start`` to the character before ``stop``. Words must be in the order of the text. Every character of a line
+except spaces must be in one word, so that the surprisals of the words add up to the surprisal of the sentence. A word
+may contain a space.
 
 With and without a file of spans, the spaces between two words belong to the second word.
 

@@ -9,8 +9,8 @@ from pipeline.runtime.options import refuse, too_small
 OnFailure = Literal["flat", "skip", "stop"]
 """What to do with a sentence without a parse."""
 PARSER_POSITIONS: Final = 512
-"""Number of positions that ``train-parser`` gives a parser. Two positions mark the ends of a sentence, so the longest
-sentence has 510 words."""
+"""Largest number of positions in the input of a parser that ``train-parser`` makes. Two positions mark the ends of a
+sentence, so the longest sentence has 510 words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,8 +48,8 @@ class ParseConfig:
     doc_sentences: int = 256
     """Sentences parsed together in one spaCy Doc."""
     shard_sentences: int = 1_000
-    """Sentences per shard: what a process parses and stores at a time. If the command is interrupted, the complete
-    shards are kept."""
+    """Sentences per shard. A process parses one shard at a time, and stores it when it is complete. If the command is
+    interrupted, the complete shards are kept."""
 
     def __post_init__(self) -> None:
         problems = too_small(self, 1, "workers", "max_words", "doc_sentences", "shard_sentences")

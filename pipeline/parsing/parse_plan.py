@@ -1,8 +1,8 @@
 """Predict the hours, the memory and the bytes of ``parse`` before it starts. No output of ``parse`` is written.
 
 The text is gathered into a temporary folder, which is removed even after SIGTERM. Then some groups of successive
-sentences, from all parts of the text, are parsed and timed. A process parses whole shards, so more processes than
-shards do not lower the hours. The hours do not include the time to read the shards back when they are joined.
+sentences, from all parts of the text, are parsed and timed. A process parses whole shards, so processes beyond the
+number of shards save no time. The hours do not include the time to read the shards back when they are joined.
 """
 
 import tempfile
@@ -30,7 +30,7 @@ LEAST_PACKS = 4
 _WARM_UP = 16
 """Number of sentences that are parsed first. Their speed decides how many sentences a pack has."""
 _ROW_FRAME = len('{"tree": ""}')
-"""Bytes of a row of a finished shard besides its tree."""
+"""A finished shard stores each tree in a row ``{"tree": "TREE"}``. This is the number of bytes around TREE."""
 
 
 def plan_parse(texts: Sequence[Path], out_stem: Path, config: ParseConfig, processes: Sequence[int]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Keep what an interrupted training of a parser needs to go on, in one file that is written after each epoch.
+"""Write the state of a parser's training to a file after each epoch, so that an interrupted training can continue.
 
 An epoch that was interrupted begins again, so a training gives the same parser with and without interruptions.
 """

@@ -1,7 +1,8 @@
 """Parse single sentences with spaCy and benepar, and give a reason for each sentence without a parse.
 
-All sentences of a benepar batch must be in one spaCy Doc. So many sentences, a *pack*, become one Doc. If the Doc
-fails, the pack is halved until only the sentence that benepar cannot read fails. The padding of a sentence depends on
+All sentences of a benepar batch must be in one spaCy Doc. Therefore several sentences, a *pack*, are joined into one
+Doc. If benepar fails on a pack, its two halves are parsed separately. If it fails on a half, that half is divided too,
+and so on. In the end, only the sentences that benepar cannot read have no parse. The padding of a sentence depends on
 its pack, but its tree does not, except for rounding errors.
 
 Trees are built from the spans that benepar finds. Its parse string is not used, because it escapes brackets inside
@@ -35,7 +36,7 @@ from storage.files import list_files
 from storage.fingerprints import sha256_bytes, sha256_file
 from storage.json_files import names_code
 
-# Otherwise torch warns for every chart.
+# torch warns about a distribution without ``arg_constraints``. Here it would warn for every chart.
 torch_struct.TreeCRF.arg_constraints = {}
 
 _FAILURES = (ValueError, AssertionError, StopIteration, IndexError, RuntimeError, FloatingPointError)
@@ -75,7 +76,7 @@ class SentenceParser:
         if not config.flat:
             path = find_model(config.model)
             refuse_code(Path(path))
-            # Otherwise transformers would ask on the terminal whether to run a model's code.
+            # With a time-out of 0, transformers refuses a model's code, instead of asking the user whether to run it.
             transformers.dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
             try:
                 # benepar loads the model onto the first GPU if there is one, so move it to ``device``.
@@ -204,7 +205,7 @@ def find_model(model: str) -> str:
         raise InputError(
             f"{model}: no such file, and no installed benepar model of this name; install a trained one with: python "
             f"-c \"import benepar; benepar.download('{name}')\", or train one with: python cli.py train-parser "
-            "trees/train.mrg --dev trees/dev.mrg --out parser.pt, then --model parser.pt"
+            "trees/train.mrg --dev trees/dev.mrg --out parser.pt, and then give --model parser.pt"
         ) from None
 
 
@@ -243,7 +244,8 @@ def to_phrases(spans: Iterable[tuple[int, int, Sequence[str]]], num_words: int) 
 
     Args:
         spans: For each constituent, in the order in which they open: its first word, one past its last word, and its
-            labels. Several labels are a unary chain from the top. A single word, or the sentence, may have no label.
+            labels. Several labels form a unary chain, with the highest label first. There can be no label if the
+            constituent is a single word or the whole sentence.
         num_words: Number of words of the sentence.
     """
     found: list[Phrase] = [(ROOT, 0, num_words)]

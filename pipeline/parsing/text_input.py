@@ -137,7 +137,7 @@ def gather_sentences(
 
 
 def _find_names(texts: Sequence[Path], stems: Sequence[Path]) -> list[Path | None]:
-    """Return the file of document names of each text; None for each text if no text has such a file.
+    """Return, for each text, the path of its file ``NAME.docs``. If no text has such a file, all values are None.
 
     Raises:
         InputError: If only some texts have such a file, a document name is in two texts, or a text is given twice.

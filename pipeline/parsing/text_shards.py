@@ -1,4 +1,6 @@
-"""Keep the files of an unfinished ``parse``: the gathered text, and one file for each finished text shard.
+"""Keep the files of an unfinished ``parse``: the gathered text, and the finished trees.
+
+The text is divided into shards, which are groups of successive sentences. Each finished shard has a file of its trees.
 
     OUT.parts/text.*          the gathered text: the sentences of all inputs, see ``pipeline.parsing.text_input``
     OUT.parts/parse.json      everything that the trees depend on, and where each shard begins in text.txt

@@ -273,7 +273,7 @@ def new_parser(examples: Sequence[Example], config: ParserConfig) -> parse_chart
 
 
 def score_parser(parser: parse_chart.ChartParser, examples: Sequence[Example]) -> tuple[ParseFigure, EvalbFigure]:
-    """Return a parser's bracket scores on the examples: for all brackets (``score_parses``), then by EVALB's rules.
+    """Return a parser's bracket scores on the examples, computed in two ways: by ``score_parses`` and by EVALB's rules.
 
     Brackets are over words, not tokens.
     """
