@@ -33,7 +33,7 @@ how many are worse."""
 
 Verdict = Literal["better", "worse", "unclear"]
 Role = Literal["", "control", "ceiling"]
-"""The role of a seed group; empty if it learned from an RNNG."""
+"""The role of a seed group in the answer. Groups that learned from an RNNG have the empty role."""
 _ORDER: Final[Sequence[Role]] = ("", "control", "ceiling")
 """The order of the sentences, by the role of their groups."""
 
@@ -164,8 +164,8 @@ def _no_answer(reason: str) -> Answer:
 def _measures(reported: ReportedRuns, found: Comparisons, baseline: str) -> list[Measure]:
     """Return how all groups differ from the baseline.
 
-    The measures are perplexity, minimal pairs and SyntaxGym. The perplexity is that on test. If there is none, it is
-    that on dev. If there is none on dev either, there is a perplexity for each split.
+    The measures are perplexity, minimal pairs and SyntaxGym. Perplexity is compared on one split: on test if there are
+    perplexities on test, else on dev. If neither split has perplexities, each of the remaining splits gives a measure.
     """
     benchmarks = [each for each in found.benchmarks if each.kind == "student" and baseline in each.figures]
     subjects = {each.benchmark.subject for each in benchmarks if each.benchmark.kind == PERPLEXITY}
@@ -251,7 +251,11 @@ def _ratio_minus_one(nats: float) -> float:
 
 
 def _sentence(subject: str, measures: Sequence[Measure], group: str, *, role: Role = "", is_first: bool = True) -> str:
-    """Return the answer for one group. With ``is_first``, it may explain that one seed cannot answer."""
+    """Return the answer for one group.
+
+    ``is_first`` says whether this is the first sentence of the whole answer. If one seed cannot answer, only the first
+    sentence explains this.
+    """
     cases = [(measure, effect) for measure in measures for effect in measure.effects if effect.group == group]
     effects = [effect for _, effect in cases]
     phrases = [_phrase(measure, effect) for measure, effect in cases]

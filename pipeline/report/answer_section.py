@@ -16,9 +16,10 @@ from pipeline.report.run_tables import trained_on
 from pipeline.report.tables import NOTHING, AnyCell, Cells, Number, Table, duration, percent, perplexity
 
 _FAR: Final = 4
-"""The floor is the perplexity of the grammar that wrote the text. If it is more than this many times as far from the
-baseline as every group and every end of an interval, it is not drawn but written as a number at the edge. A plot that
-reached so far would make the intervals too small to see."""
+"""The floor is the perplexity of the grammar that wrote the text. If the floor is very far from the baseline, a plot
+that reached so far would make the intervals too small to see. The floor is then only written as a number at the edge.
+For example, if all groups and their intervals are within 5 % of the baseline, a floor is too far if it is more than
+20 % (``_FAR`` times 5 %) away."""
 _ROW, _NARROW_ROW, _ABOVE, _FLOOR, _BELOW = 34, 70, 26, 20, 52
 """Heights in CSS pixels, in this order: a group on a wide page, a group on a narrow page, the space above the groups,
 the label of a floor, the space below the groups."""
@@ -155,7 +156,7 @@ def _interval(effect: Effect) -> str:
 def _runs_table(reported: ReportedRuns) -> Table:
     """Return one row per run: perplexity, accuracies and training time.
 
-    The perplexity is that on test. If no run has one, it is that on the last split.
+    The table shows the perplexity on test. If no run has a perplexity on test, it shows that on the last split.
     """
     runs = reported.runs
     columns: dict[str, Sequence[AnyCell]] = {}

@@ -44,7 +44,7 @@ def comparisons_section(found: Comparisons) -> Section:
     """Return the section of the page."""
     blocks: list[Block] = [Paragraph(_INTRODUCTION), *comparison_blocks(found)]
     if found.notes:
-        about = "what was left out, or on groups whose runs learned from different dumps"
+        about = "runs or results that were left out, or on groups whose runs learned from different dumps"
         summary = f"{plural(len(found.notes), 'note')} on {about}"
         blocks.append(Details(summary, [Items(found.notes)]))
     return Section(name="comparisons", title="Comparisons of groups", link="Comparisons", blocks=blocks)
@@ -166,9 +166,10 @@ def _category_block(found: BenchmarkComparison, form: "_Form", title: str, by: s
     """Return the paradigms, suites or categories that show a difference, with a caption that counts them.
 
     The intervals over seeds are not corrected for the number of tests, because with so few seeds no difference would
-    remain. Therefore the caption also says for how many differences chance alone would give an interval over seeds that
-    excludes 0: ``ALPHA`` times the number of differences that are significant over items. The true number may be
-    larger, because differences that are significant over items are large ones.
+    remain. Therefore some of them exclude 0 by chance alone. For example, if 40 differences are significant over items
+    and have an interval over seeds, the caption says that at least 2 of these intervals (``ALPHA`` times 40) are
+    expected to exclude 0 by chance. More are likely, because differences that are significant over items are large
+    ones.
     """
     test_unit = "item" if by == form.test_unit else form.test_unit
     tested = [(name, pair, each) for pair in found.pairs for name, each in pair.parts[by].items()]

@@ -38,8 +38,8 @@ class _Stage:
 
     title: str
     about: Path
-    """The file or folder that the command makes or measures. If two commands run side by side, each printed line begins
-    with its name."""
+    """The file or folder that the command makes or measures. If two commands run side by side, each line that a command
+    prints begins with the name of this file or folder."""
     arguments: Sequence[object]
 
     @property
@@ -130,7 +130,7 @@ def run_demo(out: Path) -> None:
 
 
 def closing_table(runs: list[Path], *, split: str) -> str:
-    """Return a table of perplexities on a split and minimal-pair accuracies.
+    """Return a table of minimal-pair accuracies and of perplexities on a split.
 
     The first row is the perplexity of the grammar, if it was recorded. Then there is one row per run and distribution.
     """

@@ -84,7 +84,10 @@ def swatch(series: int) -> Markup:
 
 
 def new_figure(width: int, height: int, *, left: int, right: int, top: int, bottom: int) -> tuple[Figure, Axes]:
-    """Return a figure and its axes, sizes in CSS pixels. Call it only inside ``drawn``, which sets the style."""
+    """Return a figure and its axes. Call this function only inside ``drawn``, which sets the style.
+
+    All arguments are in CSS pixels: the size of the figure and the four margins around the axes.
+    """
     figure = Figure(figsize=(width / 72, height / 72))
     axes = figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height))
     return figure, axes

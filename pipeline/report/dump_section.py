@@ -26,11 +26,13 @@ from storage.fingerprints import sha256_file
 from storage.locations import is_url, local_path, open_folder
 
 _DISTRIBUTIONS: Final = {"tree": GIVEN_TREE, "beam": MARGINAL, "none": UNCONDITIONAL, "exact": FLOOR}
-"""For each condition of a dump, the name of the distribution whose perplexity the dump records. The condition says what
-made the dump. ``tree``: a teacher that is given the tree. ``beam``: a teacher's beam search. ``none``: a language model
-without trees. ``exact``: the grammar that wrote the corpus."""
+"""A dump's condition says what made the dump. ``tree``: a teacher that is given the tree. ``beam``: a teacher's beam
+search. ``none``: a language model without trees. ``exact``: the grammar that wrote the corpus. Here, each condition has
+the distribution whose perplexity the dump records. For example, a dump with the condition ``beam`` records the
+perplexity of ``MARGINAL``."""
 _QUANTILES: Final = ("5", "25", "50", "75", "95")
-"""Quantiles of the entropy that are drawn, in percent, as written in a dump's statistics."""
+"""The plot of entropies shows these quantiles, in percent. The strings are keys of ``entropy_nats_quantiles`` in a
+dump's statistics."""
 _IN_PLOTS: Final = ("kept_mass_by_k", "entropy_nats_quantiles")
 _FIRST: Final = (
     "condition", "tree_source", "split", "num_sentences", "num_positions", "k", "selection", "temperatures", "profile",

@@ -138,4 +138,7 @@ def _kind_of_path(path: Path) -> str:
         return "dump"
     if path.is_file() and path.suffix == ".json":
         return "tokenizer"
-    raise InputError(f"{path}: neither a dataset, dump, run nor tokenizer.json; give the --out of one of the commands")
+    raise InputError(
+        f"{path}: neither a dataset, dump, run nor tokenizer.json; give the --out of build-dataset, dump-teacher, "
+        "train-teacher, train-student or train-tokenizer"
+    )

@@ -21,8 +21,8 @@ _EXPLANATION = (
     "A mixture gives each token the probability \u03bb p(teacher) + (1 \u2212 \u03bb) p(student). The weight \u03bb is "
     "fitted on one half of the sentences. The gain over the student alone is measured on the other half, in nats per "
     "position, with a 95 % interval over sentences. If the mixture is no better than the student alone, there is no "
-    "sign that the teacher has anything to teach. A gain given the tree is no proof: the tree was made from the whole "
-    "sentence, so the tree can reveal later words."
+    "sign that the teacher has anything to teach. If the teacher is given the tree, a gain is no proof: the tree was "
+    "made from the whole sentence, so the tree can reveal later words."
 )
 _FIGURES = (
     "teacher's distribution", "\u03bb", "gain, nats", "95 %", "without <eos>", "student, nats", "teacher, nats",
@@ -65,10 +65,14 @@ def mixtures_section(reported: ReportedRuns) -> Section | None:
 def mixture_as_text(found: TeacherAndStudent) -> str:
     """Return the result of ``evaluate mixture`` for a terminal."""
     figures, first = found.figures.by_distribution, found.figures.first
-    halves = "whole documents" if found.figures.halves == "documents" else "every second sentence"
+    halves = (
+        "No document is in both sets of sentences"
+        if found.figures.halves == "documents"
+        else "Every second sentence was used for the fit"
+    )
     explanation = (
         f"\u03bb is the weight of the teacher, fitted on {first.num_fitted:,} sentences of {found.split}. All other "
-        f"numbers are nats per position on the other {first.num_sentences:,} sentences (each half has {halves})."
+        f"numbers are nats per position on the other {first.num_sentences:,} sentences. {halves}."
     )
     parts = ["\n".join(figure.conclusion for figure in figures), _as_text(_FIGURES, map(_cells, figures)), explanation]
     for pairs in found.pairs:
@@ -122,7 +126,7 @@ def _sentence(pairs: ParadigmsOfBoth) -> str:
     return (
         f"Minimal pairs, {pairs.title}. The teacher is better on {better['first']} of "
         f"{plural(len(pairs.paradigms), 'paradigm')}, the student on {better['second']} (p \u2264 {ALPHA} after "
-        "correction for all paradigms; this is about these two trainings)."
+        "correction for all paradigms; these numbers may differ for other training seeds)."
     )
 
 

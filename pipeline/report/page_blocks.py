@@ -54,8 +54,8 @@ class TitledTable:
     """Heading or caption in Markdown, LaTeX and CSV. If the title is empty, these formats leave the table out."""
     table: Table
     note: str = ""
-    """Sentences that explain the numbers in an exported table. The page does not show them; it has ``Paragraph``
-    blocks."""
+    """Sentences that explain the numbers in an exported table. The page does not show them, because other blocks of the
+    page say the same."""
     style: str = ""
     """CSS class."""
 

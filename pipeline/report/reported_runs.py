@@ -72,9 +72,10 @@ class ReportedRuns:
         return ", ".join(name for name, _ in self._by_group((run, "") for run in runs))
 
     def key(self, entries: Sequence[tuple[RunRecord, str]], *, unit: str = "") -> list[tuple[Markup, str]]:
-        """Return the legend of a plot: each seed group's mark, and its name followed by the strings of its runs.
+        """Return the legend of a plot: a mark and a text for each seed group.
 
-        ``entries`` has a string for each run, such as a value to show in the legend. Empty strings are left out.
+        ``entries`` has a string for each run, such as the run's accuracy. The text of a seed group is its name, then
+        the strings of its runs. Empty strings are left out.
         """
         return [
             (
