@@ -33,8 +33,8 @@ _TEACHER_COLUMNS = (GIVEN_TREE, MARGINAL, JOINT, UNCONDITIONAL)
 _DISTRIBUTION_NOTES: Mapping[str, str] = {
     UNCONDITIONAL: "Unconditional perplexities: the model sees the words before, and no tree.",
     IN_DOCUMENT: (
-        "Perplexities given the document before it: the student also sees the sentences before the scored one. They "
-        "are not comparable with unconditional perplexities."
+        "Perplexities of a sentence given the document before it: the student also sees the earlier sentences of the "
+        "document. They are not comparable with unconditional perplexities."
     ),
     GIVEN_TREE: (
         "Perplexities given the tree: the teacher sees the words before and the tree so far. The tree may open phrases "
@@ -262,9 +262,10 @@ def _settings_table(reported: ReportedRuns, kind: str) -> Table | None:
 def _accuracy_columns(
     runs: Sequence[RunRecord], accuracies: Mapping[str, tuple[float | None, PairCounts | ItemCounts]]
 ) -> dict[str, Sequence[AnyCell]]:
-    """Return the mean share of right answers, with the share over all items as a note, and the ties.
+    """Return two columns: accuracies, and numbers of ties.
 
-    ``accuracies`` maps the name of a run to its mean share and its counts over all items.
+    An accuracy is the mean of the accuracies of all paradigms or suites. Its note is the accuracy on all pairs or items
+    together. ``accuracies`` maps the name of a run to this mean and to the counts of all its pairs or items.
     """
     cells: dict[str, tuple[AnyCell, AnyCell]] = {}
     for name, (mean, counts) in accuracies.items():

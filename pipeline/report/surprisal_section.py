@@ -28,12 +28,13 @@ from pipeline.report.tables import Cells, Number, Table, plural
 from storage.errors import InputError
 
 _OF_TEACHERS: Final = (GIVEN_TREE, MARGINAL)
-"""The distributions of a teacher in which each token has a probability of its own, apart from the actions."""
+"""Distributions of a teacher. The joint distribution is left out, because it adds the log-probabilities of actions to
+those of the tokens."""
 _REMEDY: Final = "run evaluate perplexity again"
 _AGREEMENT_HEADER: Final = ("difference", "Pearson", "Spearman")
 _LEVELS: Final = ("1\u20132", "3\u20139", "10\u201331", "32\u201399", "100\u2013315", "316 and more tokens per cell")
-"""Labels of the shades: how many tokens a cell has. Each shade starts at about √10 times the start of the one
-before."""
+"""Labels of the shades: ranges of the number of tokens in a cell. From range to range, the lower limit grows by a
+factor of about √10."""
 _LEVEL_STARTS: Final = np.array([1, 3, 10, 32, 100, 316])
 _OPACITY: Final = (0.13, 0.26, 0.42, 0.6, 0.8, 1.0)
 _MAX_BITS: Final = 20
@@ -72,7 +73,9 @@ def surprisals_section(reported: ReportedRuns) -> Section:
 
 
 def surprisal_plots(reported: ReportedRuns) -> tuple[list[Plot], list[tuple[str, str]]]:
-    """Return a figure for each teacher, split and distribution, and each missing file with the command that writes it.
+    """Return the plots, and a list of missing files.
+
+    There is one plot per teacher, split and distribution. A missing file comes with the command that writes it.
 
     Raises:
         InputError: If a file of rows is damaged, or two files of one split have different sentences.
@@ -193,7 +196,7 @@ def _counts(found: TokenSurprisals) -> str:
 
 
 def density_panel(name: str, title: str, across: NDArray[np.float64], up: NDArray[np.float64]) -> Markup:
-    """Draw how many of N tokens have each pair of surprisals, and the diagonal.
+    """Draw a grid of cells, and the diagonal. The shade of a cell shows how many of the N tokens lie in it.
 
     Args:
         name: Identifier of the panel's title element.
@@ -229,7 +232,7 @@ def density_panel(name: str, title: str, across: NDArray[np.float64], up: NDArra
 
 
 def _level_swatch(level: int) -> Markup:
-    """Return the mark of a shade for the key."""
+    """Return a square in one of the shades, for the legend."""
     return Markup(  # noqa: S704 - our own constants
         f'<svg class="shade" viewBox="0 0 12 12" aria-hidden="true"><path class="cells" d="M0 0h12v12H0z" '
         f'fill-opacity="{_OPACITY[level]}"/></svg>'

@@ -24,8 +24,9 @@ from pipeline.report.tables import NOTHING, Table
 Form = Literal["markdown", "latex", "csv"]
 CSV_COLUMNS: Final = ("table", "row_number", "row", "column", "value")
 """The columns of the CSV. Each line holds one cell of one of the tables. ``table`` is the title of the table,
-and ``row_number`` counts its rows from 1. ``row`` is the first cell of the row, which gets no line of its own.
-``column`` is the name of the cell's column, with the name of its group of columns before it. ``value`` is the cell."""
+and ``row_number`` counts its rows from 1. ``row`` is the first cell of the cell's row. First cells get no line of their
+own. ``column`` is the name of the cell's column, with the name of its group of columns before it. ``value`` is the
+cell."""
 
 _FIGURE: Final = re.compile(r"[-+\u2212\u00b1]?[0-9].*")
 _MARKDOWN: Final = re.compile(r"[\\`*_\[\]<>|~&$#]")

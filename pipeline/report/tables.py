@@ -54,11 +54,12 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[AnyCell]]
     groups: Sequence[tuple[str, int]] = field(default_factory=tuple)
-    """(label, number of columns) of an upper header line, if the header has two lines."""
+    """For each group of columns: its label and its number of columns. The labels form a line above the header. Without
+    groups, there is no such line."""
 
 
 def perplexity(figure: float | None) -> Number:
-    """Return a perplexity: below 1,000 with two decimals, below 10 million with none, above as a power of ten."""
+    """Return a perplexity. Depending on its size, it is written like ``13.98``, ``1,398`` or ``1.40e+07``."""
     return Number(figure, ",.2f" if figure is None or figure < 1000 else ",.0f" if figure < 1e7 else ".2e")
 
 
@@ -68,7 +69,7 @@ def percent(share: float | None) -> Number:
 
 
 def interval(found: Interval | None) -> str:
-    """Return an interval of a share from 0 to 1 in percent, with one decimal."""
+    """Return an interval in percent, with one decimal. Its limits are shares: 0.55 is written as ``55.0``."""
     return NOTHING if found is None else f"{100 * found.low:.1f}\u2013{100 * found.high:.1f}"
 
 

@@ -63,8 +63,9 @@ class TrainingState:
     elapsed_s: float
     """Seconds of training."""
     row_sums: Tensor
-    """float64 ``[num_ranks, num_parts]``: each rank's sums over the positions since the last row of metrics.jsonl. The
-    parts are the loss and what else metrics.jsonl shows as a mean per position, such as the cross-entropy."""
+    """float64 ``[num_ranks, num_parts]``. Each part is a quantity, such as the loss or the cross-entropy, that
+    metrics.jsonl shows as a mean per position. The tensor holds each rank's sums over the positions since the last row
+    of metrics.jsonl."""
     row_positions: int
     """Positions over all ranks since the last row of metrics.jsonl."""
     model: dict[str, Any]
@@ -104,7 +105,10 @@ def save_checkpoint(
 
 
 def encoded_state(state: TrainingState, run: str | None) -> memoryview:
-    """Return the content of ``training_state.pt``. ``run`` is `Description.identity`. With ``--plan`` it is None."""
+    """Return the content of ``training_state.pt``.
+
+    ``run`` is the run's identity: a sha256 of all that decides what is trained. With ``--plan`` it is None.
+    """
     content = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     buffer = io.BytesIO()
     torch.save({"format_version": STATE_FORMAT_VERSION, "run": run, **content}, buffer)
@@ -120,7 +124,8 @@ def repair_weights(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Rewrite the weight files that `save_checkpoint` did not finish because its process was killed."""
-    # A file that an older version wrote has less metadata. It is kept, because results and dumps record its sha256.
+    # Files of older versions lack some metadata. If nothing else is wrong, they are not rewritten, because results and
+    # dumps record their sha256.
     expected = weights_of(open_run(run), metadata or {})
     for path in _weight_paths(run, state, also):
         if not holds_weights(path, model, expected):

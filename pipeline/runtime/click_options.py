@@ -139,10 +139,10 @@ class OneLineErrors(CheckedCommand, click.Group):
 
     command_class = CheckedCommand
     group_class = type
-    """With ``type``, click makes subgroups of this class too."""
+    """With the value ``type``, click gives a subgroup the class of its parent group."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  the signature is click's
-        """Return the commands in the order of their definition, in which users need them."""
+        """Return the commands in the order of their definition. Click would sort them by name."""
         return list(self.commands)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  the signature is click's

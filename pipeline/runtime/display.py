@@ -24,7 +24,7 @@ def set_log_level(level: int) -> None:
 
 
 class _Visible(logging.Formatter):
-    r"""Shows characters that could steer the terminal as text such as ``\x1b``.
+    r"""Escapes characters that could steer the terminal. For example, the character ESC becomes the text ``\x1b``.
 
     In the messages of this program, tabs and line ends are shown as ``\t`` and ``\n``, so each message is one line.
     """

@@ -130,9 +130,10 @@ class World:
         return self.sum(every)
 
     def claim(self, what: str) -> int:
-        """Return the next of the numbers 0, 1, 2, … of the count ``what``, such as ``shard``.
+        """Return 0 at the first call, 1 at the second call, and so on.
 
-        All processes share the count, so no two calls return the same number.
+        The calls of all processes are counted together, so no two calls return the same number. Each ``what``, such as
+        ``shard``, has a count of its own.
 
         Raises:
             RunError: If another process has failed.
@@ -290,7 +291,7 @@ def _connected(device: str, threads: int) -> Iterator[tuple[World, torch.device]
         yield world, _chosen_device(device, world, threads)
         return
     shared, _, _ = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
-    with world._reporting_dead_processes():  # noqa: SLF001  the world has no store of its own yet
+    with world._reporting_dead_processes():  # noqa: SLF001  the class is in this module
         store = PrefixStore(_agreed_round(world, shared), shared)
     world = dataclasses.replace(world, store=PrefixStore("run", store))
     try:

@@ -13,7 +13,8 @@ Row: TypeAlias = dict[str, int | float | str | None]
 
 METRICS: Final = "metrics.jsonl"
 GAP: Final = "gap"
-"""The ``split`` of a row whose ``missing_rows`` is the number of rows that were missing when training continued."""
+"""The ``split`` of a row about missing rows. If rows are missing from the file when training continues, such a row is
+written. Its metric ``missing_rows`` is their number."""
 _REMEDY: Final = "remove the line"
 _MAX_BYTES: Final = 1 << 30
 _NOT_FINITE: Final = re.compile(rb'": ?(NaN|-?Infinity)(?=[,}])')

@@ -20,8 +20,8 @@ LINE_EVERY_S = 15.0
 class Progress:
     """Show a bar on a terminal and occasional log lines elsewhere. Show nothing if ``shown`` is False.
 
-    Without ``total`` there is no ETA. The unit ``B`` is shown as kB, MB and so on. The units of earlier work,
-    ``initial``, count towards the total but not towards the rate.
+    Without ``total`` there is no ETA. The unit ``B`` is shown as kB, MB and so on. ``initial`` is the number of units
+    that were done earlier. They are shown as done, but the rate does not include them.
     """
 
     def __init__(self, what: str, *, total: int | None, unit: str, shown: bool = True, initial: int = 0) -> None:

@@ -404,7 +404,7 @@ def test_the_notes_name_the_distributions_that_are_shown(made_up_runs: MadeUpRun
         helpers.add_perplexity(made_up_runs.baseline, split, {IN_DOCUMENT: 2.0})
         helpers.add_perplexity(made_up_runs.teacher, split, {MARGINAL: 2.0})
     students, teachers = notes()
-    assert students.startswith("Perplexities given the document before it: ")
+    assert students.startswith("Perplexities of a sentence given the document before it: ")
     assert "Unconditional perplexities" not in students
     assert teachers.startswith("Perplexities marginal by beam search: ")
     assert "comparable with a student\u2019s unconditional perplexities" in teachers
