@@ -47,10 +47,11 @@ FREE: Final = ("device", "threads", "checkpoint_every", "compile", "peak_tflops"
 """Options that may change when a run is resumed. The number of processes may change too."""
 _RUN: Final = "run"
 _WEIGHTS: Final = "weights_sha256"
-"""`_RUN` and `_WEIGHTS` are keys of a weight file's metadata: the run's identity, and the sha256 of the weights."""
+"""In the metadata that we add to a weight file, `_RUN` is the key of the run's identity, and `_WEIGHTS` the key of the
+sha256 of the weights."""
 _METADATA: Final = "rnng-distill"
-"""The one key that we add to a weight file. Its value is one JSON text with all our metadata, because safetensors would
-write several keys in random order."""
+"""All our metadata are one JSON text, stored in a weight file under this key. Safetensors would write several keys in
+random order."""
 _BYTES_PER_WEIGHT: Final = 4
 _WEIGHTS_REMEDY: Final = "Restore the file from a copy, give another --checkpoint, or train again into another --out"
 _WHICH: Final = re.compile(r"best|last|words_[1-9][0-9]*[kMB]?")
@@ -272,7 +273,9 @@ def word_checkpoints(model: Path) -> dict[int, tuple[Path, Which]]:
 
     If the model is the exported folder EXPORTED/main, its word checkpoints are the folders EXPORTED/chck_1M and so on.
 
-    The result maps the number of words, in ascending order, to the model and the name of the checkpoint to open.
+    The result maps each number of words to the path and the checkpoint to open. For example, it is
+    ``{1_000_000: (RUN, "words_1M")}`` for a run, and ``{1_000_000: (EXPORTED/chck_1M, "best")}`` for EXPORTED/main.
+    The numbers of words ascend.
     """
     if not is_exported(model):
         return {num_words_of(name): (model, name) for name in checkpoint_names(model) if num_words_of(name)}
@@ -343,7 +346,7 @@ def check_size(weights: Path, num_weights: int) -> None:
 
     Args:
         weights: The file. If there is none, nothing is checked.
-        num_weights: The number of weights of the model, or somewhat less.
+        num_weights: The number of weights of the model, or a lower bound of it.
 
     Raises:
         RunError: If the file has fewer weights.

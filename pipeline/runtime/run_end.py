@@ -86,7 +86,8 @@ def recorded_end(run: Path, world: World) -> Iterator[Ending]:
     Every rank must enter the ``with`` block.
 
     Raises:
-        StoreError: If there is no room for the record, unless the training itself failed.
+        StoreError: If there is no room for the record. If the training failed or Ctrl-C ended it, that exception
+            is raised instead.
     """
     end = Ending()
     try:

@@ -53,8 +53,8 @@ def training_run(
 ) -> Iterator[None]:
     """Create the run directory, or open the run that the same command made, and lock it during the ``with`` block.
 
-    A directory is new if it does not exist, if it is empty, or if a process was killed while creating it. With
-    ``resume="never"`` it must be missing or empty.
+    The run is created if the directory does not exist, is empty, or holds only files of a process that was killed
+    while it created a run. With ``resume="never"``, the directory must not exist, or must be empty.
 
     Raises:
         RunError: If the directory holds other files, or a run with other options or data, or if the ranks have

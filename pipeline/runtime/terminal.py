@@ -27,7 +27,10 @@ _STEERING: Final = re.compile(
 
 
 def visible(text: str) -> str:
-    r"""Return ``text`` with all characters that could steer a terminal escaped: ``\x1b``. Tabs and line ends stay."""
+    r"""Return ``text`` with all characters that could steer a terminal escaped.
+
+    For example, the control character ESC becomes the four characters ``\x1b``. Tabs and line ends stay.
+    """
     return _STEERING.sub(_escape, text)
 
 

@@ -18,9 +18,9 @@ class WorkerError(RnngDistillError):
 def start_pool(num_workers: int, start: Callable[..., None], *arguments: Any) -> ProcessPoolExecutor:  # noqa: ANN401
     """Return a pool of new processes. Process n, counted from 0, first calls ``start(n, *arguments)``.
 
-    The processes are spawned. A fork would copy the locks that the threads of a tokenizer or a progress bar hold, but
-    not these threads, so nothing would release the locks. The new processes ignore Ctrl-C, which the calling process
-    handles, and end when the calling process ends.
+    The processes are spawned, not forked. A fork would copy locks that are held by threads of a tokenizer or a progress
+    bar. It would not copy these threads, so nothing would release the locks. The new processes ignore Ctrl-C, which the
+    calling process handles, and end when the calling process ends.
     """
     context = multiprocessing.get_context("spawn")
     numbers = context.Value("i", 0)

@@ -2,12 +2,13 @@
 
 The choice depends only on the sentence lengths, the epoch, the seed, the batch budgets and the shuffle window. A rank
 takes ``batch[rank::size]`` of every batch. Sentences of similar length share a batch, and the batches are visited in
-random order. For a student, a sentence in this module is a row of input: one sentence, or several of one document.
+random order. For a student, this module treats each row of input as a sentence. A row holds one sentence, or
+consecutive sentences of one document.
 
 A shuffle window is for dumps that are larger than memory or than the cache of remote files. The split is cut into
-blocks of neighbouring sentences, and the blocks are shuffled. A window is as many blocks, consecutive in the new order,
-as have about ``config.shuffle_window`` positions together. Batches are made inside one window at a time, so training
-reads only a part of the dump at a time.
+blocks of neighbouring sentences, and the blocks are shuffled. In the new order, consecutive blocks are joined into
+windows of about ``config.shuffle_window`` positions. Batches are made inside one window at a time, so training reads
+only a part of the dump at a time.
 """
 
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def plan_epoch(lengths: np.ndarray, config: TrainConfig, epoch: int) -> list[np.
     A sentence with more than ``config.batch_tokens`` positions is a batch of its own.
 
     Args:
-        lengths: int64 ``[M]``, positions of each sentence (its tokens and ``<eos>``).
+        lengths: int64 ``[M]``, the number of positions of each sentence (its tokens and ``<eos>``).
         config: The seed, the budgets of a batch and the shuffle window.
         epoch: Counted from 0.
 
@@ -106,14 +107,14 @@ class BatchPlan:
     """The batches of a split, and the slices of one rank."""
 
     def __init__(self, lengths: np.ndarray, config: TrainConfig, world: World) -> None:
-        """Plan with the options of ``config``. ``lengths`` are positions per sentence, int64 ``[M]``."""
+        """Plan with the options of ``config``. ``lengths`` is int64 ``[M]``, the number of positions per sentence."""
         self._lengths = lengths
         self._config = config
         self._world = world
         self._newest: tuple[int, list[np.ndarray]] | None = None
 
     def batch_positions(self, epoch: int) -> np.ndarray:
-        """Return int64 ``[B]``: the positions of each batch of an epoch, over all ranks."""
+        """Return int64 ``[B]``: the number of positions in each batch of an epoch, over all ranks."""
         return self.batch_sums(self._lengths, epoch)
 
     def batch_sums(self, values: np.ndarray, epoch: int) -> np.ndarray:

@@ -64,7 +64,7 @@ class DivergenceWatch:
             raise RunError(f"the weights {bad[0]}{more} are not finite numbers after step {step}. {REMEDY}")
 
     def _see(self, value: Tensor, code: int) -> None:
-        # With two Python numbers, `torch.where` would wait for the device.
+        # `torch.where(torch.isfinite(value), _NONE, code)` gives the same, but would wait for the device.
         seen = torch.full_like(self._first, code).masked_fill_(torch.isfinite(value), _NONE)
         torch.minimum(self._first, seen, out=self._first)
 

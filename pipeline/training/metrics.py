@@ -197,7 +197,10 @@ class Tally:
         return figures
 
     def saved(self, world: World) -> tuple[Tensor, int]:
-        """Return the sums of each rank, float64 ``[size, num_parts]``, and positions. Every rank must call it."""
+        """Return the sums of each rank, float64 ``[size, num_parts]``, and the number of positions over all ranks.
+
+        Every rank must call it.
+        """
         return world.gather(self._sums).cpu(), self._positions
 
     def restore(self, sums: Tensor, positions: int, world: World) -> None:

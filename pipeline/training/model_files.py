@@ -12,14 +12,15 @@ from storage.errors import FingerprintMismatchError, StoreError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFiles:
-    """The place of a model that is evaluated, and the fingerprints of its files, which results record."""
+    """The place of a model that is evaluated, and the fingerprints of its files. Results record these fingerprints."""
 
     path: Path
     """A run directory or an exported folder. `results_folder` says where its results go."""
     loaded: str | None
     """The sha256 of the weight file that was loaded. None if no weights were loaded."""
     tokenizer_sha256: str
-    """The sha256 of the tokenizer. The tokenizer of an exported folder is first converted as by ``adopt-tokenizer``."""
+    """The sha256 of the tokenizer. For an exported folder, this is the sha256 of the tokenizer that the function
+    ``adopted_tokenizer`` returns."""
     which: Which = "best"
     """The name of the checkpoint, or ``exported``. The file names of results contain it, unless it is ``best`` or
     ``exported``."""

@@ -78,7 +78,7 @@ def runs_as_json(rows: Sequence[RunRow], differences: Differences) -> dict[str, 
 
 
 def runs_as_text(rows: Sequence[RunRow], differences: Differences) -> str:
-    """Return a list of runs as text: a table of states, errors, and a table of differences for each kind of run."""
+    """Return a list of runs as text: a table of runs, then errors, then one table of differences per kind of run."""
     if not rows:
         return "no runs here"
     cells = [

@@ -33,7 +33,10 @@ class Task(Protocol):
 
     @property
     def objective(self) -> nn.Module:
-        """A module that contains the model. It maps a batch to sums over its positions, first ``parts``."""
+        """A module that contains the model. It maps a batch to a vector of sums over the batch's positions.
+
+        The vector begins with the sums that ``parts`` names, in the same order. More sums may follow.
+        """
 
     @property
     def parts(self) -> Sequence[str]:
@@ -48,10 +51,10 @@ class Task(Protocol):
         """The number of positions that an evaluation reads: those of dev and of a sample of the training split."""
 
     def batch_positions(self, epoch: int) -> np.ndarray:
-        """Return int64 ``[B]``: positions of each batch of an epoch."""
+        """Return int64 ``[B]``: the number of positions in each batch of an epoch."""
 
     def batch_words(self, epoch: int) -> np.ndarray:
-        """Return int64 ``[B]``: white-space-separated words of each batch."""
+        """Return int64 ``[B]``: the number of words in each batch of an epoch. Words are separated by white space."""
 
     def batch_flops(self, epoch: int) -> np.ndarray | None:
         """Return float64 ``[B]``: model FLOPs of each batch, without those on padding; None if not counted."""

@@ -53,8 +53,8 @@ def train(task: Task, config: TrainConfig, *, run: Path, world: World) -> float:
         StoreError: If a checkpoint cannot be written; the previous one stays.
         StoppedBySignal: On all ranks, after SIGTERM on one of them.
     """
-    # Everything is inside these contexts, so that a second SIGTERM cannot end the process between the last checkpoint
-    # and the history record.
+    # The handlers of `stop_request` stay in place until `recorded_end` has written its record. Without them, a SIGTERM
+    # after the last checkpoint could end the process before the record is written.
     with stop_request() as stop, recorded_end(run, world) as ending:
         training = Training(task, config, run, world, stop)
         training.resume()
