@@ -98,8 +98,9 @@ def decode_rows(
 
     Returns:
         ``logp`` and ``logz``. ``logp`` is ``[n, k]`` float32, natural log at T = 1, falling along a row, and -inf where
-        the probability is 0. ``logz`` is ``[n, nT]`` float32. For the temperature T with index t,
-        ``exp(logp / T - logz[:, t])`` and ``exp(tail[:, t])`` sum to 1.
+        the probability is 0. ``logz`` is ``[n, nT]`` float32. At the temperature T with index t, the tokens of a row
+        have the probabilities ``exp(logp / T - logz[:, t])``. In every row, these and the mass of all other tokens,
+        ``exp(tail[:, t])``, sum to 1.
     """
     logp = np.empty(gaps.shape, np.float32)
     logz = np.zeros(tail.shape, np.float32)
@@ -210,7 +211,10 @@ def _nearest_codes() -> NDArray[np.uint8]:
 
 @cache
 def _half_units() -> NDArray[np.int32]:
-    """Return how far every float16 is below 0, in units, indexed by its bits. For -inf it is more than `_DEEPEST`."""
+    """Return how far a float16 is below 0, in units, as a table indexed by its bits.
+
+    The entry of -inf is above `_DEEPEST`.
+    """
     with np.errstate(invalid="ignore"):
         depths = -np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64) * _UNITS
     depths = np.nan_to_num(np.rint(depths), nan=0.0, posinf=np.inf, neginf=0.0)

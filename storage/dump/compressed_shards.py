@@ -5,10 +5,11 @@ A shard file holds a range of an array's rows, cut into chunks. The codec is ``s
 
     chunk 0 | crc32c | chunk 1 | crc32c | … | index: (offset, length) uint64 of every chunk of a full shard | crc32c
 
-Each chunk is a Blosc buffer (bits transposed, then zstd) whose length varies, so the index is parsed. According to the
-index, the chunks must follow one another in order, without gaps, and fill the file. A chunk is decoded only if its
-checksum is correct and its header states the size that the layout gives, so a wrong size in a file does no harm. The
-encoded bytes equal those that zarr-python writes with the same versions of Blosc and zstd (tested).
+Each chunk is a Blosc buffer (bits transposed, then zstd). The buffers differ in length, so the index is needed to find
+them. According to the index, the chunks must follow one another in order, without gaps, and fill the file. A chunk is
+decoded only if its checksum is correct and its header states the decoded size that `storage.dump.layout` determines. So
+a wrong size in a header cannot make Blosc write past the end of the output. The encoded bytes equal those that
+zarr-python writes with the same versions of Blosc and zstd (tested).
 """
 
 import struct
@@ -165,7 +166,7 @@ class CompressedShardView:
             out[low - start : high - start] = self.chunk(chunk)[low - first : high - first]
 
     def _parse_index(self, num_chunks: int) -> NDArray[np.int64]:
-        """Return, for each chunk, the number of the byte at which its checksum ends."""
+        """Return, for each chunk, the offset in the file at which the chunk's checksum ends."""
         index_bytes = self._spec.layout.chunks_per_shard * _ENTRY_BYTES
         num_data = len(self._bytes) - index_bytes - CRC_BYTES
         if num_data < 0:
@@ -244,7 +245,7 @@ def decompress(data: NDArray[np.uint8], out: NDArray[np.uint8], spec: ArraySpec)
             f"{len(data)}"
         )
     if (flags & ~_FREE_FLAGS, typesize) != (_FLAGS, spec.dtype.itemsize):
-        raise ValueError(f"its header does not claim zstd of transposed bits with items of {spec.dtype.itemsize} bytes")
+        raise ValueError(f"its header does not say: zstd, bits transposed, items of {spec.dtype.itemsize} bytes")
     try:
         blosc.decompress(data, out)
     except RuntimeError as error:

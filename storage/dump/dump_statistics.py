@@ -57,8 +57,8 @@ class DumpSummary:
     mean_kept_mass_without_eos: float | None
     """``mean_kept_mass`` without the positions of ``<eos>``; None if there are no other positions."""
     kept_mass_by_k: dict[int, float]
-    """For each k', the mean over positions of the summed probability of the first k' ids. The k' are the number of top
-    tokens and the powers of two below it."""
+    """For each k', the mean over positions of the summed probability of the first k' ids. With 100 top tokens, k' is 1,
+    2, 4, 8, 16, 32, 64 and 100."""
     gold_nats: float
     """Sum of the negative log-probabilities of all gold tokens."""
     eos_nats: float
@@ -74,7 +74,7 @@ class DumpSummary:
     ``mean_entropy_nats`` is None."""
     mean_num_effective: float | None = None
     """With beam search: mean over the positions of the effective number of hypotheses, which is exp of the entropy of
-    their weights. None unless it is known for all shards."""
+    their weights. None if it is unknown for some shard, as it is without beam search."""
 
     def __post_init__(self) -> None:
         for name in ("kept_mass_by_k", "entropy_nats_quantiles"):  # JSON sorts the keys as text: 16 before 2

@@ -1,8 +1,9 @@
 """Compute in which shard, chunk and file each row of an array is stored, and the array's Zarr metadata.
 
 Only the first dimension is cut: first into shards, then each shard into chunks. All shards have equally many rows,
-except that the last may have fewer. In most arrays a row belongs to a position; in the array of offsets it belongs to a
-sentence boundary. File names are computed here and never read from a store.
+except that the last may have fewer. Most arrays have one row per position. The array ``offsets`` has one row per
+sentence boundary: sentence m is the positions ``offsets[m]:offsets[m + 1]``. File names are computed here and never
+read from a store.
 """
 
 import math
@@ -147,7 +148,7 @@ def sentences_of_range(offsets: NDArray[np.int64], positions: range) -> range:
     """Return the sentences that have at least one position in ``positions``.
 
     Args:
-        offsets: ``[M + 1]`` int64, strictly rising.
+        offsets: ``[M + 1]`` int64 for M sentences, as in the array ``offsets``; strictly rising.
         positions: A contiguous range inside ``[0, offsets[M])``, not empty.
     """
     first = int(np.searchsorted(offsets, positions.start, side="right")) - 1
@@ -161,7 +162,7 @@ def sentence_blocks(offsets: NDArray[np.int64], block_positions: int) -> NDArray
     positions. A block in which no sentence begins has no group.
 
     Args:
-        offsets: ``[M + 1]`` int64, strictly rising.
+        offsets: ``[M + 1]`` int64 for M sentences, as in the array ``offsets``; strictly rising.
         block_positions: Positions per block.
     """
     block = offsets[:-1] // block_positions

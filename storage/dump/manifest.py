@@ -25,8 +25,8 @@ COMPANIONS = (TOKENIZER, CARD)
 """Files for people and programs that get the dump without its dataset. Dumps of older versions do not have them."""
 
 _OWN_DIGEST = re.compile(rb',"sha256":"([0-9a-f]{64})"')
-"""Matches the key that holds the sha256 of the rest of the text. In the digest of another file, ``sha256`` is the first
-key, so no comma comes before it, and the pattern does not match."""
+"""Matches the key that holds the sha256 of the rest of the text. It does not match the digest of another file, for
+example ``{"sha256":"…","size_bytes":9}``, because no comma comes before ``"sha256"`` there."""
 _REMEDY = "Restore it from a copy, or delete the store and dump again"
 
 
@@ -166,13 +166,16 @@ class Manifest:
             companions=stored.companions,
         )
         if (stored.statistics is None) == manifest.is_complete:
-            raise ValueError(f"state is {manifest.state!r}, expected complete if it has statistics, else writing")
+            raise ValueError(
+                f"state is {manifest.state!r}, but a complete manifest has statistics, and any other has none"
+            )
         if manifest.metadata.keys() != set(metadata_paths(manifest.schema)):
             raise ValueError("the metadata files listed are not those of the schema")
         if not manifest.companions.keys() <= set(COMPANIONS):
             raise ValueError(f"the companions are not among {', '.join(COMPANIONS)}")
         fits = _rule_of_entries(manifest.schema)
-        # The number of shards is compared first, because a stranger's schema may claim any number.
+        # A stranger's schema may claim any number of shards. So the number is compared with the length of the list, and
+        # nothing of that size is built.
         if len(manifest.shards) != (manifest.schema.layout.num_shards if manifest.is_complete else 0) or any(
             entry.shard != number or not fits(entry) for number, entry in enumerate(manifest.shards)
         ):
@@ -247,7 +250,9 @@ def metadata_paths(schema: DumpSchema) -> list[str]:
 def refuse_foreign_files(
     store: Folder, schema: DumpSchema, *, is_complete: bool, companions: Collection[str] = COMPANIONS
 ) -> None:
-    """Check that every file in the store belongs to the dump. Only companion files named in ``companions`` are allowed.
+    """Check that every file in the store belongs to the dump.
+
+    A file of `COMPANIONS` belongs to it only if ``companions`` names the file.
 
     Raises:
         StoreError: If the store holds foreign files. The message names up to three of them.

@@ -1,10 +1,11 @@
 """Read the rows of a dump of profile ``exact`` from its mapped files, without copying them through Zarr.
 
-A row is what an array holds for one position. A shard is a range of positions, with one uncompressed file per array,
-which is cut into chunks of equal size. For each array, the files of all shards are mapped one after another into one
-address range. The distances between shards, between chunks and between rows are fixed, so arithmetic turns a position
-into an address. A sentence is usually one slice per array, and any set of positions is one gather per array. Without
-the common address range, a gather would take three times as long for 512 sentences (docs/decisions/0006).
+A row is what an array holds for one position. A shard is a range of positions. It has one uncompressed file per array,
+and each file is cut into chunks of equal size. For each array, the files of all shards are mapped one after another
+into one address range. The distances between shards, between chunks and between rows are fixed, so arithmetic turns a
+position into an address. Reading a sentence usually takes one slice per array. Reading any set of positions takes one
+gather per array. Without the common address range, a gather would take three times as long for 512 sentences
+(docs/decisions/0006).
 
 A shard is mapped when it is first needed. Then this module checks the sizes of the shard's files, their indexes of
 chunks, and that the files belong to the dump. When a row of a chunk is first read, the checksums and values of the
@@ -215,8 +216,8 @@ class _MappedArray:
         )
         # Every row starts at a multiple of `step`. So the range can be viewed as one vector with an item at each step;
         # an item is as long as a row, so items overlap. One index into this vector gathers 10,240 rows of 128 bytes in
-        # 52 µs. A chunk index and a row index would take 258 µs. numpy.take takes 36 µs, but needs items that do not
-        # overlap.
+        # 52 µs. With two indices, one of chunks and one of rows within the chunks, this would take 258 µs. numpy.take
+        # takes 36 µs, but needs items that do not overlap.
         self._step = math.gcd(self._pitch, stride, spec.row_bytes)
         self.steps = _Steps(
             spec.row_bytes // self._step,
@@ -319,8 +320,9 @@ class AddressRange:
     def map(self, descriptor: int, offset: int) -> int:
         """Map a whole file, and return its size in bytes.
 
-        ``descriptor`` is of the file, open for reading, and may be closed afterwards. ``offset`` is where in the range
-        the file begins, and must be a multiple of the page size. Mapping a file again at its offset changes nothing.
+        ``descriptor`` is a descriptor of the file, opened for reading. It may be closed afterwards. ``offset`` is where
+        in the range the file begins, and must be a multiple of the page size. Mapping a file again at its offset
+        changes nothing.
 
         Raises:
             OSError: If the system refuses, or the file does not fit.

@@ -34,9 +34,9 @@ class Rows(Protocol):
         """
 
     def gather(self, positions: NDArray[np.int64]) -> Positions:
-        """Return the rows of at least one position, in any order. The errors are those of ``read``.
+        """Return the rows of some positions, in the order of ``positions``. The errors are those of ``read``.
 
-        ``positions`` is ``[n]`` int64.
+        ``positions`` is ``[n]`` int64, in any order, and n is at least 1.
         """
 
 
@@ -70,7 +70,7 @@ def encoded(
 def stored_chunks(
     files: Mapping[str, NDArray[np.uint8]], schema: DumpSchema, entry: ShardEntry, *, names: Mapping[str, str]
 ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
-    """Yield the number of each chunk of a shard, and a dict with the chunk's rows of each array, by name of the array.
+    """For each chunk of a shard, yield its number and a dict that maps the name of each array to its rows in the chunk.
 
     The rows are as stored, but without padding.
 

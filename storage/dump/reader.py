@@ -344,7 +344,7 @@ def _first_difference(found: object, expected: object, key: str = "") -> str:
         if one != other:
             return _first_difference(one, other, f"{key}.{each}".lstrip("."))
     if found == expected:
-        return "another spelling of the metadata, expected the bytes that this program writes"
+        return "the metadata has the expected values, but not the bytes that this program writes"
     return f"{key} is {json.dumps(found):.400}, expected {json.dumps(expected):.400}"
 
 

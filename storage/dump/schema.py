@@ -2,9 +2,9 @@
 
 `DumpSchema` holds everything that determines the bytes of a store, apart from the offsets (where each sentence begins)
 and the rows. Its JSON is both the attributes of the Zarr group and the ``schema`` of the manifest. The ``zarr.json``
-files are derived from the schema. A reader only compares them with those that it would have written. So a stranger's
-dump cannot make a reader use another codec, data type or extension. The group's ``zarr.json`` repeats the metadata of
-the arrays (consolidated metadata), so that zarr lists the arrays without reading other files.
+files are derived from the schema. A reader derives them again, and refuses a dump whose files differ. So a stranger's
+dump cannot make a reader use another codec, data type or extension. The group's ``zarr.json`` repeats the metadata
+of the arrays (consolidated metadata), so that zarr lists the arrays without reading other files.
 """
 
 import math
@@ -62,8 +62,8 @@ class DumpSchema:
     k: int
     """Columns per position: the number of kept ids or, with draws, the largest number that can be kept."""
     num_top: int = 0
-    """Number of most probable tokens, which come first in the row of a position. For selection ``topk`` it is k (a 0 is
-    replaced by k), for ``sampled`` 0, and for ``stratified`` above 0 and below k."""
+    """Number of most probable tokens, which come first in the row of a position. It depends on ``selection``. ``topk``:
+    k (a 0 is replaced by k). ``sampled``: 0. ``stratified``: at least 1 and less than k."""
     temperatures: tuple[float, ...]
     """The temperatures T for which the arrays ``tail`` (log of the mass outside the top tokens) and ``logz`` (log of
     the normaliser Σ p^(1/T)) have a column; the first is 1."""
@@ -324,7 +324,9 @@ def check_offsets(offsets: NDArray[np.int64], schema: DumpSchema) -> None:
     pieces = (offsets[start : start + _BLOCK + 1] for start in blocks)
     rising = all((piece[:-1] < piece[1:]).all() for piece in pieces)
     if offsets[0] != 0 or offsets[-1] != schema.num_positions or not rising:
-        raise ConfigError(f"dump: offsets run from {offsets[0]} to {offsets[-1]}, or do not rise, expected {expected}")
+        raise ConfigError(
+            f"dump: offsets with first value {offsets[0]} and last value {offsets[-1]} are not {expected}"
+        )
 
 
 def _is_text(schema: DumpSchema, name: str) -> bool:

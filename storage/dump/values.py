@@ -22,8 +22,8 @@ from storage.dump.schema import GAPS, DumpSchema
 from storage.errors import CorruptStoreError
 
 MASS_TOLERANCE = 0.01
-"""How far the sum of a row's probabilities and the mass of its tail may be from 1. Rounding to float16 changes a
-log-probability above -16 by at most 2⁻⁸."""
+"""The probabilities of a row and the mass of its tail must sum to 1, but the sum may be wrong by up to this much.
+Rounding to float16 changes a log-probability above -16 by at most 2⁻⁸."""
 _LOG_TOLERANCE = 0.01
 """How far rounding may lift a float32 logarithm above its bound."""
 _HALF_POSITIVE_TINY = 0x1400
@@ -110,7 +110,7 @@ def wrong_mass(
     for index, temperature in enumerate(temperatures):
         total = np.exp(log_probs / np.float32(temperature) - logz[:, index : index + 1]).sum(axis=1)
         total += np.exp(tail[:, index])
-        # The rounding error of logp is divided by T, too.
+        # logp is divided by T, and so is its rounding error. So the tolerance is larger if T is below 1.
         is_wrong = ~(np.abs(total - 1) <= MASS_TOLERANCE * max(1, 1 / temperature))
         if is_wrong.any():
             row = _first(is_wrong)

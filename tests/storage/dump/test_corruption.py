@@ -135,7 +135,7 @@ def forge(dump: Path, change: dict[str, object]) -> bytes:
             b'"name":"crc32c"},{"name":"zstd"}]',
             r'codecs is \[.*"zstd"}\], expected \[.*"crc32c"}\]',
         ),
-        (b'"attributes"', b' "attributes"', "another spelling"),
+        (b'"attributes"', b' "attributes"', "not the bytes that this program writes"),
         (b"{", b"", "expected object, found str; Read"),
         (b"{", b" " * (1 << 20) + b"{", r"1,04\d,\d+ bytes, expected the metadata"),
     ],
