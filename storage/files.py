@@ -4,7 +4,7 @@ A file is written under a temporary name, synced and renamed; then its folder is
 file, which is low for stores with few, large files.
 
 A killed writer leaves a file or folder whose name ends in ``.partial``. In a store (such as a dump) or a run directory,
-the next process that locks the store or run removes the leftover. Elsewhere, ``written_whole`` and ``new_folder``
+the next process that takes the lock there removes the leftover. Elsewhere, ``written_whole`` and ``new_folder``
 remove the leftovers of their own earlier calls for the same path, if these calls were killed and the leftovers are at
 least a minute old. A leftover of ``write_atomically`` stays.
 """
@@ -57,7 +57,8 @@ def written_whole(paths: Sequence[Path], *, stale: Sequence[Path] = ()) -> Itera
     """Open a temporary text file for each of ``paths``; at the end of the ``with`` block, rename them in order.
 
     The files in ``stale`` are removed just before the first rename. If the last of ``paths`` is also in ``stale``, it
-    becomes a marker: whenever it exists, even after a kill, all files of ``paths`` are from the same call.
+    becomes a marker, because it is absent while the other files are renamed. Whenever it exists, even after a kill, all
+    files of ``paths`` are from the same call.
 
     If the block raises an exception, the temporary files are removed, ``paths`` are unchanged, and the exception is
     passed on as it is.

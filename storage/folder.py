@@ -64,10 +64,9 @@ class Folder(Protocol):
         """Read a whole file and return the problem with it as text, or None if it has this digest."""
 
     def open(self, name: str, digest: FileDigest) -> FileIO:
-        """Open a local file with the content of file ``name``, so that the caller can map it.
+        """Open a file for reading, so that the caller can memory-map it. For a remote file, a local copy is opened.
 
-        A remote file is copied first, and the copy is checked against ``digest``. The content of a local file is not
-        checked.
+        The copy is checked against ``digest`` when it is fetched. The content of a local file is not checked.
 
         Raises:
             OSError: If there is no such file (FileNotFoundError), or it cannot be read.
@@ -77,7 +76,7 @@ class Folder(Protocol):
     def renew(self, name: str, digest: FileDigest) -> bool:
         """Drop the local copy of a remote file if it is damaged. Return whether ``open`` will fetch the file again.
 
-        If a copy of the file was dropped before, do nothing and return False.
+        The copy of a file is dropped only once. If it is damaged a second time, do nothing and return False.
         """
 
     @property
@@ -156,7 +155,7 @@ class LocalFolder:
         """Return the problem with a file, as `Folder.problem_with` describes."""
         return digest.problem_with(self._path / name)
 
-    def open(self, name: str, digest: FileDigest) -> FileIO:  # noqa: ARG002  chunks have checksums of their own
+    def open(self, name: str, digest: FileDigest) -> FileIO:  # noqa: ARG002  digest: only copies need it
         """Open a file, as `Folder.open` describes."""
         return FileIO(self._regular(name))
 
@@ -280,7 +279,10 @@ def _is_link(path: Path) -> bool:
 
 
 def _size(path: Path) -> int:
-    """Return the size in bytes of a file or of a link's target; of the link itself if its target cannot be reached."""
+    """Return the size of a file in bytes.
+
+    For a link, this is the size of its target. If the target cannot be reached, it is the size of the link itself.
+    """
     try:
         return path.stat().st_size
     except OSError:

@@ -1,4 +1,6 @@
-"""Write and read small verified Zarr v3 groups through zarr-python. Datasets are such groups; dumps are not.
+"""Write and read small verified Zarr v3 groups through zarr-python. Datasets are such groups.
+
+Dumps are Zarr v3 groups, too, but `storage.dump` writes and reads them.
 
 A group is read all at once. Its arrays hold numbers, stored uncompressed with crc32c checksums; any other codec or data
 type is refused. The attributes hold one sha256 per array (``array_sha256``), and one sha256 over these and all other

@@ -78,8 +78,8 @@ def check_url(url: str) -> str:
     has_password = re.search(r":(?!\d+$)", bucket) or (":" in bucket and "@" in rest)
     if has_password or (at and (protocol not in _CONTAINER_FIRST or ":" in user)) or "?" in rest:
         raise ConfigError(
-            f"{where}: the URL holds credentials, or a query that may be one. Leave them out, and give them in the "
-            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile)"
+            f"{where}: the URL holds credentials, or a query, which may hold credentials. Leave both out, and give "
+            "the credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile)"
         )
     segments = rest.split("/")
     odd = sorted(set(rest) & set("*[]{}#\\")) + [part for part in segments if part in ("", ".", "..")]

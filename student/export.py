@@ -4,14 +4,15 @@
     OUT/tokenizer.json, tokenizer_config.json, special_tokens_map.json         PreTrainedTokenizerFast
     OUT/README.md                                                              the model card (``student.model_card``)
 
-This module does not import transformers, because transformers 4.x cannot load what transformers 5 saves
-(``TokenizersBackend``). In tokenizer_config.json, ``model_input_names`` leaves ``token_type_ids`` out. Otherwise
-transformers 4.x would pass these ids to GPT-2, which adds their embeddings to those of the tokens.
+This module does not import transformers. If transformers 5 wrote the files, they would name a tokenizer class that
+transformers 4.x does not have (``TokenizersBackend``). In tokenizer_config.json, ``model_input_names`` leaves
+``token_type_ids`` out. Otherwise transformers 4.x would pass these ids to GPT-2, which adds their embeddings to those
+of the tokens.
 
 The exported tokenizer puts ``<bos>`` before a text and nothing after the text. If a text contains the characters
 ``<eos>``, the exported tokenizer reads them as the special token, as other programs expect. A run's ``tokenizer.json``
-reads them as plain characters, so that no text of a corpus can end a sentence (docs/decisions/0015). The same holds for
-``<bos>`` and ``<pad>``.
+reads them as plain characters. So a corpus that contains the characters ``<eos>`` does not produce the end-of-sentence
+token (docs/decisions/0015). The same holds for ``<bos>`` and ``<pad>``.
 """
 
 import json
@@ -183,7 +184,7 @@ def tokenizer_files(tokenizer: Tokenizer, *, num_positions: int) -> dict[str, by
     first, second = ({"Sequence": {"id": letter, "type_id": 0}} for letter in ("A", "B"))
     before = {"SpecialToken": {"id": bos, "type_id": 0}}
     content = json.loads(tokenizer.data)
-    # Only tokenizers that ``adopt-tokenizer`` converted have added tokens.
+    # ``added_tokens`` is empty in a tokenizer that ``train-tokenizer`` made. ``adopt-tokenizer`` may fill it.
     ordinary = {token.pop("id"): token for token in content["added_tokens"]}
     added = dict(sorted((ordinary | added).items()))
     content |= {

@@ -6,10 +6,10 @@ Model FLOPs are what the arithmetic needs. They leave out padding and repeated c
     FLOPs per position = 6 N + 12 n D l        forward 2 N + 4 n D l; backward twice that
     N = n (4 D² + 2 D F) + V D
 
-n is the number of blocks, D the embedding size, F the size of the feed-forward layers, V the vocabulary, and l the
-length without padding of the row that holds the position. A row is one input sequence of a batch (``student.rows``). N
-counts the parameters of matrix products: the blocks and the output layer. The products that the causal mask makes
-unnecessary also count, as in PaLM.
+n is the number of blocks, D the embedding size, F the size of the feed-forward layers, and V the vocabulary. A row is
+one input sequence of a batch (``student.rows``). l is the length of the position's row, without padding. N counts the
+parameters of matrix products: the blocks and the output layer. The products that the causal mask makes unnecessary also
+count, as in PaLM.
 """
 
 import re
@@ -56,7 +56,7 @@ def peak_flops(device: str, dtype: Literal["float32", "bfloat16"], *, given_tflo
     Args:
         device: The name that the driver reports, such as ``NVIDIA H100 80GB HBM3``. The table has no MIG slices.
         dtype: Type of the matrix products.
-        given_tflops: Use this rate instead of the table, in 10¹² per second; 0: use the table.
+        given_tflops: A rate in 10¹² operations per second, which replaces the table's. 0 means that the table is used.
     """
     if given_tflops:
         return given_tflops * 1e12

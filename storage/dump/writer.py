@@ -1,9 +1,11 @@
 """Write a dump shard by shard, from any number of processes, which may be interrupted at any time.
 
 A shard is a range of positions. It is finished when the files of all its arrays, and then its entry (a file with their
-digests), were renamed into place. Until then it is pending. The bytes of the finished store depend only on the schema,
-the offsets and the rows. Hosts, times and commands go to the history file PATH.history.jsonl next to the store. For a
-local store, this file is also the lock file.
+digests), were renamed into place. Until then it is pending.
+
+The store is the folder that holds the dump's files. When the dump is finished, the bytes of these files depend only on
+the schema (`DumpSchema`), the lengths of the sentences and the values of all positions. Hosts, times and commands go to
+the history file PATH.history.jsonl next to the store. For a local store, this file is also the lock file.
 
 One process, the main one, holds the lock, writes the metadata and finishes the dump. The other processes only write
 shards, after the main process has opened the store and before it finishes the dump.
@@ -55,7 +57,8 @@ class DumpWriter:
         """Create a dump, or continue one that was begun with the same schema and offsets.
 
         The main process takes the lock, removes partial files, and rewrites missing or damaged metadata. If the dump
-        is already complete, it hashes all shards again, and sets the state back to ``writing`` if one is damaged.
+        is already complete, the main process hashes all shards again. If a shard is damaged, the main process sets the
+        state in the manifest back to ``writing``.
 
         Args:
             location: Location of the store.
@@ -136,9 +139,9 @@ class DumpWriter:
 
         Args:
             progress: Called with 1 after each shard.
-            companions: A function that makes the companion files (such as ``README.md``), by name, from the dump's
-                statistics. If the dump is already complete, missing and damaged companion files are written again, but
-                only if the function makes the same content as before.
+            companions: A function that takes the dump's statistics and returns the content of each companion file, such
+                as ``README.md``, by file name. If the dump is already complete, missing and damaged companion files are
+                written again, but only if the function returns the same content as before.
 
         Returns:
             The statistics of the dump.
@@ -209,9 +212,9 @@ def figures_of_shard(
     shard: int,
     num_effective: NDArray[np.float32] | None = None,
 ) -> ShardFigures:
-    """Return the sums and the histogram of a shard from its rows ``positions``.
+    """Return the figures of a shard: sums over its rows, such as ``gold_nats``, and a histogram of the rows' entropies.
 
-    ``num_effective`` is described in `DumpWriter.write_shard`.
+    ``positions`` holds all rows of the shard. ``num_effective`` is described in `DumpWriter.write_shard`.
     """
     rows = schema.layout.rows_of(shard)
     sentences = sentences_of_range(offsets, rows)
@@ -236,7 +239,7 @@ def _prepare(folder: Folder, schema: DumpSchema, offsets: NDArray[np.int64]) -> 
         refuse_foreign_files(folder, schema, is_complete=False)
         _restore(folder, metadata)
         return _reopen(folder, manifest) if manifest.is_complete else manifest
-    # If there is no manifest, the folder may hold only files that an interrupted creation of this store left.
+    # Without a manifest, the folder must hold nothing except the leftovers of an interrupted creation of this store.
     own = set(metadata_paths(schema))
     foreign = [name for name in present if name not in own and not name.endswith(PARTIAL_SUFFIX)]
     if foreign:

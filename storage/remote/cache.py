@@ -41,7 +41,12 @@ _log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Return the cache's folder: RNNG_DISTILL_CACHE, or ``rnng-distill`` in XDG_CACHE_HOME or ~/.cache."""
+    """Return the cache's folder.
+
+    The environment variable RNNG_DISTILL_CACHE names it. If this variable is not set, the folder is
+    XDG_CACHE_HOME/rnng-distill. If XDG_CACHE_HOME is not set, or is not an absolute path, the folder is
+    ~/.cache/rnng-distill.
+    """
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
         return Path(chosen).absolute()

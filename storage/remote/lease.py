@@ -1,16 +1,16 @@
-"""Admit one writer at a time to a dump (or another store of files) in an object store, by a lease.
+"""Use a lease to admit one writer at a time to a store (a dump, or another folder of files) at a URL.
 
-The lease is an object next to the store. It names its holder and the time at which it expires. The holder renews it in
-a thread. Any process may take the lease once it has expired (`TIME_TO_LIVE_S` after the last renewal), or before that
-with ``take_over``. A process that takes the lease waits and reads it back. So if two processes take it at the same
-time, the process that wrote last keeps it. This also works on object stores without a request "create this object only
-if it does not exist". Before the holder writes a file or adds a line to the store's history, it reads the lease again.
-If another process holds the lease by then, it stops.
+The lease of the store s3://BUCKET/dump is the object s3://BUCKET/dump.lease.json. It names its holder and the time at
+which it expires. The holder renews it in a thread. Any process may take the lease once it has expired (`TIME_TO_LIVE_S`
+after the last renewal), or before that with ``take_over``. A process that takes the lease waits and reads it back. So
+if two processes take it at the same time, the process that wrote last keeps it. This also works on object stores
+without a request "create this object only if it does not exist". Before the holder writes a file or adds a line to the
+store's history, it reads the lease again. If another process has taken the lease, the old holder stops.
 
 The lease cannot stop a writer that sleeps for minutes between the check of the lease and the write. Such a late write
-does no harm: files are whole objects, and their bytes do not depend on who computes them. So the processes of a dump
-with a rank above 0 write its files even without holding the lease. If the clocks of two hosts differ by more than
-`TIME_TO_LIVE_S` minus `HEARTBEAT_S`, a living holder can lose its lease. The holder then stops.
+does no harm: files are whole objects, and their bytes do not depend on who computes them. For the same reason, only
+rank 0 of dump-teacher takes the lease; the other ranks write files without it. If the clocks of two hosts differ by
+more than `TIME_TO_LIVE_S` minus `HEARTBEAT_S`, a living holder can lose its lease. The holder then stops.
 """
 
 import json
@@ -30,10 +30,11 @@ from storage.remote.objects import ObjectStore, plain_text
 HEARTBEAT_S = 20.0
 """Seconds between two renewals."""
 TIME_TO_LIVE_S = 120.0
-"""Seconds from a renewal until the lease expires. Five renewals in a row may fail. After a crash of the holder, the
-next writer waits this long."""
+"""Seconds from a renewal until the lease expires. If four renewals in a row fail, the fifth attempt still comes in
+time. After a crash of the holder, the next writer waits this long."""
 SETTLE_S = 2.0
-"""Seconds between taking a lease and reading it back. A slow write of another process's lease takes less time."""
+"""Seconds between taking a lease and reading it back. Another process may be writing its own lease at the same time.
+The wait is longer than a slow write takes."""
 INSIST = 3
 """Number of attempts to take a lease from a living holder that renews it at the same moment."""
 

@@ -1,9 +1,10 @@
-"""Read and write the files of one store in an object store. Files are read through a cache of local copies.
+"""Read and write the files of a store, such as a dump, at a URL. Files are read through a cache of local copies.
 
-A file is one object, which appears only when its upload is complete. If the upload of a large file is aborted, parts of
-it may remain that are invisible but cost money; a lifecycle rule of the bucket should remove them. The lease (the right
-to write, for a limited time) and the history are objects next to the store. To read any part of a file, the whole file
-is copied. This is expensive for a single sentence, but training also reads the other sentences of the file.
+In the object store, a file is one object, which appears only when its upload is complete. If the upload of a large file
+is aborted, parts of it may remain that are invisible but cost money; a lifecycle rule of the bucket should remove them.
+The lease (the right to write, for a limited time) and the history are objects next to the store. To read any part of a
+file, the whole file is copied. This is expensive for a single sentence, but training also reads the other sentences of
+the file.
 """
 
 import logging

@@ -1,10 +1,10 @@
 """Copy whole folders to and from an object store. Datasets need this, since they are read from a local path.
 
-A copy is identified by the object store's listing: names, sizes, and the store's own tags or times. The folder is
-fetched again if the listing has changed, or if the files of the copy no longer have the sha256 that they had directly
-after they were fetched. This module does not check that the right bytes were fetched. Readers check that: every dataset
-holds the digests of its arrays. Copies of folders do not count towards the cache's limit, since a process may be
-reading them. Copies not used for `KEEP_DAYS` days are removed.
+A fetched copy is identified by the URL and by the object store's listing: names, sizes, and the store's own tags or
+times. The folder is fetched again if the listing has changed, or if the files of the copy no longer have the sha256
+that they had directly after they were fetched. This module does not check that the right bytes were fetched. Readers
+check that: every dataset holds the digests of its arrays. Copies of folders do not count towards the cache's limit,
+since a process may be reading them. Copies not used for `KEEP_DAYS` days are removed.
 """
 
 import os
