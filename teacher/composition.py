@@ -3,10 +3,11 @@
 A composition reads nothing outside the constituent, so all constituents of one height are composed at once.
 
 The value of a token or a constituent is a row of C numbers. The first D numbers are the vector that is pushed onto the
-stack. Only the composition of the parent constituent reads the other numbers.
+stack. In the Tree-LSTM, C is 2D: the other numbers are the cell state, which only the composition of the parent reads.
+In the other compositions, C is D.
 
-Shape letters: N tokens, K constituents, D embedding size, C size of a value, m constituents of one height, c their
-children, L labels.
+Shape letters: N tokens, V vocabulary, K constituents, D embedding size, C size of a value, m constituents of one
+height, c their children, L labels.
 """
 
 from abc import ABC, abstractmethod
@@ -53,8 +54,8 @@ class Composition(nn.Module, ABC):
     def composer(self) -> Callable[[Tensor, CompositionLevel], Tensor]:
         """Return a function that does what ``compose`` does, for many calls with the same weights.
 
-        The first argument of the function is the result of ``as_children``, not the values. So a child of several
-        constituents is prepared once.
+        The first argument of the function is the result of ``as_children``, not the values. In a beam search, several
+        constituents can have the same child. ``as_children`` prepares this child once for all of them.
         """
         return self.compose
 
@@ -126,7 +127,10 @@ class BiLstmComposition(Composition):
         return self.composer()(self.as_children(values), level)
 
     def composer(self) -> Callable[[Tensor, CompositionLevel], Tensor]:
-        """See ``Composition.composer``. All calls share the states after each label, which are computed here."""
+        """See ``Composition.composer``.
+
+        The two LSTMs read a label first. Their states after each label are computed here, once for all calls.
+        """
         return partial(self._compose, self._label_states())
 
     def as_children(self, values: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class Hypotheses:
     score: np.ndarray
     """float64 ``[n]``: the log-probability of the tokens and actions so far."""
     node: np.ndarray
-    """int64 ``[n]``: the stack, as a node of ``StackPool``."""
+    """int64 ``[n]``: the top node of the stack, in a ``teacher.stack_pool.StackPool``."""
     event: np.ndarray
     """int64 ``[n]``: the last action, as an event of ``History``."""
 
@@ -88,7 +88,7 @@ def best_successors(
         beam: Number of successors per group. In a tie the earlier hypothesis wins, then the earlier column.
     """
     group, rank = hypotheses.group, ranks(hypotheses.group)
-    # A partition finds the ``beam``-th best score, and only successors with at least this score are sorted.
+    # ``np.partition`` finds the ``beam``-th best score. Only successors with at least this score are sorted.
     edge = np.full(len(to_beat), -np.inf)
     rivals = np.full((len(to_beat), int(rank.max()) + 1, totals.shape[1]), -np.inf)
     if rivals[0].size > beam:

@@ -51,8 +51,8 @@ class Derivation:
     depth: np.ndarray
     """int64: the number of elements on the stack after the action."""
     owner: np.ndarray
-    """int64: the time of the REDUCE that composes the element pushed by this action into a constituent. ``NO_TIME`` for
-    a nonterminal, and for a child of a sentence's last REDUCE."""
+    """int64: an action pushes an element, which becomes a child of a constituent. This is the time of the REDUCE that
+    composes the constituent. ``NO_TIME`` for a nonterminal, and for a child of a sentence's last REDUCE."""
     label: np.ndarray
     """int64: the label of the constituent, at a REDUCE. 0 at other actions and with the binary strategy."""
     reduce_allowed: np.ndarray
@@ -61,7 +61,7 @@ class Derivation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompositionLevel:
-    """The m constituents of one height, most children first. They have c children in all.
+    """The m constituents of one height, sorted by the number of children, largest first. They have c children in all.
 
     The K constituents of a batch are numbered in this order, from height 1 up.
     """
@@ -69,8 +69,8 @@ class CompositionLevel:
     labels: np.ndarray
     """int64 ``[m]``: the label of each constituent."""
     children: np.ndarray
-    """int64 ``[2, c]``: the index of each child among N tokens followed by K constituents. Row 0 lists all first
-    children, then all second children, and so on. Row 1 does the same, counting from the right."""
+    """int64 ``[2, c]``: the children. In a schedule, i < N means token i, and N + k means constituent k. Row 0
+    lists all first children, then all second children, and so on. Row 1 does the same, counting from the right."""
     step_sizes: tuple[int, ...]
     """The number of constituents with a first child, with a second child, and so on. The sum is c."""
 
@@ -261,15 +261,17 @@ def derive_top_down(actions: Ragged) -> Derivation:
     last = actions.offsets[1:] - 1
     num_open = np.cumsum(is_nt.astype(np.int64) - is_reduce)
 
-    # At one nesting level NT and REDUCE alternate over the whole batch, so sorting by level pairs them.
+    # NT(TOP) and its REDUCE have nesting level 1, the brackets of TOP's children level 2, and so on. Among the brackets
+    # of one level, every NT is followed by its REDUCE. So a stable sort by level puts each pair side by side.
     brackets = np.flatnonzero(action != SHIFT)
     level = num_open[brackets] + ~is_nt[brackets]
     by_level = np.argsort(level, kind="stable")
     opened, closed = brackets[by_level[0::2]], brackets[by_level[1::2]]
     nesting = level[by_level[0::2]]
 
-    # The constituent around an action is one level further out. Of all constituents of that level, it is the one that
-    # was opened last before the action. ``key`` sorts constituents by level, then by opening time.
+    # The parent of a token that is pushed while n constituents are open has level n. The parent of a constituent of
+    # level n has level n - 1. Of all constituents of the parent's level, the parent is the one that was opened last
+    # before the token or constituent. ``key`` sorts constituents by level, then by opening time.
     stride = len(action) + 1
     key = nesting * stride + opened
     shifts = np.flatnonzero(action == SHIFT)

@@ -1,8 +1,8 @@
 """Run LSTMs over levels. Each LSTM is one differentiable function with a hand-written backward pass.
 
 A level is all pushes of one depth, or all constituents of one height. A round is one LSTM step for many rows at once:
-for all pushes of one depth, or for the n-th children of all constituents of one height. A few large matrix products
-over many rounds compute the part of the gates that depends on the inputs, and the gradients of the weights. Autograd
+for all pushes of one depth, or for the n-th children of all constituents of one height. Two kinds of matrix products
+are computed for many rounds at once: the inputs times the input weights, and the gradients of the weights. Autograd
 would compute these products round by round. docs/decisions/0007 compares this backward pass with autograd. Second
 derivatives are not available.
 
@@ -48,7 +48,8 @@ def lstm_cell(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
 def lstm_step_(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the hidden state, the cell state and the tanh of the cell state after one LSTM step, without a gradient.
 
-    The gates after their non-linearities overwrite ``gates``. New memory would take a third of a step's time.
+    The gates after their non-linearities overwrite ``gates``. To allocate a new tensor for them would take a third of a
+    step's time.
     """
     size = cell.shape[-1]
     gates[..., : 3 * size].sigmoid_()
@@ -216,10 +217,14 @@ class _StackLstm(torch.autograd.Function):
 
 
 class _WeightGradient:
-    """Sum the gradient of a recurrent weight ``[..., H, 4H]``, with one product for the rows of many rounds."""
+    """Compute the gradient of a recurrent weight ``[..., H, 4H]``.
+
+    Each round adds the product of its transposed states and its gradients. The rows of several rounds are collected
+    first, so that one matrix product serves all of them.
+    """
 
     ROWS = 2048
-    """Number of rows from which on a product runs at full speed."""
+    """A matrix product with at least this many rows runs at full speed."""
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = weight
@@ -406,7 +411,8 @@ class _BiLstmComposition(torch.autograd.Function):
             for step in range(len(level.step_sizes) - 1, -1, -1):
                 number = level.step_sizes[step]
                 if grad_cell is None or grad_cell.shape[1] < number:
-                    # The backward pass of these constituents begins here, because this is their last child.
+                    # ``fresh`` belongs to the constituents whose last child is read in this step. Their backward pass
+                    # begins here.
                     done = grad_cell.shape[1] if grad_cell is not None else 0
                     fresh = grad_ends[:, done:number]
                     grad_hidden = torch.cat([grad_hidden, fresh], dim=1) if done else fresh

@@ -9,7 +9,7 @@ These results are computed once and shared:
 
 - per item: its product with the input weights of the first stack layer, and with those of the composition;
 - per node: the products of its state with the recurrent weights;
-- per label and children: the constituent;
+- per constituent, which is a label with a sequence of children: its value;
 - per label: the part of a composition that depends on the label alone. For the bidirectional LSTM this saves 14 % of
   the search's time.
 
@@ -53,7 +53,8 @@ class StackPool:
         vectors = model.input_scale * torch.cat([model.nt_embedding, token_rows])
         self._layers = model.layers
         self._items = _Rows(self._layers[0].input(vectors))
-        # Nothing reads the rows of the heads in ``_values``. With them, an item has the same row here as in ``_items``.
+        # Nothing reads the rows of the heads in ``_values``. They are there so that every item has the same row number
+        # in ``_values`` as in ``_items``.
         self._values = _Rows(model.composition.leaves(vectors))
         self._compose_level = model.composition.composer()
         self._children = _Rows(model.composition.as_children(self._values.rows[:0]))
@@ -112,7 +113,7 @@ class StackPool:
         ``columns`` has the column of each action in ``action_log_probs``. Validity is not checked.
         """
         reduced = np.flatnonzero(columns == REDUCE)
-        below, items = nodes.copy(), columns - 1  # column 2 is the NT with label 1
+        below, items = nodes.copy(), columns - 1  # NT(label i) has column i + 1 and item i
         below[reduced], items[reduced] = self._constituents(nodes[reduced])
         is_nt = columns != REDUCE
         own = np.arange(len(self), len(self) + len(nodes))

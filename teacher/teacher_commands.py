@@ -1,7 +1,7 @@
 """Carry out the commands that use a trained teacher: score sentences, evaluate, parse and dump.
 
-``student.student_commands`` has functions with the same names and signatures: ``open_scorer`` and ``score_split``. The
-command line calls one of the two modules, according to the kind of the run.
+Two functions, ``open_scorer`` and ``score_split``, exist here and in ``student.student_commands``, with the same
+signatures. The command line calls one of the two modules, according to the kind of the run.
 
 A teacher gives a text several probabilities, which must never be mistaken for each other:
 
@@ -61,8 +61,8 @@ MIXTURE_TOKENS = 1024
 """Number of positions computed at a time if a beam search gives the next-token distributions. With a vocabulary of
 12,000 these distributions take 49 MB."""
 BLOCK_POSITIONS = 2048
-"""Limit on the positions of a search whose results are saved together (``shared_blocks``). An interruption loses at
-most these results. With the default beam, one process computes them in a minute or two."""
+"""Limit on the number of positions of one block. A search saves its results block by block (``shared_blocks``). If one
+process searches, an interruption loses at most one block. With the default beam, a block takes a minute or two."""
 SEARCH_THREADS = 1
 """CPU threads of a process that searches. Another number can change the last digits of a result, and is hardly
 faster."""
@@ -72,7 +72,7 @@ faster."""
 def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[str, Any]) -> Iterator[SentenceModel]:
     """Open a teacher's run to score sentences by beam search.
 
-    ``beam`` has the sizes of the search that the user gave. Its keys are fields of ``BeamConfig``.
+    ``beam`` has those fields of ``BeamConfig`` that the user gave. The others have their defaults.
 
     Raises:
         RunError: If ``model`` is not a teacher's run, or has no such checkpoint.
@@ -120,10 +120,10 @@ def score_split(
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoint: The checkpoint.
         marginal: Whether to add the distributions of the text without its trees, by beam search.
-        beam: The sizes of this search that the user gave. The keys are fields of ``BeamConfig``.
+        beam: Those fields of ``BeamConfig`` that the user gave. The others have their defaults.
         max_sentences: Score at most this many sentences, evenly spaced.
-        truth: The folder that the command ``sample-corpus`` wrote, to add the divergences from the true probabilities.
-            Cannot be combined with ``max_sentences``.
+        truth: A folder that the command ``sample-corpus`` wrote. If it is given, the divergences from the true
+            probabilities are added. Cannot be combined with ``max_sentences``.
 
     Raises:
         ConfigError: If ``beam`` has sizes and ``marginal`` is False.
@@ -268,7 +268,7 @@ def _check_reads(run: RunInfo, dataset: Dataset) -> None:
 
 
 class BeamScorer(NextTokenScorer):
-    """Scores tokens by the mixtures of a beam search."""
+    """Computes the log-probability of each token given the tokens before it, by beam search."""
 
     model: BeamTeacher
 
@@ -313,7 +313,7 @@ def _log_probs_without_trees(
 ) -> tuple[dict[str, Ragged], dict[str, Ragged], dict[str, Any]]:
     """Return log-probabilities of sentences without their trees, divergences from the truth, and search statistics.
 
-    The log-probabilities and the divergences are mappings from the name of the distribution. A sentence of n tokens has
+    The first two results are dictionaries, whose keys are the names of the distributions. A sentence of n tokens has
     n + 1 values. If the search finds no complete hypothesis of a sentence, it closes the best incomplete one. Then the
     prefix probability at ``<eos>`` is the joint probability of the sentence and this one parse.
     """
