@@ -82,8 +82,9 @@ def check_url(url: str) -> str:
             "the credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile)"
         )
     segments = rest.split("/")
-    odd = sorted(set(rest) & set("*[]{}#\\")) + [part for part in segments if part in ("", ".", "..")]
-    if odd or not rest.isprintable():
+    odd = sorted({c for c in rest if c in "*[]{}#\\" or not c.isprintable()})
+    odd += [part for part in segments if part in ("", ".", "..")]
+    if odd:
         raise ConfigError(f"{protocol}://{rest!r}: {odd} in it cannot be taken literally. Give another name")
     if len(segments) < 2:
         raise ConfigError(

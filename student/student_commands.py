@@ -1,8 +1,8 @@
 """Carry out the commands that use a trained student: score sentences, evaluate and dump.
 
-``teacher.teacher_commands`` has functions with the same names and signatures: ``open_scorer`` and ``score_split``. The
-command line calls one of the two modules, according to the kind of the run. The options of a beam search are an error
-here.
+Two functions, ``open_scorer`` and ``score_split``, exist here and in ``teacher.teacher_commands``, with the same
+signatures. The command line calls one of the two modules, according to the kind of the run. The options of a beam
+search are an error here.
 
 This module scores with a run or a folder in Hugging Face's format. It makes dumps of runs only:
 ``pipeline.dumping.causal_lm_source`` makes dumps of folders.

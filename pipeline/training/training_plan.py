@@ -1,4 +1,4 @@
-"""Predict the hours, the memory and the bytes of a training before it is begun. Nothing is written.
+"""Predict the hours, the memory and the bytes of a training before it is begun. No run is written.
 
 A plan takes some steps, evaluates some batches of dev and makes the content of one checkpoint. With ``--patience`` a
 training may end earlier than predicted. For N processes, the plan times the steps of one process with its share of each
