@@ -224,8 +224,8 @@ def _weights(path: Path) -> tuple[dict[str, Tensor], str]:
     if head is not None and embedding is not None and not torch.equal(head.float(), embedding):
         raise InputError(
             f"{path}: lm_head.weight differs from transformer.wte.weight, expected the same weights, because "
-            "config.json ties them: transformers 4 uses transformer.wte.weight, and transformers 5 lm_head.weight. "
-            "Save the model with one matrix for both"
+            "config.json ties them. With two different matrices, transformers 4 uses transformer.wte.weight for both, "
+            "but transformers 5 uses lm_head.weight. Save the model with one matrix for both"
         )
     return weights, sha256_bytes(data)
 

@@ -55,7 +55,10 @@ NUM_PARTS = 3
 
 
 class DistillationRows:
-    """A ``RowLoss`` with three sums: the loss, CE, and the divergence or SCE. ``part_names`` returns their names.
+    """A loss over rows of logits that computes its own gradient (a ``RowLoss``).
+
+    ``RowLoss`` is defined in ``pipeline.training.chunked_vocabulary``. This loss returns three sums: the loss, CE, and
+    the divergence or SCE. ``part_names`` returns their names.
 
     Args:
         gold: int64 ``[P]`` in ``[0, V)``.
@@ -84,7 +87,10 @@ class DistillationRows:
         self._divergence = _DIVERGENCES[divergence]
 
     def __call__(self, logits: Tensor, rows: slice, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """See ``RowLoss``."""
+        """Return the three sums ``[3]`` over some rows, and the gradient ``[R, V]`` of the loss.
+
+        The gradient is None if ``with_gradient`` is False. The logits may be overwritten.
+        """
         terms, gradient = self.terms(logits, rows, with_gradient=with_gradient)
         return terms.sum(1), gradient
 
@@ -122,7 +128,9 @@ class DistillationRows:
         if num_selected:
             selected = slopes - at_t.log_probs.exp() * total[:, None] + self._alpha * at_1.log_probs.exp()
             gradient.scatter_(1, targets.ids, selected)
-        else:  # an unused column can hold the id of another column, so the slopes are added
+        else:
+            # With draws the rest is the whole vocabulary. So each token already has a term, and its slope is added to
+            # it. A column that is not used has slope 0, so it changes nothing, whatever its id is.
             gradient.scatter_add_(1, targets.ids, slopes)
         return terms, gradient.scatter_add_(1, gold, gradient.new_full(gold.shape, -self._alpha))
 

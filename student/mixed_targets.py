@@ -19,9 +19,9 @@ The result keeps all tokens that at least one dump keeps. All rows have the same
 keep the same token in a row, columns are left over. They get other tokens of the vocabulary, with the probability that
 the even spread gives them. The mass of the tokens outside the W columns is (V - W) times the sum of w_d u_d.
 
-A mixture of only those tokens that all dumps keep would be exact. But in all simulations of
-``tests/student/test_mixed_targets.py``, its gradient is further from the gradient for the whole distributions than the
-gradient of the targets described above.
+One could keep only the tokens that all dumps keep, because their m(v) is known exactly. But then the student's gradient
+is less accurate. In all simulations of ``tests/student/test_mixed_targets.py``, its distance from the gradient that m
+itself gives is larger than with the targets described above.
 
 Dumps with draws (tokens drawn at random from p_d) hold unbiased estimates of p_d. Their weighted sum is an unbiased
 estimate of m, but the bounds above do not hold for this sum.

@@ -169,7 +169,7 @@ class Student(nn.Module):
             inputs: Rows of at most ``max_length`` positions.
             row_loss: The loss.
             num_parts: The number of sums that ``row_loss`` returns.
-            chunk_rows: Positions whose logits are computed at a time; 0: a number that suits the device.
+            chunk_rows: The number of positions whose logits are computed at a time. 0: a number that suits the device.
         """
         states = self.states(inputs)
         return vocabulary_loss(states, self.head_weight, None, row_loss, num_parts=num_parts, chunk_rows=chunk_rows)

@@ -32,7 +32,7 @@ SETTINGS: Final = (
 """Options that influence what the student learned."""
 _OF_DISTILLATION: Final = ("alpha", "temperature", "divergence", "tail")
 _OF_DUMP: Final = (
-    ("condition", "its distributions are given"),
+    ("condition", "its distributions are conditioned on"),
     ("selection", "selection"),
     ("k", "tokens per position"),
     ("temperatures", "temperatures"),
@@ -120,9 +120,12 @@ def model_card(
 
 
 def _words_seen(run: Path, which: Which) -> str:
-    """Return as text how many words training had read when it saved a checkpoint. Every pass over a word counts."""
+    """Return the number of words that training had read when it saved a checkpoint, formatted for the card.
+
+    Every pass over a word counts.
+    """
     if threshold := num_words_of(which):
-        return f"{threshold:,}, plus the rest of the words in the step that reached this number"
+        return f"{threshold:,} or more (the checkpoint was saved after the step that reached this number)"
     if not (run / METRICS).exists():
         return "not known"
     rows, _ = read_rows(run)

@@ -1,4 +1,7 @@
-"""Send exported folders to the Hugging Face hub: ``main`` and one branch per word checkpoint (``chck_1M``, …).
+"""Send exported folders to a repository of the Hugging Face hub, each to a branch of its own.
+
+The exported checkpoint goes to the branch ``main``. If the run also kept its weights after 1M, 2M, … words of training,
+these go to the branches ``chck_1M``, ``chck_2M`` and so on.
 
 The package huggingface_hub finds the access token (``HF_TOKEN``, or ``hf auth login``). It sends a file only if the hub
 does not have it yet.

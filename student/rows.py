@@ -105,7 +105,10 @@ class Rows:
         return np.diff(ends[self._offsets])
 
     def sentences(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sentences of some rows as indices ``[M]``, and the offsets ``[B + 1]`` of the rows among them."""
+        """Return the indices ``[M]`` of the sentences of B rows, row after row, and ``[B + 1]`` offsets.
+
+        The sentences of the row ``rows[b]`` are ``indices[offsets[b]:offsets[b + 1]]``.
+        """
         starts, counts = self._offsets[rows], self._offsets[rows + 1] - self._offsets[rows]
         return concatenated_ranges(starts, counts), np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
 

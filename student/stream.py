@@ -22,7 +22,7 @@ from student.rows import Rows, StudentInputs
 from student.targets import Targets
 
 BATCHES_AHEAD = 32
-"""Number of batches whose targets are fetched ahead, so that a shard of a remote dump has seconds to arrive."""
+"""Number of batches whose targets are fetched ahead. This leaves some seconds to download a shard of a remote dump."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

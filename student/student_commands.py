@@ -44,10 +44,10 @@ from student.student_config import Context, StudentConfig, StudentTrainConfig
 from student.student_run import load_student
 
 _READS_ONE = {
-    "sentence": "trained with --context sentence, so it never saw text before a sentence",
+    "sentence": "trained with --context sentence, so it read each sentence alone",
     "not known": "its config.json does not say whether it was trained with documents",
 }
-"""Why a student reads no text before a sentence, by ``OpenedStudent.trained_context``."""
+"""The reason why a student reads each sentence alone, by ``OpenedStudent.trained_context``."""
 
 
 @contextmanager
@@ -149,7 +149,10 @@ def score_split(
 
 
 class StudentSource:
-    """A student's run as a ``DumpSource``."""
+    """A student's run from which a dump is made.
+
+    It has the methods of ``pipeline.dumping.dump_source.DumpSource``.
+    """
 
     kind = "a student's run"
     conditions: tuple[Condition, ...] = ("none",)
@@ -179,7 +182,7 @@ class StudentSource:
             )
 
     def load(self, dataset: Dataset, condition: Condition, device: torch.device) -> ModelAndSearch:  # noqa: ARG002
-        """Return the student, and an empty mapping, because there is no search with settings."""
+        """Return the student, and an empty mapping: the dump has no settings of a search to record."""
         model, _ = load_student(self.run.path, device)
         return GroupedByLength(model), {}
 
@@ -233,7 +236,10 @@ def _settings(opened: OpenedStudent, device: torch.device) -> dict[str, Any]:
 
 
 def _context_positions(opened: OpenedStudent) -> int:
-    """Return how many positions a sentence and the text before it may fill; 0: the student reads no text before it."""
+    """Return how many positions a sentence may fill together with the sentences before it.
+
+    The result is 0 if the student reads each sentence alone.
+    """
     if opened.trained_context != "document":
         return 0
     max_length = opened.student.config.max_length

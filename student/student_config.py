@@ -149,10 +149,10 @@ class ExportConfig:
     language: str = "en"
     """Language of the training text, for the model card. Write it as the hub does, for example en."""
     hub_datasets: tuple[str, ...] = ()
-    """The datasets of the hub that the text comes from. The model card names them."""
+    """Datasets on the hub from which the training text was taken. The model card names them."""
     push: str = ""
-    """Also send the export to this repository of the hub, OWNER/NAME: the checkpoint to the branch main, and each word
-    checkpoint to a branch of its own, such as chck_1M."""
+    """Also send the export to this repository of the hub, OWNER/NAME. The checkpoint goes to the branch main. If the
+    run has --word-checkpoints, the weights after 1M words go to the branch chck_1M, and so on."""
     private: bool = False
     """If --push creates the repository, make it private."""
     dry_run: bool = False
@@ -168,7 +168,7 @@ class StudentCommandConfig(ResumeConfig):
     """How ``train-student`` starts."""
 
     init: Path | None = None
-    """Start from the best weights of this student's run. All sizes must equal those of this run."""
+    """Directory of another student's run. The new student starts from its best weights and must have the same sizes."""
     cache_gb: float = 10.0
     """For a dump at a URL: the size of the local cache in gigabytes."""
     dump_weights: tuple[float, ...] = ()

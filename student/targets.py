@@ -1,10 +1,10 @@
 """Read the soft targets of a batch from a dump: the teacher's distributions at one temperature.
 
 The teacher's distribution is p at T = 1, and p_T at the temperature T. A dump of the top k has the teacher's own
-probabilities (``SoftTargets``). All tokens outside the top tokens are called the rest. A dump with draws holds
-the top tokens, if there are any, and n tokens drawn at random from the rest. From these draws this module computes
-estimates p^_T of p_T (``DrawnTargets``). For the top tokens p^_T is p_T. For a token w of the rest that was drawn c_w
-times,
+probabilities (``SoftTargets``). A dump with draws holds some of the most probable tokens, the top tokens, and n tokens
+drawn at random from all others, the rest. With ``dump-teacher --selection sampled`` there are no top tokens, and the
+rest is the whole vocabulary. From the draws this module computes estimates p^_T of p_T (``DrawnTargets``). For the top
+tokens p^_T is p_T. For a token w of the rest that was drawn c_w times,
 
     p^_T(w) = (c_w / n) (p(rest) / p(w)) p_T(w)
 

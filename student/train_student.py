@@ -71,7 +71,8 @@ class StudentTask:
     """A student and its batches, for ``pipeline.training.training_loop``.
 
     Without ``targets`` the loss is the cross-entropy, as on dev. ``num_initial_positions`` is the number of position
-    embeddings that were trained in the initial weights: 0 if these are random, None if it is not known.
+    embeddings that were trained before this training begins. It is 0 if all initial weights are random, and None if the
+    number is not known.
     """
 
     def __init__(
@@ -134,15 +135,15 @@ class StudentTask:
         return {TRAINED_POSITIONS: str(max(self._num_initial_positions, int(lengths.max())))}
 
     def train_batches(self, epoch: int, first: int) -> Iterable[StudentBatch]:
-        """Return this rank's slices of an epoch, from batch ``first`` on."""
+        """Return this process's share of each batch of an epoch, beginning with batch number ``first``."""
         return self._batches("train", self._plans["train"].slices(epoch, first), self._targets)
 
     def dev_batches(self) -> Iterable[StudentBatch]:
-        """Return this rank's slices of dev."""
+        """Return this process's share of each batch of dev."""
         return self._batches("dev", self._plans["dev"].slices(0), None)
 
     def sample_batches(self) -> Iterable[StudentBatch]:
-        """Return this rank's slices of a fixed sample of train."""
+        """Return this process's share of each batch of a fixed sample of train."""
         return self._batches("train", self._plans["train"].sample_slices(), None)
 
     def _batches(
@@ -210,10 +211,11 @@ def plan_student(
 ) -> dict[str, Any]:
     """Predict what ``train_student`` will cost, as `pipeline.training.training_plan` describes. Nothing is written.
 
-    The arguments and errors are those of ``train_student``.
+    ``processes`` holds the numbers of processes to predict the hours for. The other arguments and the errors are those
+    of ``train_student``. There is one more error:
 
     Raises:
-        ConfigError: Also if the command itself runs in several processes.
+        ConfigError: If this prediction is itself run in several processes.
     """
     with _prepared(data, dump, sizes, training, init, dump_weights) as prepared:
         prepared.world.refuse_several("train-student --plan")

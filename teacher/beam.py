@@ -53,8 +53,9 @@ BATCH_SENTENCES = 128
 BATCH_TOKENS = 8192
 """Limit on the number of positions of the sentences that are searched together."""
 MAX_NODES = 4096
-"""If a ``StackPool`` has more nodes than this, the nodes that no hypothesis needs are removed. A node is one push onto
-a stack. With two layers of size 256, a node takes 17 KB at most."""
+"""Each push onto a stack makes a node (``teacher.stack_pool``). If a batch has more nodes than this, the nodes that no
+hypothesis needs are removed. If many nodes remain, the next removal comes when their number has doubled. With two
+layers of size 256, a node takes 17 KB at most."""
 _TILE_ROWS, _TILE_COLUMNS = 512, 1000
 """If only the log-sum-exp of the logits is needed, the logits are computed in tiles with this many rows and columns. A
 tile has 2 MB, which fit into the cache of a CPU's core. On other devices a tile has all columns."""
@@ -164,8 +165,8 @@ class BeamTeacher:
 def _vocabulary(model: Rnng) -> Tensor:
     """Return ``[V, D + 1]``: the token embeddings, and the biases as the last column.
 
-    The product with a state and a 1 after it gives the logits, bias included. Adding the bias after the product would
-    take a third of the product's time.
+    If a 1 is appended to a state, the product of the state and this matrix gives the logits with their biases. A
+    separate addition of the biases would take a third of the product's time.
     """
     return torch.cat([model.token_embedding, model.token_bias[:, None]], dim=1)
 
@@ -200,7 +201,7 @@ class _Found:
 def phrases_of(model: Rnng, actions: list[int]) -> list[TokenPhrase]:
     """Return the phrases that a model's actions build, TOP first, in opening order.
 
-    In the binary strategy each REDUCE but the last builds a phrase of label 1.
+    With ``--strategy binary``, a REDUCE joins two elements into a phrase with label 1. The last REDUCE closes TOP.
     """
     if model.config.strategy != "binary":
         return actions_to_tree(actions)[0]
@@ -237,7 +238,10 @@ class _Step:
 
 
 def _steps(gold: Ragged) -> Iterator[_Step]:
-    """Yield all positions of a batch. Only neighbouring sentences can share a group."""
+    """Yield a step for each position of a batch.
+
+    The sentences must be sorted, because sentences that begin alike share a group only if they are neighbours.
+    """
     keys = np.full((len(gold), int(gold.lengths.max())), -2)
     keys[np.arange(keys.shape[1]) < gold.lengths[:, None]] = gold.values
     keys[np.arange(len(gold)), gold.lengths - 1] = -1  # an <eos> at the end must not equal an <eos> in a text

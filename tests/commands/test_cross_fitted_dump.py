@@ -239,7 +239,7 @@ def test_a_student_its_card_and_the_report_name_all_teachers_of_a_cross_fitted_d
     train_student(folder / "dataset", dump, tmp_path / "student", sizes, training)
     export(tmp_path / "student", tmp_path / "exported")
     card = (tmp_path / "exported/README.md").read_text()
-    assert "| its distributions are given | the tree so far, cross-fitted over 3 folds |" in card
+    assert "| its distributions are conditioned on | the tree so far, cross-fitted over 3 folds |" in card
     for fold, source in enumerate(sources(folder), start=1):
         assert f"| sha256 of the teacher of fold {fold} | {source.fingerprint()} |" in card
     reported = ReportedRuns(read_runs([tmp_path / "student"]))

@@ -356,7 +356,7 @@ def test_a_distilled_students_model_card_describes_its_teacher(small_world: Path
     about = json.loads((tmp_path / "run/run.json").read_text())
     assert "distilled from a teacher" in card
     assert "| alpha | 0.7 |" in card
-    assert "| its distributions are given | the tree so far |" in card
+    assert "| its distributions are conditioned on | the tree so far |" in card
     assert about["dump"]["schema"]["fingerprints"]["teacher"] in card
     assert f"| {about['dump']['statistics']['mean_kept_mass']:g} |" in card
     assert about["fingerprints"]["manifest"] in card

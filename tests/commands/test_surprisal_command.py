@@ -221,7 +221,7 @@ def test_bad_input_is_refused_before_a_model_is_opened(
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
-        ("a dog\n", ["--context-sentences", 1], "trained with --context sentence, so it never saw text before"),
+        ("a dog\n", ["--context-sentences", 1], "trained with --context sentence, so it read each sentence alone"),
         ("story,word,rt\n1,a,301\n1,dog,299\n", [], "looks like a table"),
         ("word\tzone\na\t1\ndog\t2\n", ["--column", "text"], "no column text, expected one of word, zone"),
         ("story,word,rt\n1,a,301\n1,dog,299\n", ["--column", "word", "--item", "story"], "a second row of story 1"),
