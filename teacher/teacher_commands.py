@@ -91,7 +91,7 @@ def open_scorer(model: Path, *, device: str, checkpoint: Which, beam: Mapping[st
                 files=files,
                 settings=settings | {"distribution": MARGINAL},
                 num_processes=world.size,
-                reads_one="a teacher generates single sentences, so it reads no text before a sentence",
+                reads_one="a teacher generates single sentences, so it reads each sentence alone",
             )
 
 

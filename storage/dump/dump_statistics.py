@@ -150,7 +150,7 @@ def _kept_mass_by_k(schema: DumpSchema) -> dict[int, str]:
 def summarise(schema: DumpSchema, shards: Sequence[ShardFigures], size_bytes: int) -> DumpSummary:
     """Return the statistics of a dump from the sums and histograms of all its shards, in the order of the shards."""
     names = sum_names(schema)
-    # Shards that an older version wrote have no sum ``num_effective``.
+    # Shards that were computed without beam search, or written by an older version, have no sum ``num_effective``.
     if shards and all("num_effective" in shard.sums for shard in shards):
         names.add("num_effective")
     total = {name: math.fsum(shard.sums[name] for shard in shards) for name in names}

@@ -55,7 +55,7 @@ def test_the_marginal_perplexity_agrees_with_the_surprisals(small_world, few, tm
     assert sum(float(row["surprisal_bits"]) for row in rows) == pytest.approx(sums["bits"], abs=1e-3)
     assert all(0 < float(row["token_entropy_nats"]) < math.log(600) for row in rows)
     message = refused("evaluate", "surprisal", teacher, few / "few.txt", "--out", table, "--context-sentences", 1)
-    assert "a teacher generates single sentences, so it reads no text before a sentence" in message
+    assert "a teacher generates single sentences, so it reads each sentence alone" in message
 
 
 def test_written_parses_can_be_imported_and_have_a_score(small_world, few, tmp_path):

@@ -133,7 +133,8 @@ def write_record(path: Path, texts: Iterable[TrainingText], *, sha256: str) -> N
 def read_record(path: Path, suffix: str, *, of: str, sha256: str) -> list[TrainingText]:
     """Return the record next to a file.
 
-    If there is no record, or its sha256 is another one, return a list of one text whose number of words is not known.
+    If there is no record, or the record was written for a file with another sha256 than ``sha256``, return a list of
+    one text whose number of words is not known.
 
     Raises:
         InputError: If the record is damaged.

@@ -48,7 +48,8 @@ _S1: Final = re.compile(r"\s*\(\s*S1\s*\(")
 _NESTED: Final = re.compile(r"\(\s*[^\s()]*\s*\(\s*[^\s()]+[\s(]")
 _ANY_SUFFIX: Final = re.compile(r"(?<=.)\.[A-Za-z]\w{0,7}$")
 _ALWAYS_TREES: Final = TREE_SUFFIXES[:5]
-"""A folder with files of these suffixes has the format brackets, even if its files begin like bllip files."""
+"""With ``--format auto``, a folder with files of these suffixes has the format brackets, even if its files begin like
+bllip files. But it has the format ptb if one of its files has a name such as ``wsj_0201.mrg``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +65,8 @@ class TreeFile:
     """Path relative to the source, without ``.gz`` and other suffixes. With the format bllip, suffixes that are not in
     ``TREE_SUFFIXES`` are kept, because they tell the files apart."""
     document: Document | None
-    """The document that the file is. None if the source is one file and not a folder."""
+    """Each file of a folder is one document. This is its name and source. None if the source of the trees is a single
+    file."""
 
 
 def find_trees(

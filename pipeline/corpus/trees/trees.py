@@ -195,8 +195,8 @@ def _refuse_words_in_brackets(phrases: tuple[Phrase, ...]) -> None:
     """Refuse an empty phrase whose label can be a word.
 
     For example, ``(NN (dog))`` is refused, because labels of phrases have no small letters. The tree ``(UH (OK))`` is
-    refused, because ``OK`` is alone in ``UH`` and is not the label of a phrase. But ``(NP (NP ))`` is accepted, because
-    the inner NP may have lost its trace.
+    refused, because ``OK`` is alone in ``UH`` and does not look like the label of a phrase, such as NP or S. But
+    ``(NP (NP ))`` is accepted, because the inner NP may have lost its trace.
     """
     for i, (label, start, stop) in enumerate(phrases):
         if start != stop or label in ("", TRACE_TAG):

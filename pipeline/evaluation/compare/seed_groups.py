@@ -143,7 +143,8 @@ def _schemas_but_teacher(run: RunRecord) -> list[dict[str, Any]]:
     for dump in dump_summaries(run.dump):
         schema = dump.get("schema")
         if not isinstance(schema, dict) or not isinstance(fingerprints := schema.get("fingerprints"), dict):
-            return [{"manifest": run.fingerprints.get("manifest")}]  # the schema is unknown, so no other dump is alike
+            # The schema is unknown. The manifest's fingerprint stands for it, so that no other dump has an equal one.
+            return [{"manifest": run.fingerprints.get("manifest")}]
         about = {name: value for name, value in schema.items() if name not in {"fingerprints", "computation"}}
         about["fingerprints"] = {name: of for name, of in fingerprints.items() if not name.startswith("teacher")}
         found.append(about | {"num_folds": num_folds(fingerprints)})

@@ -73,7 +73,11 @@ class TeacherAndStudent:
     """The file of the result."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object. The figures of the first distribution are also at its top level."""
+        """Return everything as a JSON object.
+
+        ``by_distribution`` lists the figures of all mixtures. The figures of the first mixture in this list are also at
+        the top level of the object.
+        """
         first, *_ = figures = self.figures.to_json()["by_distribution"]
         return {
             "teacher": self.figures.teacher,
@@ -94,8 +98,9 @@ def evaluate_mixture(
 ) -> TeacherAndStudent:
     """Fit the mixtures of a teacher and a student, record them with the student's results, and return them.
 
-    A teacher may have several distributions. ``NEXT_TOKEN`` names the distributions that give every token a probability
-    of its own. Each of these is mixed with the student's distribution.
+    A teacher may have several distributions. Each one that is named in ``NEXT_TOKEN`` is mixed with the student's
+    distribution. The others cannot be mixed, because they are not distributions over the next token. An example is the
+    joint probability of words and tree.
 
     Args:
         teacher: The teacher, or any other model that predicts the same tokens as the student.
