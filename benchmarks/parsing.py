@@ -6,8 +6,7 @@ The sentences have exactly nine words. They come from --text (one sentence per l
 thread parses them with --model, or with a model of train-parser's default size, which the benchmark first trains on the
 sample corpus.
 
-packed_vs_single_9_words  sentences/s with 256 sentences per Doc / sentences/s with one sentence per Doc, median over
-                          rounds
+packed_vs_single_9_words  speed with 256 sentences per Doc, divided by the speed with one (median over rounds)
 sentences_per_s_9_words   sentences/s with 256 sentences per Doc, in the fastest round
 same_trees_share          share of the sentences that get the same tree both ways; must be 1
 """

@@ -3,8 +3,10 @@
     python -m benchmarks.splitting FOLDER [--quick] [--json FILE]
 
 FOLDER has a folder for each treebank, with STEM.docs.txt (one paragraph per line) and STEM.txt (one sentence per line).
-Only boundaries inside paragraphs count, because the ends of paragraphs are given. NAME is, for example, gum_dev
-for STEM = dev in the folder gum.
+Only boundaries inside paragraphs count, because the ends of paragraphs are given.
+
+In the table below, NAME is the name of the treebank's folder, an underscore, and STEM. For example, the files
+gum/dev.docs.txt and gum/dev.txt have the NAME gum_dev.
 
 NAME_precision, NAME_recall, NAME_f1    of our rules
 NAME_spacy_precision, ...               of spaCy's ``sentencizer``

@@ -108,8 +108,9 @@ class StudentTrainConfig(TrainConfig):
     """Divergence from the soft targets. kl: KL(teacher || student). reverse-kl: KL(student || teacher). js:
     Jensen-Shannon. reverse-kl and js need a dump of the k most probable tokens, not one with draws."""
     targets: Literal["dump", "shuffled", "none"] = "dump"
-    """Soft targets of a position. dump: the position's own distribution. shuffled: the distribution of a random
-    position, as a control; every batch reads from the whole dump. none: no soft targets, as without a dump."""
+    """Soft targets of a position. dump: the position's own distribution. shuffled (a control): the distribution of
+    a random position. Each batch then reads from the whole dump, so the dump should fit into memory. none: no soft
+    targets, as without a dump."""
     context: Context = "sentence"
     """Text that a position sees. sentence: its own sentence, as for the teacher. document: also earlier sentences of
     its document, in rows of up to --max-length positions."""

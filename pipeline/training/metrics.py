@@ -44,15 +44,15 @@ class Metrics:
 
     Args:
         run: The run directory.
-        after_step: The step that training continues from. Rows of later steps, from an interrupted process, are
-            removed, as is an incomplete last line.
+        after_step: The step that training continues from. An interrupted process may have written rows of later
+            steps. They are removed. If the last line is incomplete, it is removed, too.
         elapsed_s: Seconds of training up to that step.
         expected_rows: The number of rows of ``train`` that training wrote up to that step. If there are fewer, a
             warning is logged, and a row ``gap`` is written.
         tracker: If given, it also gets every row.
 
     Raises:
-        RunError: If a line that must stay is damaged.
+        RunError: If a line before the first row of a later step is damaged.
         StoreError: If a file cannot be written.
     """
 
@@ -84,7 +84,7 @@ class Metrics:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds of training so far, including interrupted processes up to their checkpoints."""
+        """Seconds of training so far, including the time before the checkpoint that training was continued from."""
         return time.monotonic() - self._start
 
     def row(self, split: str, *, step: int, figures: Mapping[str, float | int]) -> None:

@@ -111,7 +111,7 @@ class StepPlan:
     Args:
         task: The model and its batches.
         config: The options.
-        planned: Called after each epoch that is planned before the first step.
+        planned: The constructor calls it each time it has planned an epoch.
 
     Raises:
         InputError: If the training split has no sentence.

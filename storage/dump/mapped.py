@@ -100,7 +100,7 @@ class MappedRows:
         return Positions(*[array.read(pieces, stop - start) for array in self._arrays])
 
     def gather(self, positions: NDArray[np.int64]) -> Positions:
-        """Return any positions, as `Rows.gather` describes."""
+        """Return the rows of some positions, as `Rows.gather` describes."""
         numbers = positions // self._chunk_rows
         is_ready = np.frombuffer(self._ready, np.bool_)[numbers]
         if not is_ready.all():
@@ -298,7 +298,7 @@ class _MappedArray:
 
 
 class AddressRange:
-    """A range of addresses into which files are mapped. Addresses without a file read as zeros and take no memory.
+    """A range of addresses into which files are mapped. Where no file is mapped, all bytes are 0 and take no memory.
 
     Attributes:
         bytes: The whole range, uint8, read-only. The range is unmapped when no numpy array is a view of it any more.

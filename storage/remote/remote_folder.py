@@ -2,9 +2,9 @@
 
 In the object store, a file is one object, which appears only when its upload is complete. If the upload of a large file
 is aborted, parts of it may remain that are invisible but cost money; a lifecycle rule of the bucket should remove them.
-The lease (the right to write, for a limited time) and the history are objects next to the store. To read any part of a
-file, the whole file is copied. This is expensive for a single sentence, but training also reads the other sentences of
-the file.
+The lease (the right to write, for a limited time) and the history (a record of events, such as the start of a writer)
+are objects next to the store. To read any part of a file, the whole file is copied. This is expensive for a single
+sentence, but training also reads the other sentences of the file.
 """
 
 import logging

@@ -10,9 +10,10 @@ Lafferty 1991). It is computed from left to right (Stolcke 1995):
 
 Here e_n[C] is the probability of all leftmost derivations that have generated x_1 ... x_n and next expand a symbol C
 that a rule A -> B C has introduced. In the same way, c_n[A] is the probability of all leftmost derivations that have
-generated x_1 ... x_n and next expand A. Here A is such a C, or the first symbol in an expansion of C. The series
-(I - L)^-1 = I + L + L^2 + ... sums over all chains of first symbols, so left recursion is allowed. The inside
-probability beta is from the chart of ``inside``.
+generated x_1 ... x_n and next expand A, whichever rule has introduced A. For example, a derivation that expands C by
+the rule C -> D E expands D next. So e_n[C] p(C -> D E) is a part of c_n[D]. The series (I - L)^-1 = I + L + L^2 + ...
+sums over all chains of first symbols, so left recursion is allowed. The inside probability beta is from the chart of
+``inside``.
 
 The sentences of a batch advance together, with one matrix product per position. Each c_n is divided by the total
 probability of all next words and of the end, and the log of this total is kept, so long sentences do not underflow.

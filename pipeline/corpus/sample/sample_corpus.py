@@ -5,8 +5,8 @@
     OUT/minimal_pairs/*.jsonl  minimal pairs in BLiMP's form, one paradigm per file
     OUT/entropy.json           the loss that no model can beat in expectation, and facts about the grammar
 
-The file ``entropy.json`` is written last. Its loss is that of the grammar's distribution p, computed on the sentences
-that models are evaluated on.
+The file ``entropy.json`` is written last. In it, the loss of a split is the sum of -log p(sentence) over the sentences
+of the split, where p is the distribution of the grammar.
 
 Sentences are drawn independently, and none is rejected. So they follow p exactly. As a result, some short sentences are
 in several splits, and ``entropy.json`` has their number. The same arguments produce byte-identical files.
