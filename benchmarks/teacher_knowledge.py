@@ -80,7 +80,11 @@ FEATURES = {"number": (["b[he]", "b[she]"], ["b[they]"]), "gender": (["b[he]"], 
 
 
 class Trees:
-    """Draws trees from the grammar by templates of labels and symbols."""
+    """Draws random trees that have the form of a template.
+
+    A template is a bracketed tree whose leaves are symbols of the grammar, such as ``NP/b[he]``. A random tree, drawn
+    from the grammar, replaces each symbol.
+    """
 
     def __init__(self, seed: int) -> None:
         self._grammar = english_grammar()

@@ -18,13 +18,13 @@ no correct digits in float32 if q_T(rest) is 1e-8. Two other treatments of the r
 treatment ``renormalise`` rescales the teacher to sum to 1 over K. With it, the divergence at q = p is not 0. The
 treatment ``drop`` leaves the rest out. With it, the gradient at q = p is not 0.
 
-A dump with draws (tokens sampled from p) gives only an estimate p^_T of p_T (``student.targets``). The soft
+A dump with draws (tokens drawn at random) gives only an estimate p^_T of p_T (``student.targets``). The soft
 cross-entropy then replaces the divergence:
 
     SCE  = -sum over w of p^_T(w) log q_T(w)                    loss = alpha CE + (1 - alpha) T^2 SCE
 
-SCE and its gradient are linear in p^_T, so they are unbiased over independent dumps. At q = p the expectation of SCE is
-not 0: it is the entropy of p_T.
+The expectation of p^_T over the draws is p_T. SCE and its gradient are linear in p^_T, so they are unbiased too. At
+q = p the expectation of SCE is not 0: it is the entropy of p_T.
 
 The gradient is computed by a formula, because autograd would take more passes over the logits. A divergence D is a
 function of log q_T(i), with i in K or "rest". Let u_i be the derivative of D with respect to log q_T(i), U the sum of
@@ -129,8 +129,9 @@ class DistillationRows:
             selected = slopes - at_t.log_probs.exp() * total[:, None] + self._alpha * at_1.log_probs.exp()
             gradient.scatter_(1, targets.ids, selected)
         else:
-            # With draws the rest is the whole vocabulary. So each token already has a term, and its slope is added to
-            # it. A column that is not used has slope 0, so it changes nothing, whatever its id is.
+            # With draws the rest is the whole vocabulary, so the gradient already has a value for every token. The
+            # slopes (derivatives with respect to log q_T) are added to these values. A column that is not used has
+            # slope 0, so it changes nothing, whatever its id is.
             gradient.scatter_add_(1, targets.ids, slopes)
         return terms, gradient.scatter_add_(1, gold, gradient.new_full(gold.shape, -self._alpha))
 

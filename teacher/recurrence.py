@@ -9,8 +9,9 @@ derivatives are not available.
 Under autocast, products are bfloat16, and gates, hidden states and cell states are float32. Without autocast, all have
 the type of the weights.
 
-Shape letters: S rows of the stack, H size of the LSTM, I size of its inputs; N tokens, K constituents, m constituents
-of a level and c children of these, L labels, D size of values. The order of gates is input, forget, output, candidate.
+Shape letters: S pushes of the batch, H size of the LSTM, I size of its inputs; N tokens, K constituents, m constituents
+of a level and c children of these, L labels, D size of the vectors of tokens and constituents. The order of gates is
+input, forget, output, candidate.
 """
 
 from collections.abc import Sequence
@@ -68,7 +69,8 @@ def product_weights(*weights: Tensor) -> list[Tensor]:
 def stack_lstm(inputs: Tensor, weights: Sequence[Tensor], levels: Sequence[StackLevel]) -> Tensor:
     """Return the hidden states ``[S, H]`` of one layer after each push, in the order of the levels.
 
-    The parent of a push is the push that made the element below it on the stack.
+    The parent of a pushed element is the element below it on the stack. The LSTM step of a push starts from the states
+    of the parent. At depth 1 it starts from zeros.
 
     Args:
         inputs: ``[S, I]``: the inputs of the pushes.

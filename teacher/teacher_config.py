@@ -94,7 +94,8 @@ class SampleConfig:
     """How ``sample`` draws sentences from a teacher; see ``teacher.sampling``."""
 
     num_sentences: int
-    """Number of sentences to draw. A sentence that cannot be written is dropped and counted, so OUT can have fewer."""
+    """Number of sentences to draw. OUT can have fewer: a sentence that cannot be read back from OUT, for example
+    because it contains a line break, is dropped and counted."""
     temperature: float = 1.0
     """T: draw each token and each action of a tree from p^(1/T), renormalised. Below 1: more probable tokens and
     trees."""

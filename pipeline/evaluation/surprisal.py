@@ -275,7 +275,7 @@ def _header(config: SurprisalConfig) -> list[str]:
 
 
 def _first_tokens(stimulus: Stimulus) -> NDArray[np.int64]:
-    """Return ``[w + 1]``: the number of the first token of each of w words, and n for ``<eos>``."""
+    """Return ``[w + 1]``: the index of the first token of each of w words, then the index of ``<eos>``."""
     firsts: NDArray[np.int64] = np.searchsorted(stimulus.words, np.arange(len(stimulus.word_spans) + 1))
     return firsts
 

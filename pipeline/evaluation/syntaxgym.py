@@ -76,7 +76,7 @@ class ItemCounts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemOutcome:
-    """A model's outcome on an item: an item row of the result."""
+    """A model's outcome on an item. It becomes one line of the ``.jsonl`` file that is written next to the result."""
 
     suite: str
     item: int

@@ -19,8 +19,8 @@ class ModelFiles:
     loaded: str | None
     """The sha256 of the weight file that was loaded. None if no weights were loaded."""
     tokenizer_sha256: str
-    """The sha256 of the tokenizer. For an exported folder, this is the sha256 of the tokenizer that the function
-    ``adopted_tokenizer`` returns."""
+    """The sha256 of the tokenizer. The tokenizer of an exported folder is first converted into the form that datasets
+    use. So a run and the folder that was exported from it have the same sha256."""
     which: Which = "best"
     """The name of the checkpoint, or ``exported``. The file names of results contain it, unless it is ``best`` or
     ``exported``."""
