@@ -1,9 +1,13 @@
 """Keep the stacks of a beam search or a sampler as a trie of pushes in growing tensors. No stack is ever copied.
 
 A **node** is one pushed element, with a link to the node below it. A node and all nodes below it are a whole stack. The
-node holds the state of the stack LSTM over this stack. The links and counts of nodes are numpy arrays on the host. The
-states of nodes are rows of tensors on the device. An **item** is what a push adds: a head (a nonterminal, or ``<bos>``
-in the binary strategy), a token or a constituent.
+node holds the state of the stack LSTM over this stack. It also has the number of children of the last open nonterminal,
+and the number of open nonterminals. These numbers and the links are numpy arrays on the host. The states are rows of
+tensors on the device.
+
+An **item** is the content of a node: a head (a nonterminal, or ``<bos>`` in the binary strategy), a token or a
+constituent. Several nodes can have the same item. In the binary strategy there is no action NT, and REDUCE replaces the
+two topmost elements by one constituent.
 
 These results are computed once and shared:
 

@@ -29,7 +29,7 @@ from storage.fingerprints import Json, canonical_json, sha256_bytes
 from storage.locations import Location, Place
 
 ModelAndSearch: TypeAlias = tuple[NextTokenModel, Mapping[str, int | str]]
-"""A model, and settings for the dump to record: the sizes of a beam search, or the version of a library."""
+"""A model, and the settings that the dump records: the sizes of a beam search, or the version of a library."""
 
 
 class DumpSource(Protocol):
@@ -80,7 +80,8 @@ def run_fingerprint(run: RunInfo, sizes: type[Any], which: Which = "best") -> st
 def dump_run(data: Place, sources: Sequence[DumpSource], out: Location, config: DumpConfig) -> DumpSummary | None:
     """Write the distributions of sources at all positions of a split into the store ``out``.
 
-    ``sources`` holds one source, or one run per fold of the split, in any order (`pipeline.dumping.cross_fitting`).
+    ``sources`` usually holds one source. For a cross-fitted dump, it holds one run per fold of the split, in any order.
+    Each run was trained on all folds but its own (`pipeline.dumping.cross_fitting`).
 
     Returns:
         The statistics of the finished dump on the main rank, None on the other ranks.

@@ -7,12 +7,13 @@ correlation between the model's probability of the first form and the share of p
 
 An item is a tie if the right text and another one are both the most probable. Ties are not right in the figure
 ``score``, but are right in the figure ``score_ties_right``, as in BabyLM's pipeline of 2025. The pipeline of 2026
-chooses one of the tied texts at random.
+chooses one of the tied texts at random. This module chooses nothing at random.
 
 The predictions are written to ``OUT/NAME/REVISION/zero_shot/causal/TASK/FOLDER/predictions.json``, in the form that
-BabyLM's ``collate_preds.py`` reads. For a tie, the file has the first of the most probable texts with ``--rules 2025``,
-and the last with ``--rules 2026``. For the reading times there is no FOLDER in the path. For the age of acquisition,
-the files ``AoA_word/surprisal.json`` and ``AoA_word/aoa_score.json`` are written instead.
+BabyLM's ``collate_preds.py`` reads. FOLDER is a folder of BabyLM's data, and TASK is the task in it. For example, the
+folder ``blimp_filtered`` has the task ``blimp``. If several texts are the most probable, the file has the first of them
+with ``--rules 2025``, and the last of them with ``--rules 2026``. For the reading times there is no FOLDER in the path.
+For the age of acquisition, the files ``AoA_word/surprisal.json`` and ``AoA_word/aoa_score.json`` are written instead.
 """
 
 import importlib
@@ -104,8 +105,9 @@ def evaluate_babylm(
     The files of predictions are written below ``out``/``name``/``revision``, or nowhere if ``out`` is None. An empty
     ``name`` stands for the name of the model's folder up to the last dot, as in BabyLM's pipeline. A word checkpoint
     holds the weights after some number of words of training. If the model is a word checkpoint, an empty ``revision``
-    stands for ``chck_1M`` and so on, otherwise for ``main``. The keys of ``at_words`` are numbers of words of training,
-    in ascending order. Each value is a function that opens the checkpoint after this number of words.
+    stands for BabyLM's name of this checkpoint, such as ``chck_1M``. Otherwise it stands for ``main``. The keys of
+    ``at_words`` are numbers of words of training, in ascending order. Each value is a function that opens the
+    checkpoint after this number of words.
 
     Raises:
         ConfigError: If the command was started in several processes.

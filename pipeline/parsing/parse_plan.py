@@ -1,8 +1,9 @@
 """Predict the hours, the memory and the bytes of ``parse`` before it starts. No output of ``parse`` is written.
 
 The text is gathered into a temporary folder, which is removed even after SIGTERM. Then some groups of successive
-sentences, from all parts of the text, are parsed and timed. A process parses whole shards, so processes beyond the
-number of shards save no time. The hours do not include the time to read the shards back when they are joined.
+sentences, from all parts of the text, are parsed and timed. ``parse`` divides the text into shards (1,000 sentences by
+default), and a process parses whole shards. So processes beyond the number of shards save no time. The hours do not
+include the time to read the finished shards back when they are joined.
 """
 
 import tempfile
@@ -37,7 +38,7 @@ def plan_parse(texts: Sequence[Path], out_stem: Path, config: ParseConfig, proce
     """Return counts, rates, memory and bytes of a parse, and the hours for each of ``processes``, as JSON values.
 
     Args:
-        texts: As ``parse_texts`` takes them.
+        texts: Files of sentences. If ``config.source`` is given: files and folders of raw text.
         out_stem: The STEM of the files that would be written.
         config: The options of ``parse``. ``workers`` has no effect.
         processes: Numbers of processes.

@@ -222,8 +222,9 @@ def _mean(values: Sequence[float]) -> float:
 def shares(name: str, title: str, groups: _Groups, *, chance: float | None) -> Markup:
     """Return horizontal bars of shares.
 
-    A series is a seed group, whose runs have the same mark. Each series has a bar up to the mean of its runs, then a
-    paler bar for the ties, and a mark with a whisker for each run. ``chance``, if given, is a dashed line.
+    A series is a group of runs that differ only in their seed. They have the same mark. Each series has a bar up to the
+    mean of its runs, then a paler bar for the ties, and a mark with a whisker for each run. ``chance``, if given, is a
+    dashed line.
     """
     most = max((max(Counter(score.series for score in scores).values(), default=0) for _, scores in groups), default=1)
     thickness, gap, heading = max(11, 5 + 3 * min(most, 5)), 9, 30

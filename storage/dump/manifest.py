@@ -167,7 +167,7 @@ class Manifest:
         )
         if (stored.statistics is None) == manifest.is_complete:
             raise ValueError(
-                f"state is {manifest.state!r}, but a complete manifest has statistics, and any other has none"
+                f"state is {manifest.state!r}; statistics must be present if it is 'complete', and absent if 'writing'"
             )
         if manifest.metadata.keys() != set(metadata_paths(manifest.schema)):
             raise ValueError("the metadata files listed are not those of the schema")

@@ -98,7 +98,9 @@ class DumpReader:
         return self.read_range(int(self.offsets[sentence]), int(self.offsets[sentence + 1]))
 
     def temperature_index(self, temperature: float) -> int:
-        """Return the column of ``tail`` and ``logz`` that holds the values at a temperature.
+        """Return the index of a temperature among the temperatures of the dump.
+
+        It is also the column of this temperature in the arrays ``tail`` and ``logz`` of `Positions`.
 
         Raises:
             StoreError: If the dump was not made for the temperature.

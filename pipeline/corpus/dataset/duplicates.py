@@ -1,9 +1,10 @@
 """Find sentences of train that are also in dev or test, exactly or nearly.
 
-Two sentences are exact duplicates if their normalised texts are the same string. A sentence of train is a near
-duplicate if at least half of its 8-grams of words occur in dev or test. Here a word is a sequence of letters and
-digits, and case is ignored. A sentence of fewer than eight words can only be an exact duplicate. The share of 8-grams
-is the containment of Broder (1997, On the Resemblance and Containment of Documents).
+Two sentences are exact duplicates if their texts are the same string. ``normalise_text`` was applied to all texts
+before: they are in NFC and have single spaces. A sentence of train is a near duplicate if at least half of its 8-grams
+of words occur in dev or test. Here a word is a sequence of letters and digits, and case is ignored. A sentence of
+fewer than eight words can only be an exact duplicate. The share of 8-grams is the containment of Broder (1997, On the
+Resemblance and Containment of Documents).
 
 Only 64-bit hashes are kept: 8 bytes per word of dev and test. If a million sentences are compared with a million
 others, the expected number of false duplicates is about 5e-8.
