@@ -3,7 +3,8 @@
 A few batches from different places of the split are computed, with the same threads as in a dump. The hours are
 extrapolated from the times of these batches. The size follows from the schema or, with ``--profile compact``, is
 estimated from these batches. The hours include the last step of a dump, in which one process reads and checks every
-byte. A process computes whole shards, so more processes than shards do not lower the hours.
+byte. A process computes whole shards. So once there is a process for every shard, further processes do not lower the
+hours.
 """
 
 import functools
@@ -125,9 +126,10 @@ def _measure(job: DumpJob) -> tuple[dict[str, float], Positions | None]:
 
 
 def _shard_memory(schema: DumpSchema) -> int:
-    """Return the bytes of memory for whole shards, as `pipeline.dumping.dump_loop` lists them.
+    """Return how many bytes of memory the shards of a dump need. `pipeline.dumping.dump_loop` explains this memory.
 
-    They are calculated because the plan computes only parts of shards.
+    The number is calculated, because the plan itself computes only parts of shards. The additional copy that a
+    cross-fitted dump needs is not counted.
     """
     sizes = {spec.name: spec.row_bytes for spec in schema.position_arrays}
     rows = sum(sizes.values()) - sizes["ids"] + 4 * schema.k

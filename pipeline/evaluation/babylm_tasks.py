@@ -41,7 +41,8 @@ class Choice:
     starts: tuple[int, ...]
     """For each text, the index of the first character that is scored."""
     answers: tuple[str, ...]
-    """For each text, what ``babylm_scores`` writes into the file of predictions if this text is chosen."""
+    """For each text, what the file of predictions says if this text is chosen. ``pipeline.evaluation.babylm_scores``
+    writes this file."""
     human: float | None = None
     """In a wug test, the share of people who chose the first form."""
     where: str = ""
@@ -101,7 +102,10 @@ def _with_place(choice: Choice, where: str) -> Choice:
     if not isinstance(choice.subset, str):
         raise InputError(f"{where}: its subset is {choice.subset!r:.60}, expected a name; fetch the file again")
     if not all(ends) or len(ends) < 2:
-        raise InputError(f"{where}: its texts are {choice.texts!r:.80}, expected at least two; fetch the file again")
+        raise InputError(
+            f"{where}: its texts are {choice.texts!r:.80}, expected at least two, and none without an ending; fetch "
+            "the file again"
+        )
     return Choice(
         subset=choice.subset,
         texts=choice.texts,

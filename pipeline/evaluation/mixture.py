@@ -196,8 +196,9 @@ def mixture_figure(
 ) -> MixtureFigure:
     """Fit the mixture on one half of the sentences, and measure its gain on the other half.
 
-    The interval is the percentile bootstrap of the mean over sentences, as in ``compare.significance``. The value of a
-    sentence is the sum of the gains at its positions, divided by the mean number of positions per sentence.
+    The interval is the percentile bootstrap of the mean over sentences, as in
+    ``pipeline.evaluation.compare.significance``. The value of a sentence is the sum of the gains at its positions,
+    divided by the mean number of positions per sentence.
 
     ``teacher`` and ``student`` have M rows, one per sentence. The row of a sentence of n tokens has the natural
     log-probabilities of these tokens and of ``<eos>``, all finite. ``is_fitted`` ``[M]`` is True for the sentences of

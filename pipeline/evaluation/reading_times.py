@@ -12,10 +12,11 @@ The score of eye tracking is the mean of the scores of four measures. Self-paced
 length and the surprisal of the preceding word.
 
 The surprisal of a word is the sum of its tokens' surprisals. Here, the word and the text before it are encoded as one
-text. BabyLM's pipeline instead encodes the word alone. If this gives several tokens (pieces), the pipeline scores them
-one by one. It decodes each piece after the first, and encodes the decoded text again, alone. It also encodes the text
-before the piece, alone. This may lose spaces and give other tokens. The function ``word_surprisals`` returns the
-surprisals of both methods.
+text. BabyLM's pipeline instead encodes the word alone, and scores the tokens of the word (the pieces) one by one. For
+each piece, it encodes the text before the word, followed by the decoded earlier pieces. Each piece after the first is
+decoded and encoded again, and the first token of the result is scored. A text that is encoded in such parts may lose
+spaces or have other tokens than if it is encoded as a whole. The function ``word_surprisals`` returns the surprisals of
+both methods.
 
 de Varda, Marelli and Amenta (2023), Behavior Research Methods.
 """
@@ -110,8 +111,8 @@ def read_reading_data(path: Path) -> ReadingData:
             ) from error
 
     return ReadingData(
-        # One sentence of the data begins with the word "None". So the text before its second word is "None", but pandas
-        # takes this cell for a missing value. Every ``item`` in MISSING is therefore read as the text "None".
+        # One sentence of the data begins with the word "None". In the row of the next word, ``item`` is "None". This is
+        # a text, although "None" is in MISSING. Other cells of ``item`` that are in MISSING are read as "None" too.
         contexts=tuple("None" if row["item"] in MISSING else row["item"] for row in rows),
         words=tuple(row["word"] for row in rows),
         previous=tuple(None if row["prev_item"] in MISSING else (row["prev_item"], row["prev_word"]) for row in rows),

@@ -100,7 +100,8 @@ def read_stimuli(
     documents are not faulty.
 
     ``max_tokens`` is the length of the longest sentence that the model can score, without ``<eos>``; None if there is
-    no limit. A sentence and the text before it may fill ``context_positions`` positions.
+    no limit. ``context_positions`` is the largest number of positions that ``<bos>``, the text before a sentence (see
+    the top of this file) and the sentence may fill together.
 
     Raises:
         InputError: If a file cannot be read or is not what ``config`` says, if ``spans`` or ``context`` do not belong
@@ -277,8 +278,9 @@ def _of_regions(path: Path, records: Iterable[Record], column: str, config: Surp
         if joined := [row for row, text in zip(rows, texts, strict=True) if "\n" in text.strip()]:
             raise InputError(
                 f"{path}:{joined[0].number}: {column} is {joined[0].cells[column]!r:.60}, expected a region on one "
-                'line; if a word begins with a quotation mark, this mark joins lines: write "A as """A", or put '
-                "tabs instead of commas between the columns"
+                "line; an unclosed quotation mark at the beginning of a cell joins the cell with the next lines: to "
+                'begin a region with this mark, as in "A, write the cell as """A", or put tabs instead of commas '
+                "between the columns"
             )
         regions = [_cells(row, (config.region,))[0] for row in rows]
         if item in seen:

@@ -1,4 +1,4 @@
-"""Notice that another process of a run is lost although its connections stay open.
+"""Detect that another process of a run is lost although its connections stay open.
 
 After a power cut or in a broken network, no connection is closed, and the other processes would wait for hours. So a
 thread of each process regularly writes a sign of life into the store that all processes share, and reads the signs of

@@ -1,14 +1,16 @@
 """Read a probabilistic context-free grammar from rules with features, and sample derivations from it.
 
-No derivation is cut off or rejected, so a string is sampled with exactly the probability that ``inside`` computes.
+No derivation is cut off or rejected, so a string is sampled with exactly the probability that the inside algorithm
+(``pipeline.corpus.sample.inside``) computes.
+
 Entry (A, B) of the *matrix of expected children* is the mean number of children B of a symbol A. If the spectral radius
 of this matrix is below 1, sampling ends with probability 1, and the expected length of a sentence is finite (Booth and
 Thompson 1973). The class ``Grammar`` checks that it is below 1, and drops symbols that the start symbol cannot reach.
 
 The text of a terminal string begins with a capital letter. It has a space before each terminal, except the first and
 those in ``ATTACHED``. Different terminal strings have different texts, so p(text) = p(terminal string). To make sure of
-this, ``Grammar`` checks that no word contains a space or a mark in ``ATTACHED``, and that no two words differ only in
-the case of their first letter.
+this, ``Grammar`` checks that no two words differ only in the case of their first letter. It also checks that no word
+outside ``ATTACHED`` contains white space or one of the characters , . ? ! ' ( ).
 
 This module does not estimate grammars and does not parse.
 """
@@ -156,7 +158,7 @@ class Grammar:
         for word in self.terminals:
             if word not in ATTACHED and not _PLAIN_WORD.fullmatch(word):
                 raise ValueError(
-                    f"grammar: the word {word!r} has a space or a mark that is attached to words; rename it"
+                    f"grammar: the word {word!r} has white space or one of the characters , . ? ! ' ( ); rename it"
                 )
         self.spectral_radius, self.expected_length = self._moments()
 

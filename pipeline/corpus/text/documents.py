@@ -147,7 +147,10 @@ def _read_names(path: Path) -> Iterator[str]:
 
 
 def documents_array(documents: Iterable[Document]) -> NDArray[np.uint8]:
-    """Return a table of documents as the bytes of its TSV. It is an array because Zarr attributes must be small."""
+    """Return the bytes of the TSV of a table of documents.
+
+    A dataset stores the table as this array, because it may be too large for a Zarr attribute.
+    """
     table = StringIO()
     write_document_table(table, documents)
     return np.frombuffer(table.getvalue().encode(), np.uint8)

@@ -153,7 +153,7 @@ def test_numbers_of_regions_may_have_a_point(tmp_path: Path, zones: tuple[str, .
         ),
         (
             [("c", "1", "A\nc,2,fox")],
-            r":7: word is 'A\\nc,2,fox', expected a region on one line; if a word begins with a q",
+            r":7: word is 'A\\nc,2,fox', expected a region on one line; an unclosed quotation mark",
         ),
         ([("c", "2", "fox"), ("c", "1", "A")], r":7: zone of story c is 2, 1, expected ascending .*; sort the rows"),
     ],
