@@ -10,11 +10,11 @@ most frequent classes.
 
 NAME_train, NAME_dev    share of sentences whose normalised text is rebuilt exactly; NAME is the treebank's folder
 NAME_SPLIT_moses        the same share for MosesDetokenizer of sacremoses, if it is installed
-NAME_SPLIT_open         share of *open* sentences among those that are not rebuilt exactly. In an open sentence, every
-                        space that is wrong or missing stands between two words of an ambiguous pair. A pair is
-                        ambiguous if the file has it both with a space and without. No rule that looks only at two
-                        neighbouring words can rebuild an open sentence. Pairs are distinguished only by the parts of
-                        speech, by the form of punctuation marks, and by whether a word begins with a digit.
+NAME_SPLIT_open         share of *open* sentences among those that are not rebuilt exactly. A *pair* is two neighbouring
+                        words, each reduced to its part of speech and one more fact: for a punctuation mark, which mark
+                        it is; for another word, whether it begins with a digit. A pair is *ambiguous* if the file has
+                        it both with a space and without. Whatever a rule decides for an ambiguous pair, it is wrong
+                        somewhere in the file. A sentence is open if its spaces are wrong only in ambiguous pairs.
 """
 
 import sys
@@ -71,7 +71,7 @@ def main() -> None:
                 figures[f"{name}_moses"] = compared.num_equal_moses / compared.num_sentences
             theirs = f"{figures[f'{name}_moses']:.4f}" if moses else "-"
             print(f"{folder.name} {split}: {compared.share:.4f}, sacremoses {theirs}, of {compared.num_sentences}")
-            print(f"    {compared.num_open} of the {num_different} other sentences are open (see --help)")
+            print(f"    {compared.num_open} of {num_different} sentences not rebuilt exactly are open (see --help)")
             for kind, count in compared.differences.most_common(NUM_KINDS):
                 print(f"    {count:5}  {kind:40} {compared.examples[kind]}")
     if not figures:

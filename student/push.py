@@ -49,7 +49,7 @@ def planned(folders: Mapping[str, Path]) -> dict[str, dict[str, str]]:
 def push(folders: Mapping[str, Path], repository: str, *, private: bool) -> dict[str, Any]:
     """Send each folder to its branch of a repository, which is created if it does not exist. Return what was sent.
 
-    ``main`` is sent last: if a new repository has ``main``, it has every other branch too.
+    ``main`` is sent last. So as soon as ``main`` of a new repository has its folder, all other branches have theirs.
 
     Args:
         folders: The folders by branch.
@@ -100,7 +100,8 @@ def _plain_errors(where: str) -> Iterator[None]:
 def _errors() -> tuple[type[Exception], ...]:
     """Return the classes of errors that the hub and the network raise.
 
-    The HTTP client of huggingface_hub depends on its version: requests, httpx or httpx2. ``HfHubHTTPError`` derives
-    from the client's error class. So the base classes of ``HfHubHTTPError`` include the class of network errors.
+    The HTTP client of huggingface_hub depends on its version: requests, httpx or httpx2. The base classes of
+    ``HfHubHTTPError`` include the client's error class. In some clients, network errors derive from this class, in the
+    others from ``OSError``.
     """
     return (*HfHubHTTPError.__bases__, OSError)

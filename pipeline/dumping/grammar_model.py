@@ -116,8 +116,9 @@ class GrammarModel:
                 )
             if self._pieces_of(words) != tokens[m].tolist():
                 raise InputError(
-                    f"{name(m)}: the tokens of {text!r} differ from the pieces of its single words, expected the same "
-                    "pieces. Use a tokenizer that cuts a text before every word, as train-tokenizer's does"
+                    f"{name(m)}: the tokens of {text!r} differ from the pieces of its words, encoded one by one, "
+                    "expected the same pieces. Use a tokenizer that cuts a text before every word, as "
+                    "train-tokenizer's does"
                 )
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> Prefixes:  # noqa: ARG002  no tree is read

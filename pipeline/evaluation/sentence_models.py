@@ -1,8 +1,9 @@
 """Run the evaluations that are the same for every model, record their results, and return summaries.
 
 Minimal pairs, SyntaxGym and surprisals need a ``SentenceModel``: a student, a folder in Hugging Face's format, or a
-teacher that finds the trees by beam search. A perplexity is computed from a ``ScoredSplit``. Its log-probabilities come
-from the packages ``student`` and ``teacher``, because some models also read the trees or documents of a split.
+teacher that finds the trees by beam search. A perplexity is computed from a ``ScoredSplit``. Its log-probabilities
+are computed in the packages ``student`` and ``teacher``, because each model reads a split in its own way: a teacher may
+read its trees, and a student its documents.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,10 +47,10 @@ class SentenceModel:
     num_processes: int = 1
     """The number of processes that score the sentences together. Only rank 0 has a ``SentenceModel``."""
     context_positions: int = 0
-    """A sentence and the text before it may fill this number of positions. 0 if the model reads single sentences."""
+    """The largest number of positions that a sentence and its *context* may have together. Context is text that comes
+    before the sentence (``--context``). 0 if the model reads single sentences."""
     reads_one: str = ""
-    """For error messages: why the model reads only single sentences. "" if the model also reads the text before a
-    sentence."""
+    """For error messages: why the model reads only single sentences. "" if it can read context."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -132,7 +132,7 @@ class SentenceParser:
             self._parse_pack(docs, pack[:middle], outcomes)
             self._parse_pack(docs, pack[middle:], outcomes)
             return
-        data = parsed._._constituent_data  # noqa: SLF001  the spans themselves; the public string loses brackets
+        data = parsed._._constituent_data  # noqa: SLF001  private, but the public string escapes brackets
         labels = data.label_vocab
         spans = list(
             zip(data.starts.tolist(), data.ends.tolist(), (labels[i] for i in data.labels.tolist()), strict=True)
@@ -157,7 +157,7 @@ def check_scores(forward: Callable[..., tuple[torch.Tensor, torch.Tensor | None]
     Without the check, benepar would return some tree for such scores.
     """
 
-    def checked(batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:  # noqa: ANN401  benepar's own
+    def checked(batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:  # noqa: ANN401  the type is benepar's own
         spans, tags = forward(batch)
         if not all(bool(scores.isfinite().all()) for scores in (spans, tags) if scores is not None):
             raise FloatingPointError("the scores are NaN or infinite")

@@ -74,7 +74,7 @@ def choose_sources(
 
     For ``shares``, the documents of train are visited in a random order. A document goes to the first split of
     ``shares`` that has room for all its sentences, or else to train. So a split is never larger than its share, rounded
-    to whole trees. It can be smaller. In this case, each document that went to train is larger than the room left.
+    to whole trees. It can be smaller. The part of its share that stays empty is smaller than every document of train.
 
     Args:
         stems: STEMs by split. ``train`` is always among them.

@@ -118,8 +118,8 @@ _CHAT_RULES = _compiled(
     (r"[\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219<>]", "", "CHAT prosody"),
     (r"(?<![\w-])(?:xxx?|yyy?|www)(?![\w-])", "", "unintelligible word"),
 )
-# A colon at the end of a word. In a line with a speaker, it marks a long sound, because ordinary colons have a space
-# before them in such lines. This rule is not used for other lines.
+# A colon right after a word, which marks a long sound. This rule is used only for lines with a speaker. There, ordinary
+# colons have a space before them.
 _CHAT_LENGTHENED = re.compile(r"(?<=[a-z]):(?=[\s.,?!]|$)")
 _CHAT_SIGNS = re.compile(
     r"[\[&(@0+_:^<>\u2191\u2193\u2206\u2207\u2021\u201e\u02c8\u02cc\u2260\u2308-\u230b\u2219]|xx|yy|www|\d_\d"
@@ -179,7 +179,11 @@ _NOISE = re.compile(
 
 
 def _as_said(correction: re.Match[str]) -> str:
-    """Return the word as it was said, or "" if it also occurs earlier in the line."""
+    """Return the word as it was said, or "" if the line already has this word before the correction.
+
+    For example, ``He brung=brought one.`` becomes ``He brung one.`` But in ``I have see it. see=seen``, the whole
+    correction is a remark that follows the sentence, so ``I have see it.`` is left.
+    """
     is_again = re.search(rf"\b{re.escape(correction[1])}\b", correction.string[: correction.start()], re.IGNORECASE)
     return "" if is_again else correction[1] + correction[2]
 

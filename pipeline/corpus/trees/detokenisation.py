@@ -330,8 +330,8 @@ def _retagged(words: Sequence[str], spelt: Sequence[str], tags: Sequence[str]) -
     The first ``"`` of a sentence opens, the second closes, and so on by turns. There are two exceptions:
 
     - A ``"`` opens if it is the first word of the sentence, and closes if it is the last word.
-    - Suppose that the sentence has an odd number of ``"``. Then a ``"`` in any other place keeps its tag if this is the
-      tag of a quote.
+    - In a sentence with an odd number of ``"``, each ``"`` between the first and the last word keeps its tag if this is
+      ``OPENING`` or ``CLOSING``.
 
     The same rules apply to each ``'`` that is tagged as a quote. But if the sentence has a backquote as a word, each
     ``'`` keeps its tag.

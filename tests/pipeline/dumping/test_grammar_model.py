@@ -97,7 +97,7 @@ def test_sentences_that_the_grammar_cannot_produce_are_named():
 def test_tokens_that_are_not_the_pieces_of_the_words_are_refused():
     _, model = model_of(2000)
     other = Tokenizer.train(["x"], 300)
-    with pytest.raises(InputError, match=r"sentence 0: the tokens of .* differ from the pieces of its single words"):
+    with pytest.raises(InputError, match=r"sentence 0: the tokens of .* differ from the pieces of its words, encoded"):
         model.check(encoded(other, sample()[:1]), lambda m: f"sentence {m}")
 
 
