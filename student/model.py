@@ -161,13 +161,13 @@ class Student(nn.Module):
         return F.linear(states, self.head_weight)
 
     def forward(self, inputs: StudentInputs, row_loss: RowLoss, *, num_parts: int, chunk_rows: int = 0) -> Tensor:
-        """Return ``[num_parts]``: the sums of ``row_loss`` over all positions of ``inputs``.
+        """Return ``[num_parts]``: the sums of the loss and of metrics over all positions of ``inputs``.
 
         Everything with a gradient happens in this method, because ``DistributedDataParallel`` requires it.
 
         Args:
             inputs: Rows of at most ``max_length`` positions.
-            row_loss: The loss.
+            row_loss: Function that returns these sums for some of the positions; see ``RowLoss``.
             num_parts: The number of sums that ``row_loss`` returns.
             chunk_rows: The number of positions whose logits are computed at a time. 0: a number that suits the device.
         """

@@ -287,6 +287,7 @@ def acquisition_scores(pairs: Iterable[tuple[float | None, float | None]], rules
     """Return the correlation of the model's ages of acquisition with the children's. Pairs with a None do not count.
 
     ``score`` is 0.0 if there are fewer than 3 words, or if all ages of the model or all ages of the children are equal.
+    By the rules of 2026, it is also 0.0 if the p-value of the correlation is above 0.1.
     """
     from scipy.stats import pearsonr  # noqa: PLC0415  an extra installs it
 

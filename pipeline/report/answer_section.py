@@ -156,7 +156,7 @@ def _interval(effect: Effect) -> str:
 def _runs_table(reported: ReportedRuns) -> Table:
     """Return one row per run: perplexity, accuracies and training time.
 
-    The table shows the perplexity on test. If no run has a perplexity on test, it shows that on the last split.
+    The perplexities are those on test. If no run has a perplexity on test, they are those on the last split.
     """
     runs = reported.runs
     columns: dict[str, Sequence[AnyCell]] = {}

@@ -168,8 +168,8 @@ def _category_block(found: BenchmarkComparison, form: "_Form", title: str, by: s
     The intervals over seeds are not corrected for the number of tests, because with so few seeds no difference would
     remain. Therefore some of them exclude 0 by chance alone. For example, if 40 differences are significant over items
     and have an interval over seeds, the caption says that at least 2 of these intervals (``ALPHA`` times 40) are
-    expected to exclude 0 by chance. More are likely, because differences that are significant over items are large
-    ones.
+    expected to exclude 0 by chance. More are likely: a difference that is large by chance is more often significant
+    over items, and its interval over seeds more often excludes 0.
     """
     test_unit = "item" if by == form.test_unit else form.test_unit
     tested = [(name, pair, each) for pair in found.pairs for name, each in pair.parts[by].items()]

@@ -1,8 +1,8 @@
 """Start a training run in a new directory, or continue the run that the same command made there.
 
-The kind of a run and its configuration, model and fingerprints decide the results. All four must be equal on all ranks
-and, if the run exists, equal to those in its ``run.json``. Only the `FREE` options of the configuration may differ,
-such as the device.
+The results of a run depend on its kind, its configuration, its model and its inputs, such as the dataset. All four must
+be equal on all ranks and, if the run exists, equal to those in its ``run.json``. Inputs are compared by their sha256.
+Only the `FREE` options of the configuration may differ, such as the device.
 """
 
 import contextlib

@@ -1,7 +1,8 @@
 """List the training runs below a folder: the state of each, its best dev loss, and what differs between them.
 
-This module reads only ``run.json``, ``history.jsonl`` and ``metrics.jsonl``. A damaged run becomes a row with an error.
-To see whether a process is training a run now, this module tries to lock the run, and releases the lock at once.
+This module reads only ``run.json``, ``tokenizer.json``, ``history.jsonl`` and ``metrics.jsonl``. A damaged run becomes
+a row with an error. To see whether a process is training a run now, this module tries to lock the run, and releases the
+lock at once.
 """
 
 import json
@@ -25,8 +26,8 @@ RunState: TypeAlias = Literal["finished", "stopped", "failed", "training", "inte
 """finished: training completed. stopped: a signal ended it. failed: an error ended it. training: it still runs.
 interrupted: it ended without an entry in the history, as after kill -9."""
 Differences: TypeAlias = dict[str, dict[str, dict[str, Any]]]
-"""``differences[kind][path][name]`` is an option or a shortened fingerprint of a run. Names with equal values in all
-runs of the kind are left out."""
+"""``differences[kind][path][name]`` is a value of the run at ``path``: the value of an option, or the first digits of
+the sha256 of an input, such as the dataset. Names with equal values in all runs of the kind are left out."""
 
 FINGERPRINT_LENGTH = 12
 _HEADER = ("run", "kind", "state", "step", "best dev loss", "perplexity", "at step", "last start")

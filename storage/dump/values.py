@@ -102,8 +102,8 @@ def wrong_mass(
 
     Args:
         logp: ``[n, m]``, log-probabilities of the m top tokens.
-        tail: ``[n, nT]``.
-        logz: ``[n, nT]``.
+        tail: ``[n, nT]``, log of the probability of all other tokens together.
+        logz: ``[n, nT]``, log Σ p^(1/T) over the vocabulary.
         temperatures: The declared temperatures.
     """
     log_probs = logp.astype(np.float32)
@@ -157,10 +157,11 @@ def _impossible_logarithms(name: str, values: NDArray[np.float32], schema: DumpS
                 text = f"logz is {column[row]:g} at temperature {temperature:g}, expected {low:.3g} to {high:.3g}"
                 yield ImpossibleValue(name, row, text)
     elif name == "tail":
-        is_compact = schema.profile == "compact"  # a compact row is rebuilt from 1 - exp(tail)
+        # In a compact dump, tail must be below 0, because rows are rebuilt from the logarithm of 1 - exp(tail).
+        is_compact = schema.profile == "compact"
         if not (highest <= _LOG_TOLERANCE).all() or (is_compact and highest.max() >= 0):
             row = _first(~(columns < 0) if is_compact else ~(columns <= _LOG_TOLERANCE))
-            yield ImpossibleValue(name, row, "tail holds a NaN, +inf or a value above 0")
+            yield ImpossibleValue(name, row, "tail holds a NaN, +inf, a value above 0 or, in a compact dump, 0")
     elif not (highest <= _LOG_TOLERANCE).all() or not (lowest > -np.inf).all():
         row = _first(~((columns <= _LOG_TOLERANCE) & (columns > -np.inf)))
         yield ImpossibleValue(name, row, f"{name} is not finite, or is above 0")
@@ -182,13 +183,13 @@ def _impossible_draws(
         (
             "counts",
             counts.sum(axis=1, dtype=np.int64) != num_draws,
-            f"counts do not add up to {schema.num_draws} draws, or to 0 if no mass is left to draw from",
+            f"counts have a wrong sum, expected {schema.num_draws}, or 0 if no mass is left to draw from",
         ),
         ("counts", is_unused[:, :-1] & ~is_unused[:, 1:], "counts have an unused column before a used one"),
         (
             "counts",
             (is_unused != is_nan) | (is_unused != is_fill),
-            "a used column has NaN in logp or the fill value in ids, or an unused column does not have both",
+            "expected NaN in logp and the fill value in ids in all columns that are unused, and in no other columns",
         ),
     )
     yield from (ImpossibleValue(name, _first(broken), text) for name, broken, text in rules if broken.any())

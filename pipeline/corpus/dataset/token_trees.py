@@ -149,8 +149,9 @@ def read_gold_trees(
 ) -> tuple[list[TokenSentence], Counts]:
     """Return the sentences of STEM.mrg and STEM.txt, with trees over a model's tokens, and the counts of dropped trees.
 
-    Gold trees may have labels that are unknown to the model. These labels get numbers from ``len(labels)`` up, and are
-    counted as repaired. The model never predicts these numbers, so a gold phrase with such a label counts as missed.
+    Gold trees may have labels that are unknown to the model. These labels get numbers from ``len(labels)`` up. The
+    model never predicts these numbers, so a gold phrase with such a label counts as missed. For each of these labels,
+    ``Counts.repaired`` has the number of sentences in which it occurs.
 
     Args:
         stem: STEM, the path of the two files without ``.mrg`` and ``.txt``. Each file may be plain or a ``.gz``.

@@ -115,7 +115,7 @@ def changes() -> Iterator[tuple[str, str, dict[str, Any], str, int, Any]]:
     yield r"tail holds a NaN, \+inf", "compact", {}, "tail", 0, np.nan
     yield "logz is inf at temperature 2, expected", "exact", {}, "logz", 1, np.inf
     yield "logz is 3 at temperature 2, expected", "exact", {}, "logz", 1, 3.0
-    yield "counts do not add up to 5", "exact", DRAWS, "counts", 3, 200
+    yield "counts have a wrong sum", "exact", DRAWS, "counts", 3, 200
     yield "counts of the 3 top tokens are not 0", "exact", DRAWS, "counts", 0, 1
 
 
