@@ -50,7 +50,7 @@ class Stage:
     def cells(self) -> list[str]:
         """Return the row of this stage in the table."""
         two, many = (self._hours(cores) for cores in (2, 64))
-        # No star for a stage of at most two processes: 64 cores take the same hours as 2 cores, where it was measured.
+        # A stage of at most two processes gets no star: its hours on 64 cores are those on 2 cores, without scaling.
         star = "*" if self.processes > 2 else ""
         gpus = ["", ""]
         if self.on_gpu is not None:

@@ -7,10 +7,10 @@ rounds, with checksums on. All files are in the page cache, so no reader waits f
 `numpy.memmap` of contiguous files that hold the same arrays. tensorstore is measured if it is installed. The figure
 A_vs_B is the time of B / the time of A.
 
-"window" reads as ``train-student --shuffle-window`` does: it shuffles blocks of sentences, takes some blocks at a time,
-and reads their sentences in random order. "memmap window" reads each of these blocks as one range, and then puts the
-sentences into the same random order. "take window" reads the same sentences from the memory maps with `numpy.take`, 512
-sentences at a time.
+"window" reads the dump in the same way as ``train-student --shuffle-window``: it shuffles blocks of sentences, takes
+some blocks at a time, and reads their sentences in random order. "memmap window" reads each of these blocks as one
+range, and then puts the sentences into the same random order. "take window" reads the same sentences from the memory
+maps with `numpy.take`, 512 sentences at a time.
 """
 
 import contextlib

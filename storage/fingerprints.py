@@ -38,7 +38,7 @@ class FileDigest:
         return cls(sha256=sha256_bytes(data), size_bytes=len(data))
 
     def problem_with(self, path: Path) -> str | None:
-        """Return the problem with a file as text, or None if the file has this size and sha256."""
+        """Return a text that says what is wrong with a file, or None if the file has this size and sha256."""
         try:
             size = path.stat().st_size
             if size != self.size_bytes:
@@ -51,7 +51,7 @@ class FileDigest:
         return None if found == self.sha256 else f"sha256 is {found[:12]}, expected {self.sha256[:12]}"
 
     def problem_with_bytes(self, data: bytes | memoryview) -> str | None:
-        """Return the problem with a file's content as text, or None if it has this size and sha256."""
+        """Do the same as `problem_with` for the content of a file."""
         if len(data) != self.size_bytes:
             return f"{len(data)} bytes, expected {self.size_bytes}"
         found = sha256_bytes(data)

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class DistillationObjective(nn.Module):
-    """A student and its loss. A call with a batch returns the three sums that ``part_names`` names."""
+    """A student and its loss. See `forward` for what a call with a batch returns."""
 
     def __init__(self, student: Student, config: StudentTrainConfig) -> None:
         super().__init__()
@@ -54,7 +54,11 @@ class DistillationObjective(nn.Module):
         self._config = config
 
     def forward(self, batch: StudentBatch) -> Tensor:
-        """Return ``[3]`` sums over the batch's positions, in nats. Only the first has a gradient."""
+        """Return three sums over the batch's positions, ``[3]``, in nats. Only the first has a gradient.
+
+        They are the sums of the loss, of the cross-entropy with the gold tokens, and of the term for the soft targets
+        without its factor T^2, such as the KL divergence. Without soft targets, the third sum is 0.
+        """
         rows = DistillationRows(
             batch.gold,
             batch.targets,
@@ -70,9 +74,9 @@ class DistillationObjective(nn.Module):
 class StudentTask:
     """A student and its batches, for ``pipeline.training.training_loop``.
 
-    Without ``targets`` the loss is the cross-entropy, as on dev. ``num_initial_positions`` is the number of position
-    embeddings that were trained before this training begins. It is 0 if all initial weights are random, and None if the
-    number is not known.
+    In every evaluation, the loss is the cross-entropy. In training it is the cross-entropy if ``targets`` is None.
+    ``num_initial_positions`` is the number of position embeddings that were trained before this training begins. It is
+    0 if all initial weights are random, and None if the number is not known.
     """
 
     def __init__(
@@ -187,7 +191,7 @@ def train_student(
 
     Raises:
         ConfigError: If the run ``init`` has other sizes, if the targets are ``shuffled`` without a dump, if a dump was
-            given twice, or if there is not one weight for each dump.
+            given twice, or if the number of ``dump_weights`` is neither 0 nor the number of dumps.
         FingerprintMismatchError: If the dump was made from another dataset, or the run ``init`` has another tokenizer.
         StoreError: If the dump is incomplete, damaged, or was not made for the temperature, tail or divergence.
         InputError: If a sentence is longer than ``max_length``.
@@ -211,8 +215,8 @@ def plan_student(
 ) -> dict[str, Any]:
     """Predict what ``train_student`` will cost, as `pipeline.training.training_plan` describes. Nothing is written.
 
-    ``processes`` holds the numbers of processes to predict the hours for. The other arguments and the errors are those
-    of ``train_student``. There is one more error:
+    For each number in ``processes``, the hours of a training in that many processes are predicted. The other arguments
+    and the errors are those of ``train_student``. There is one more error:
 
     Raises:
         ConfigError: If this prediction is itself run in several processes.
@@ -383,7 +387,8 @@ def load_initial_weights(model: Student, path: Path, dataset: Dataset) -> tuple[
     run = open_run(path, "student")
     check_tokenizer(ModelFiles.of_run(run), dataset)
     ours, theirs = model.config, run.options(StudentConfig)
-    if ours.ff_dim or theirs.ff_dim:  # two zeros are equal: both mean four times --embed-dim
+    # ff_dim 0 means four times embed_dim. If it is 0 in both, it stays 0, so that an error names only --embed-dim.
+    if ours.ff_dim or theirs.ff_dim:
         ours, theirs = (dataclasses.replace(each, ff_dim=each.inner_dim) for each in (ours, theirs))
     wrong = {
         options.flag(option): (getattr(ours, option), getattr(theirs, option))

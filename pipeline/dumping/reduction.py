@@ -6,7 +6,7 @@ one logz and one tail for each temperature T:
 
     logp       = natural log of p(id) at T = 1, not renormalised over the kept ids
     logz(T)    = log sum over w of p(w)^(1/T)                  so p_T(w) = p(w)^(1/T) / exp(logz(T)), and logz(1) = 0
-    tail(T)    = log sum over w not a top token of p_T(w)      log 1 = 0 if m = 0
+    tail(T)    = log sum over w of p_T(w)                      for w outside the top tokens; log 1 = 0 if m = 0
     gold_logp  = log p(gold token)
     counts     = how often each id was drawn
 
@@ -66,7 +66,7 @@ def reduce_logits(
         k: Number of columns, in 1 .. V.
         num_top: m, in 0 .. k; if it is k, nothing is drawn.
         temperatures: The temperatures of the dump; the first is 1.
-        generator: Source of the draws, row after row; on the logits' device.
+        generator: Random generator for the draws, on the logits' device.
     """
     log_probs = logits.log_softmax(1)
     ids, largest, largest_outside = _top_ids(log_probs, num_top)
@@ -139,7 +139,9 @@ def _draw(outside: Tensor, num_draws: int, generator: torch.Generator) -> tuple[
 
 
 def draw_by_inversion(log_weights: Tensor, uniform: Tensor) -> Tensor:
-    """Return n draws per row by inversion of the cumulative sums: int64 ``[R, n]``. In a row without mass, each is V.
+    """Return n draws per row by inversion of the cumulative sums: int64 ``[R, n]``.
+
+    In a row without mass, every draw is V, which is not an id.
 
     The sums are float64. torch.multinomial keeps float32 sums, which near 1 are multiples of 6e-8. Of 12,000 tokens
     (normal logits, deviation 2.5), 194 could then never be drawn, and some tokens with a probability above 1e-7 were

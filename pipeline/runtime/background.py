@@ -14,7 +14,7 @@ from typing import Generic, Self, TypeVar
 Item = TypeVar("Item")
 
 DEPTH = 2
-"""Items made ahead: one is ready while the next is being made."""
+"""Number of items that are made ahead. With 2, one item is ready while the next is being made."""
 
 
 class ReadAhead(Generic[Item]):

@@ -380,7 +380,9 @@ def _chosen_device(device: str, world: World, threads: int) -> torch.device:
         ConfigError: If ``threads`` is below 0 or above `MAX_THREADS`.
     """
     if not 0 <= threads <= MAX_THREADS:
-        raise ConfigError(f"--threads is {threads}, expected 0 to {MAX_THREADS}. 0 takes the cores of this machine")
+        raise ConfigError(
+            f"--threads is {threads}, expected 0 to {MAX_THREADS}. With 0, the processes of a machine share its cores"
+        )
     torch.set_num_threads(threads or max(1, usable_cores() // world.local_size))
     chosen = worker_devices(device, world.local_size)[world.local_rank]
     if chosen.type == "cuda":

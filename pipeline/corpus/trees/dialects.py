@@ -158,8 +158,9 @@ def recognise(path: Path, first: list[RawTree]) -> Dialect:
 def _refuse_other_leaves(path: Path, words: list[str], visible: list[str], trees: list[Tree]) -> None:
     """Raise InputError if the leaves of a file are not words, and no known dialect has such leaves.
 
-    The words of the file's first trees are in ``words``. They are in ``visible`` too. If the dialect is not historical,
-    ``visible`` has in addition the leaves that are spelt like codes, such as ``<dog>``.
+    ``words`` are the words of ``trees``, the first trees of the file. ``visible`` are the leaves that are searched for
+    words in quotes or brackets. They are the words and, if the dialect is not historical, also leaves that would not
+    be words in a historical file, such as ``<dog>``.
     """
     if len(visible) >= 3 and _share(visible, _QUOTED) >= _MOST:
         example = _example(visible, _QUOTED)
@@ -195,7 +196,11 @@ def _refuse_other_leaves(path: Path, words: list[str], visible: list[str], trees
 
 
 def as_plain(raw: RawTree, dialect: Dialect) -> RawTree:
-    """Return a tree with its words only. Its field ``left_out`` names what was left out or changed."""
+    """Return ``raw`` with a parsed tree. Its field ``left_out`` names what was left out or changed.
+
+    The tree is read by the rules of ``dialect``. Traces stay in the tree, with the tag ``-NONE-``. If the text
+    cannot be parsed, no tree is added.
+    """
     if raw.text is None:
         return raw
     reasons: dict[str, None] = {}
