@@ -20,7 +20,7 @@ from storage.errors import InputError
 from storage.ragged import Ragged, concatenated_ranges
 from student.student_config import Context
 
-if TYPE_CHECKING:  # so that a student can be computed without zarr
+if TYPE_CHECKING:  # this import loads zarr, which a student does not need
     from pipeline.corpus.dataset.dataset_store import Split
 
 
@@ -114,7 +114,7 @@ class Rows:
 
 
 def _document_rows(document_ids: np.ndarray, num_positions: np.ndarray, max_length: int) -> np.ndarray:
-    """Return int64 ``[R + 1]``: the offsets of the rows."""
+    """Return int64 ``[R + 1]`` offsets: row r has the sentences ``offsets[r]`` to ``offsets[r + 1] - 1``."""
     ends = np.cumsum(num_positions)
     document_ends = np.append(np.flatnonzero(np.diff(document_ids)) + 1, len(document_ids))
     offsets = [0]

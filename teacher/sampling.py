@@ -1,10 +1,11 @@
 """Draw sentences with their trees from a teacher, action by action (ancestral sampling).
 
 A sentence starts with NT(TOP). Then each action is drawn from p(a | u) over the valid actions, where u is the state of
-the stack. At each SHIFT a token is drawn from p(w | u) over the whole vocabulary. ``<eos>`` ends the sentence if only
-TOP is open. If more constituents are open, ``<eos>`` is a token like any other. A temperature T replaces each of these
-distributions by p^(1/T), renormalised. So T applies to every single choice, and not to the probability of the sentence
-as a whole.
+the stack. At each SHIFT a token is drawn from p(w | u) over the whole vocabulary. In the top-down strategy, a drawn
+``<eos>`` ends the sentence if only TOP is open. In the binary strategy, it ends the sentence if the stack has at most
+one element above ``<bos>``. In all other states, ``<eos>`` is a token like any other. A temperature T replaces each of
+these distributions by p^(1/T), renormalised. So T applies to every single choice, and not to the probability of the
+sentence as a whole.
 
 Each sentence reads its own stream of random numbers, which depends only on the seed and the number of the sentence.
 Each draw compares one of these random numbers with the cumulative sums of the probabilities. Rounding depends on the
@@ -27,8 +28,9 @@ from teacher.rnng import Rnng
 from teacher.stack_pool import BOTTOM, StackPool
 
 MAX_NODES = 8192
-"""If the ``StackPool`` has more nodes than this, the nodes that no sentence needs are removed. A node is one push onto
-a stack. In float64, with two layers of size 256, a node takes 34 KB at most."""
+"""The ``StackPool`` holds the stacks of all sentences. Each push onto a stack makes a node in it. If there are more
+nodes than this, the nodes that no unfinished sentence needs are removed. In float64, with two layers of size 256, a
+node takes 34 KB at most."""
 _FORCED = 2
 """Number of actions of a sentence that are not drawn: the NT(TOP) at the start, and the REDUCE after ``<eos>``."""
 

@@ -156,7 +156,10 @@ def _selection(schema: dict[str, Any]) -> str:
 
 
 def _computation(computation: dict[str, Any]) -> dict[str, str]:
-    """Return one line of settings and one line of versions. A value that begins like ``2.`` is a version."""
+    """Return one line of settings and one line of versions.
+
+    A value is a version if it begins with digits and a dot, such as ``2.7.1``.
+    """
     versions = {name: value for name, value in computation.items() if re.match(r"\d+\.", str(value))}
     settings = {name: value for name, value in computation.items() if name not in versions}
     groups = {"settings": settings, "versions": versions}

@@ -38,10 +38,10 @@ class PerplexityConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixtureConfig:
-    """How ``evaluate mixture`` measures."""
+    """How ``evaluate mixture`` measures a mixture: a weighted mean of the distributions of a teacher and a student."""
 
     split: str = "dev"
-    """Which split of the dataset. Neither of the two mixed models may have been trained on it."""
+    """Which split of the dataset. Neither the teacher nor the student may have been trained on it."""
     max_sentences: int | None = None
     """Measure on this many sentences, evenly spaced over the split. Without this option, measure on the whole split."""
     marginal: bool = True

@@ -14,10 +14,10 @@ only truth values are joined by ``&`` and ``|``, and that a whole formula is a t
 The parser of ``syntaxgym-core`` (at commit 09d3767) differs. It reads no square brackets and binds ``+`` tighter than
 ``-``. If an operator is repeated, as in ``A & B & C``, that parser evaluates only its first two operands: ``A & B``.
 
-``<`` and ``>`` are strict. If float32 cannot distinguish the two sides, the comparison is a ``TIE``, which is neither
-true nor false. Truth values are ordered false < tie < true. The value of ``&`` is the minimum of its operands, and the
-value of ``|`` is the maximum (Kleene's three-valued logic). An equation with ``=`` is true if both sides are equal
-within the tolerance of ``syntaxgym-core``, and otherwise false. It is never a tie.
+``<`` and ``>`` are strict. If the two sides are equal except for rounding (see ``TIE_TOLERANCE``), the comparison is a
+``TIE``, which is neither true nor false. Truth values are ordered false < tie < true. The value of ``&`` is the minimum
+of its operands, and the value of ``|`` is the maximum (Kleene's three-valued logic). An equation with ``=`` is true if
+both sides are equal within the tolerance of ``syntaxgym-core``, and otherwise false. It is never a tie.
 """
 
 import math
@@ -141,7 +141,6 @@ def _tokens(text: str) -> Iterator[_Token]:
         if found is None:
             hint = ", expected (number;%condition%)" if text[place] in ";%*" else ""
             raise FormulaError(f"column {place + 1}: {text[place]!r} is not part of a formula{hint}")
-        # A match of ``region`` also fills the groups inside it, so ``lastgroup`` would not name the kind.
         kind = next(name for name in ("space", "region", "number", "sign") if found[name] is not None)
         if kind != "space":
             num_tokens += 1

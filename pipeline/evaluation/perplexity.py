@@ -54,8 +54,8 @@ OF_STUDENTS: Final = (UNCONDITIONAL, IN_DOCUMENT)
 DISTRIBUTIONS: Final = (UNCONDITIONAL, IN_DOCUMENT, GIVEN_TREE, JOINT, MARGINAL, PREFIX, FLOOR)
 
 LENGTHS: Final = (1, 6, 11, 21, 41, 81)
-"""The breakdown by length has the ranges 0, 1 to 5, 6 to 10, ..., and 81 and more tokens. The second range begins at
-the first of these numbers, the third range at the second number, and so on."""
+"""Each number is the smallest length in a range of the breakdown by length. The ranges are 1 to 5 tokens, 6 to 10
+tokens, and so on, and the last is 81 and more tokens. Sentences of 0 tokens have a range of their own."""
 BY_SOURCE: Final = "by source"
 BY_LENGTH: Final = "by length in tokens"
 NOT_KNOWN: Final = "not known"

@@ -1,10 +1,10 @@
 """Score sentences: compute the log-probability of every token, with any model that needs no tree.
 
-Minimal pairs and SyntaxGym need a ``Scorer``. Surprisals need a ``DistributionScorer``, which also summarises the
-distribution over the next token at each position, and can read text before a sentence. A ``NextTokenScorer`` scores in
-one process, with any model that is a ``NextTokenModel`` (a protocol in ``pipeline.dumping.next_token``). A
-``BlockScorer`` divides the sentences among several processes, each with a scorer of its own, and continues after an
-interruption.
+Minimal pairs and SyntaxGym need a ``Scorer``. Surprisals need a ``DistributionScorer``. It also summarises the
+distribution over the next token at each position, and each sentence may have a context: text that the model reads
+before the sentence, and that is not scored. A ``NextTokenScorer`` scores in one process, with any model that is a
+``NextTokenModel`` (a protocol in ``pipeline.dumping.next_token``). A ``BlockScorer`` divides the sentences among
+several processes, each with a scorer of its own, and continues after an interruption.
 
 Shape letters: n tokens of a sentence, c tokens before the sentence, R scored positions of a batch, V vocabulary.
 """

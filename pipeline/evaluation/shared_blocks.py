@@ -70,8 +70,8 @@ class Job:
     max_positions: int = NO_LIMIT
     """Largest number of positions in a block. A longer sentence is a block by itself."""
     window: int = NO_LIMIT
-    """Number of successive sentences in a window. All sentences of a block are from one window. Only the values of
-    one window are in memory at a time."""
+    """The sentences are divided into windows of this many successive sentences. All sentences of a block are from the
+    same window. Values are read one window at a time, so that only the values of one window are in memory."""
 
     def form(self) -> dict[str, Json]:
         """Return all fields except ``compute``, for the fingerprint of a file of finished blocks."""
@@ -102,7 +102,9 @@ class Job:
 def shared_blocks(
     jobs: Mapping[str, Job], world: World, *, files: ModelFiles, settings: Mapping[str, Any], device: torch.device
 ) -> Iterator["SharedBlocks"]:
-    """Yield, on rank 0, the object that computes rows in all processes. Rows can be read until the ``with`` body ends.
+    """Yield, on rank 0, an object that computes values of sentences in all processes.
+
+    These values can be read only inside the body of the ``with`` statement.
 
     Every rank must enter the ``with`` statement, but only rank 0 executes the body. The other ranks compute blocks
     until rank 0 leaves the body, and then raise SystemExit.
@@ -141,7 +143,7 @@ def shared_blocks(
 
 
 class SharedBlocks:
-    """Computes rows of sentences in all processes. The function ``shared_blocks`` makes and ends this object."""
+    """Computes values of sentences, in all processes. The function ``shared_blocks`` makes and ends this object."""
 
     def __init__(self, jobs: Mapping[str, Job], world: World, files: ModelFiles, about: bytes) -> None:
         self._jobs, self._world, self._model, self._about = jobs, world, files, about

@@ -1,8 +1,9 @@
 """Predict the hours, the memory and the bytes of a training before it is begun. No run is written.
 
-A plan takes some steps, evaluates some batches of dev and makes the content of one checkpoint. With ``--patience`` a
-training may end earlier than predicted. For N processes, the plan times the steps of one process with its share of each
-batch. The time in which processes add up their gradients is not included.
+To predict them, this module times some training steps and the evaluation of some batches of dev. It encodes one
+checkpoint in memory to know its size. With ``--patience`` a training may end earlier than predicted. For N processes,
+the steps of one process are timed, with its share of each batch. The time in which processes add up their gradients is
+not included.
 """
 
 import itertools
@@ -41,7 +42,8 @@ def plan_training(
     """Return counts, rates, memory, bytes and hours of a training as JSON values.
 
     Args:
-        task_for: A function that returns the task of one process. The tasks may share a model.
+        task_for: Given the number of processes (in a ``World``), returns the task of one process: its model, its loss
+            and its batches. The tasks may share a model.
         config: The options of the training.
         run: The run directory that would be written.
         device: Where the model is.

@@ -4,7 +4,8 @@ Prose has commas too. So lines with commas or semicolons must have equal numbers
 they need a header or a column of numbers, or both if there are spaces next to the delimiters. For lines with tabs or
 vertical bars, three rows with the same number of cells are enough. But lines that have an indent or a speaker before
 the tab are text. Rows that begin with consecutive numbers, such as 1, 2 and 3, are a table even if some rows have more
-cells than others. A row has too many cells if one of its cells has commas and the quotes around that cell are missing.
+cells than others. For example, ``2,Yes, I do`` has three cells instead of two if the quotes around ``Yes, I do`` are
+missing.
 """
 
 import csv
@@ -23,8 +24,8 @@ _NUMBER = re.compile(r"\s*[-+]?\d+(?:[.,]\d+)?(?:[eE][-+]?\d+)?%?\s*")
 _NAME = re.compile(r"[^\W\d][\w.%()/#-]*(?: [\w.%()/#-]+){0,4}")
 """The name of a column: a letter or ``_`` first, up to five words, and no marks except ``. % ( ) / # - _``."""
 _SAME_WIDTH: Final = 0.95
-"""At least this share of the rows of a table has the most frequent number of cells. If commas or semicolons without
-spaces separate the cells, at least this share of the cells neither begins nor ends with a space."""
+"""Least share of the rows that must have the most frequent number of cells. It is also a share of cells: if the spaces
+after commas or semicolons are not ignored, at least this share of the cells must have no space at either end."""
 _COLUMNS_OF_TEXT: Final = frozenset({"text", "sentence", "sentences", "content", "utterance"})
 
 _FORMULA = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
@@ -146,7 +147,8 @@ def _columns(rows: Sequence[Sequence[str]], *, is_prose: bool, spaced: bool = Fa
     Args:
         rows: The first rows.
         is_prose: Whether the delimiter is common in prose.
-        spaced: Whether spaces after a delimiter were ignored, so that cells of prose look like cells of a table.
+        spaced: Whether spaces after a delimiter were ignored. Prose then looks more like a table. So if ``is_prose``
+            is true as well, the rows must have both a header and a column of numbers.
     """
     width = max(Counter(map(len, rows)).items(), key=itemgetter(1), default=(0, 0))[0]
     if rows and len(rows[0]) == 1 < width:
