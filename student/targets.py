@@ -1,10 +1,11 @@
 """Read the soft targets of a batch from a dump: the teacher's distributions at one temperature.
 
 The teacher's distribution is p at T = 1, and p_T at the temperature T. A dump of the top k has the teacher's own
-probabilities (``SoftTargets``). A dump with draws holds some of the most probable tokens, the top tokens, and n tokens
-drawn at random from all others, the rest. With ``dump-teacher --selection sampled`` there are no top tokens, and the
-rest is the whole vocabulary. From the draws this module computes estimates p^_T of p_T (``DrawnTargets``). For the top
-tokens p^_T is p_T. For a token w of the rest that was drawn c_w times,
+probabilities (``SoftTargets``). A dump with draws holds some of the most probable tokens. They are called the top
+tokens, and all other tokens are called the rest. In addition, the dump holds n tokens drawn at random from the rest.
+With ``dump-teacher --selection sampled`` there are no top tokens, and the rest is the whole vocabulary. From the draws
+this module computes estimates p^_T of p_T (``DrawnTargets``). For the top tokens p^_T is p_T. For a token w of the rest
+that was drawn c_w times,
 
     p^_T(w) = (c_w / n) (p(rest) / p(w)) p_T(w)
 
@@ -120,7 +121,8 @@ def estimated_probabilities(
         num_top: Number of top tokens.
         temperature: T.
     """
-    # A dump in float16 has -inf for numbers below -65,504. With -inf in both, ``tail - drawn`` would be NaN.
+    # A dump in float16 has -inf for numbers below -65,504. Such a number becomes -65,504 here, because the difference
+    # of two infinite numbers would be NaN.
     log_probs = log_probs.clamp(min=torch.finfo(torch.float16).min)
     log_weights = log_probs / temperature - logz.to(log_probs.dtype)[:, None]
     drawn = log_probs[:, num_top:]
@@ -159,7 +161,8 @@ class DumpTargets:
 
     Raises:
         FingerprintMismatchError: If the dump was made from another split or tokenizer, or has other sentences.
-        StoreError: If the dump was not made for this temperature, tail or divergence.
+        StoreError: If the dump was not made for this temperature, or if the dump has draws and ``options`` has
+            another ``tail`` or ``divergence`` than the default.
     """
 
     def __init__(self, dump: "DumpReader", split: "Split", options: TargetOptions) -> None:
@@ -183,7 +186,7 @@ class DumpTargets:
             if dump.schema.num_draws and value != default:
                 raise StoreError(
                     f"{dump.folder}: selection is {dump.schema.selection}, expected topk for {option} {value}: "
-                    f"draws allow only the soft cross-entropy. Leave out {option}, or give a dump of the top k"
+                    f"a dump with draws works only with the default. Leave out {option}, or give a dump of the top k"
                 )
         self._dump = dump
         self._split = split

@@ -54,8 +54,8 @@ NO_TREES = {
     "none": "none: the words before alone",
     "exact": "none: exact sum over the grammar's trees",
 }
-"""What a dump without trees records as its ``tree_source`` (the origin of its trees), by condition. A dump with
-condition ``tree`` records the dataset's ``tree_source``."""
+"""The text that a dump records as its ``tree_source``, for each condition except ``tree``. A dump with condition
+``tree`` records the ``tree_source`` of its dataset, which says where the trees come from."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -339,7 +339,7 @@ def _problems_of_text(content: Mapping[str, Any], added: Mapping[str, int]) -> I
             return
         covered = {at for start, stop in spans for at in range(start, stop)}
         if len(covered) < len(text) - text.count(" ") or not all(start < stop for start, stop in spans):
-            yield f"by the offsets of its tokens, a character has no token or a token has no character in {text!r}"
+            yield f"its token offsets are wrong: a character is in no token, or a token has no character, in {text!r}"
             return
 
 
