@@ -3,7 +3,7 @@
     python -m benchmarks.conditions --data DATASET --teacher RUN [--split dev] [--beams 10/5,100/20] [--quick]
                                     [--json FILE]
 
-Every position has two distributions over the whole vocabulary. The first is given the dataset's tree:
+Every position has two distributions over the whole vocabulary. The first is conditioned on the dataset's tree:
 p(w | x_<t, y_<t, SHIFT), with the tokens x_<t and the actions y_<t so far. The parser or person that made this tree saw
 the whole sentence. The second distribution is the mixture over the trees that a beam search finds for x_<t. The figures
 of each beam size (beam and word beam) are:

@@ -3,14 +3,14 @@
     python -m benchmarks.evaluation [--quick] [--json FILE] [--pairs FOLDER --tokenizer FILE]
 
 This project and the loop both use the default student with the same random weights, and one thread. Both encode the
-text and add up the log-probabilities of all tokens and <eos>. Without --pairs and --tokenizer, the pairs and the
-tokenizer come from the sample corpus. The plain loop takes 64 sentences at a time, in the given order, padded to the
-longest of these sentences.
+text and add up the log-probabilities of all tokens and <eos>. If --pairs or --tokenizer is missing, both the pairs and
+the tokenizer come from the sample corpus. The plain loop takes 64 sentences at a time, in the given order, padded to
+the longest of these sentences.
 
 pairs_vs_transformers    pairs per second of this project / pairs per second of the plain loop, median over rounds
 pairs_per_s              pairs per second of this project
-largest_difference_nats  largest absolute difference between the two log-probabilities of a sentence, over the first 64
-                         sentences
+largest_difference_nats  largest absolute difference between this project's and the loop's log-probability of the same
+                         sentence, over the first 64 sentences
 """
 
 import contextlib

@@ -5,8 +5,8 @@
 Nothing here runs on a GPU. ``benchmarks.gpu`` measures the rates of such steps on a GPU.
 
 launches              PyTorch operations of a step that start at least one kernel. Views and allocations start none.
-rounds                The number of a teacher's LSTM steps that must run one after the other, in one stack layer and in
-                      the composition. One such step computes many cells at once.
+rounds                The number of LSTM steps of a teacher that must run one after the other: those of one stack layer
+                      plus those of the composition. One such step computes many cells at once.
 gflop                 Multiplications and additions in the step's matrix products, in units of 10^9.
 launch_bound_ms       The time of a step if launching kernels limits it: launches times LAUNCH_US (the time of one
                       launch). It falls only if kernels are fused, or captured in a CUDA graph.

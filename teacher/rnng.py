@@ -3,9 +3,9 @@
 A level is all constituents of one height, or all pushes of one stack depth. ``teacher.levels`` defines the strategies
 top-down and binary. ``u_t`` is the top state of the stack LSTM before action ``t``.
 
-    p(a_t | u_t)     = softmax over the valid actions of (A u_t + a)
-    p(w | u_t)       = softmax over the whole vocabulary of (E P u_t + b), at a SHIFT; E is the token embedding, and P
-                       is a projection if the sizes differ
+    p(a_t | u_t)     = softmax of (A u_t + a) over the valid actions
+    p(w | u_t)       = softmax of (E P u_t + b) over the whole vocabulary, at a SHIFT. E is the token embedding. P
+                       projects u_t to the size of an embedding. If u_t has this size, P is the identity
     pushed           = the vector that an action pushes onto the stack. For a token w: sqrt(D) E_w (Vaswani et al. 2017,
                        section 3.4). For a nonterminal: sqrt(D) times its embedding. For a constituent: the composed
                        vector

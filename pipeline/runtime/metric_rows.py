@@ -13,8 +13,8 @@ Row: TypeAlias = dict[str, int | float | str | None]
 
 METRICS: Final = "metrics.jsonl"
 GAP: Final = "gap"
-"""The ``split`` of a row about missing rows. If rows are missing from the file when training continues, such a row is
-written. Its metric ``missing_rows`` is their number."""
+"""If rows are missing from the file when a training continues, the training writes a row that says so. The ``split`` of
+this row is ``gap``, and its metric ``missing_rows`` is the number of missing rows."""
 _REMEDY: Final = "remove the line"
 _MAX_BYTES: Final = 1 << 30
 _NOT_FINITE: Final = re.compile(rb'": ?(NaN|-?Infinity)(?=[,}])')

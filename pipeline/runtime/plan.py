@@ -1,9 +1,9 @@
 """Measure what every ``--plan`` needs: the speed of the disk and the memory of this process.
 
 With ``--plan``, a command measures a small part of its work, and estimates hours, memory and bytes. It removes what it
-writes. If it is killed, an object ``plan-….partial`` may stay in an object store. The estimated hours of several
-processes assume that each process has its own cores or GPU and is as fast as this one, and that all processes together
-write as fast as this one.
+writes. If it is killed, an object ``plan-….partial`` may stay in an object store. The estimate for several processes
+assumes that each has its own cores or GPU and computes as fast as this process. But it assumes that they share the
+disk: all together write only as fast as this process alone.
 """
 
 import contextlib

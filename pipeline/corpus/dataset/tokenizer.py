@@ -235,7 +235,10 @@ class Tokenizer:
 
 
 def why_not_a_tokenizer(data: bytes, error: Exception) -> str:
-    """Return why the tokenizers library cannot read a file. Its own error misleads if parts are missing."""
+    """Return why the tokenizers library cannot read a file.
+
+    If a part of the file is missing, the library's own error message is misleading.
+    """
     missing = "" if b'"model"' in data else "it has no part 'model'; it may be only a vocabulary"
     return encoding_problem(data) or missing or str(error)
 
@@ -333,8 +336,9 @@ def train_tokenizer(
         progress: Called with the number of lines read since the last call.
 
     Raises:
-        InputError: If a line is not UTF-8, or there is no text; and as ``read_running_text``.
-        ConfigError: If the vocabulary is too small, or a column is given for running text.
+        InputError: If a line is not UTF-8, if there is no text, or if ``read_running_text`` raises it.
+        ConfigError: If ``vocab_size`` is too small, or if ``column`` is given for a file with one sentence or
+            paragraph per line.
     """
     num_lines = 0
     num_words = dict.fromkeys(texts, 0)

@@ -1,6 +1,6 @@
 """Recognise hard-wrapped text, which is cut into lines of nearly the same width, and join the lines of a paragraph.
 
-An indented line does not end a paragraph, so lines of verse are joined too.
+Indentation does not begin a new paragraph, so indented lines, such as those of verse, are joined too.
 """
 
 import re
@@ -22,7 +22,7 @@ _SLACK: Final = 5
 """A line counts as full if the next word would not have fitted, or would have left less room than this many
 characters."""
 _WIDEST: Final = 0.95
-"""The width of a text is a quantile of the lengths of its lines: this share of the lines has at most this length."""
+"""The width of a text is the length that this share of its lines does not exceed."""
 _ENDS_INSIDE = re.compile(r"[\w,;\u2019'-]")
 _WORD = re.compile(r"[^\W\d_]+")
 _LAST_CHARS: Final = 40
@@ -69,8 +69,9 @@ def join_lines(lines: Iterable[tuple[str, str]], words: frozenset[str]) -> tuple
     """Return the lines of a paragraph as one line, and whether hyphens were removed.
 
     If a line ends with a word and a hyphen, the next line follows without a space. The hyphen is removed if the joined
-    word is one of ``words``; otherwise it stays, as in "well-known". The next line also follows without a space after a
-    soft hyphen. Cleaning has removed soft hyphens, so the line as it was in the file shows whether there was one.
+    word is one of ``words``; otherwise it stays, as in "well-known". If a line ends with a soft hyphen, the next line
+    follows without a space, too. Cleaning has removed soft hyphens, so the line as it was in the file shows whether
+    there was one.
 
     Args:
         lines: The cleaned text of each line, and the line as it was in the file.

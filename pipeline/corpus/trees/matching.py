@@ -105,8 +105,8 @@ def _all_ends(tree: Tree, text: str) -> dict[int, _Reached | None]:
 def _stops(units: list[re.Match[str]], text: str, at: int, *, shares_period: bool) -> list[int]:
     """Return the positions where a word that begins at ``at`` may end. The text may have spaces inside the word.
 
-    With ``shares_period`` the word may also end before its last period. Then the text has one period for this word and
-    for the next word, which is a period itself (as after "etc." at the end of a sentence).
+    With ``shares_period`` the word may also end before its last period. For example, a tree may end with the two words
+    "etc." and ".", where the text has only "etc."
     """
     found = {at: None}
     for number, unit in enumerate(units):

@@ -143,13 +143,14 @@ class ItemScores:
 def item_scores(results: RunResults, *, normaliser: Normaliser, left_out: list[str]) -> list[ItemScores]:
     """Return a run's scores on each benchmark that it was evaluated on.
 
-    Two results of one benchmark must agree except for rounding. For example, a teacher's results with and without a
-    beam search both hold the perplexity *given the tree*.
+    A run may have two results of one benchmark. For example, a teacher's results with and without a beam search both
+    hold the perplexity *given the tree*. Two such results must agree except for rounding.
 
     Args:
         results: The results of a run.
         normaliser: Whether perplexities are per token, word or byte.
-        left_out: Gets a message for each outdated result and each result without rows or items.
+        left_out: Gets a message for each result that is left out. There are three reasons: the result is outdated
+            (``Skipped.is_outdated``), the file of its item rows does not exist, or the result has no items.
 
     Raises:
         InputError: If a row is damaged, rows do not add up to the counts or sums of their result, or two results of one
