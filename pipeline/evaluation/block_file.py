@@ -145,7 +145,7 @@ class BlockFile:
             size = os.fstat(self._file.fileno()).st_size
             good, problem = self._good_bytes(size, fingerprint, num_blocks)
             if good < size:
-                kept = f"Finished blocks before it: {len(self._places)}. They are kept, and all others"
+                kept = f"Finished blocks before the damage: {len(self._places)}. They are kept, and all others"
                 log.warning("%s: %s. %s are computed again", self.path, problem, kept if self._places else "All blocks")
                 self._file.truncate(good)
             self._file.seek(good)

@@ -68,7 +68,7 @@ class ReportedRuns:
         return Cell(run.name, note=note, series=self.series(run))
 
     def names(self, runs: Sequence[RunRecord]) -> str:
-        """Return the names of runs. Several runs of one seed group appear as the group's name and their number."""
+        """Return the names of runs. Several runs of one seed group appear as one name, such as "distilled (3 runs)"."""
         return ", ".join(name for name, _ in self._by_group((run, "") for run in runs))
 
     def key(self, entries: Sequence[tuple[RunRecord, str]], *, unit: str = "") -> list[tuple[Markup, str]]:

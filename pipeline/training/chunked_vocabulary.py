@@ -59,7 +59,7 @@ def vocabulary_loss(
         bias: ``[V]``, or None.
         row_loss: Called once per chunk, in order.
         num_parts: Number of sums that ``row_loss`` returns.
-        chunk_rows: R; 0: a size that suits the device.
+        chunk_rows: R. The default, 0, stands for a size that suits the device.
     """
     chunk_rows = chunk_rows or (CHUNK_ROWS if states.device.type == "cpu" else CHUNK_ROWS_GPU)
     sums: Tensor = _VocabularyLoss.apply(  # type: ignore[no-untyped-call]

@@ -78,7 +78,7 @@ def stored_chunks(
         files: The whole file of each array, by name of the array.
         schema: The schema of the dump.
         entry: The entry of the shard in the manifest.
-        names: For each array, by name, a text for messages that names its file, the array and the shard.
+        names: Maps the name of each array to the start of error messages about it: its file, the array and the shard.
 
     Raises:
         CorruptStoreError: If an index or a checksum is wrong.

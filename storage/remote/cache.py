@@ -10,7 +10,8 @@ exceed the limit, those that were used longest ago are removed. A mapped file st
 missing file is fetched again, so any process may remove any file at any time. But the disk space of a removed file is
 freed only when its last map is gone, so the cache may use more than its limit.
 
-Nobody but the user may enter the cache's folder, since copies are not hashed again when they are used.
+If the cache's folder does not exist, it is created such that only the user can enter it, because copies are not hashed
+again when they are used. The permissions of an existing folder stay as they are.
 """
 
 import fcntl
@@ -116,7 +117,7 @@ class FileCache:
                 fcntl.flock(file, fcntl.LOCK_UN)
 
     def subfolder(self, *names: str) -> Path:
-        """Return a folder of the cache, which only this user may enter. Create it if it is missing.
+        """Return a folder inside the cache's folder. Create both if they are missing.
 
         Raises:
             StoreError: If it cannot be created.

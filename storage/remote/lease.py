@@ -3,14 +3,20 @@
 The lease of the store s3://BUCKET/dump is the object s3://BUCKET/dump.lease.json. It names its holder and the time at
 which it expires. The holder renews it in a thread. Any process may take the lease once it has expired (`TIME_TO_LIVE_S`
 after the last renewal), or before that with ``take_over``. A process that takes the lease waits and reads it back. So
-if two processes take it at the same time, the process that wrote last keeps it. This also works on object stores
-without a request "create this object only if it does not exist". Before the holder writes a file or adds a line to the
-store's history, it reads the lease again. If another process has taken the lease, the old holder stops.
+if two processes take it at the same time, the process that wrote last keeps it. This also works on object stores that
+do not support the request "create this object only if it does not exist".
 
-The lease cannot stop a writer that sleeps for minutes between the check of the lease and the write. Such a late write
-does no harm: files are whole objects, and their bytes do not depend on who computes them. For the same reason, only
-rank 0 of dump-teacher takes the lease; the other ranks write files without it. If the clocks of two hosts differ by
-more than `TIME_TO_LIVE_S` minus `HEARTBEAT_S`, a living holder can lose its lease. The holder then stops.
+The history of this store is the object s3://BUCKET/dump.history.jsonl. Each of its lines records an event, such as the
+start of a writer. Before the holder writes a file or adds a line to the history, it reads the lease again. If another
+process has taken the lease, the old holder stops.
+
+The lease cannot stop a writer that sleeps for minutes between the check of the lease and the write. If it writes a file
+late, this does no harm: files are whole objects, and their bytes do not depend on who computes them. For the same
+reason, the other ranks of dump-teacher may write files without a lease: only rank 0 takes the lease. If the holder adds
+a line to the history late, lines that the new holder added can be lost.
+
+If the clocks of two hosts differ by more than `TIME_TO_LIVE_S` minus `HEARTBEAT_S`, a living holder can lose its lease.
+The holder then stops.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Write, read and describe a dataset: the token ids and oracle actions of every split, and their tokenizer.
 
     DATASET/tokenizer.json
-    DATASET/words.json              the number of words in the split train, and the numbers of words that the tokenizer
-                                    and the parser or teacher were trained on (``word_budget``)
+    DATASET/words.json              the number of words in the split train, in the tokenizer's training text and, if a
+                                    parser or teacher made the trees, in its training text (``word_budget``)
     DATASET/dataset.zarr            attributes: labels, sha256 digests, and where the trees come from
     DATASET/dataset.zarr/SPLIT      tokens, offsets, actions, action_offsets, document_ids, num_words, num_bytes,
                                     documents (a table as UTF-8 bytes), folds (train only, if build-dataset had
@@ -139,15 +139,16 @@ class Dataset:
     splits: dict[str, Split]
     trees: Trees
     tree_source: str
-    """Where the trees come from, in words: the option ``--trees``, a digest of the tree files, parsers and teachers."""
+    """A phrase that says where the trees come from, for example "given, files of trees sha256 3f9a1c00b7e2". If parsers
+    or teachers made the trees, the phrase names them."""
     counts: dict[str, dict[str, Any]]
     """For each split, the counts of ``SplitBuilder.to_json``. For example, ``num_kept`` is one number, and ``dropped``
     has one number for each reason."""
     statistics: dict[str, dict[str, Any]]
     """The result of ``split_statistics`` for each split. Empty for a dataset of an older version."""
     trained_on: Sequence[TrainingText]
-    """Records of the text of the training split, and of the texts that the tokenizer and the parser or teacher were
-    trained on."""
+    """Records of the text of the training split, of the tokenizer's training text and, if a parser or teacher made the
+    trees, of its training text."""
     sha256: str
     """sha256 of the labels, the source of the trees, the tokenizer and all splits."""
 

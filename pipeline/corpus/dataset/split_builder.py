@@ -26,7 +26,8 @@ from storage.ragged import Ragged
 
 _STORED_COLUMNS: Final = ("document_ids", "num_words", "num_bytes")
 _NO_LABEL: Final = -1
-"""The new number of NT(X) in ``finish`` if X is not a label of the dataset. No kept sentence has such a phrase X."""
+"""``finish`` renumbers the actions NT(X). This number stands for each X that is not a label of the dataset. No stored
+sentence has such an X. A block can still list it, because X was replaced or the sentences with X were left out."""
 
 
 class SplitBuilder:

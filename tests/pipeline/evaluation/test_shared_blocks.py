@@ -142,7 +142,11 @@ def test_a_damaged_file_is_kept_up_to_the_damage(
         caplog.clear()
         check(computed(run, again))
     assert again.num_computed == NUM_BLOCKS - num_kept
-    kept = f". Finished blocks before it: {num_kept}. They are kept, and all others" if num_kept else ". All blocks"
+    kept = (
+        f". Finished blocks before the damage: {num_kept}. They are kept, and all others"
+        if num_kept
+        else ". All blocks"
+    )
     assert [m.endswith(f"{kept} are computed again") for m in caplog.messages] == [True] * bool(damaged)
 
 
