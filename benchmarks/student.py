@@ -13,7 +13,8 @@ NAME_d384                     The figure NAME for a model of 6 blocks of size 38
 tokens_vs_transformers        The rate of a plain step / the rate of a step of ``GPT2LMHeadModel`` (transformers) of the
                               same sizes, with the same optimiser and the same sentences, padded to the longest.
 data_wait_share               The share of its running time that the command ``train-student --dump`` waits for batches.
-scaling_2                     Positions/s of this command with two processes / with one; each has one thread.
+scaling_2                     Positions per second of this command with two processes, divided by its positions per
+                              second with one process. Each process has one thread.
 step_mb_vVOCAB_kK             By how many MB four distilling steps of 4,080 positions raise the peak resident memory of
                               a process that already holds the model, the targets and the optimiser's state.
 """

@@ -7,9 +7,10 @@ vocabulary of the dataset. One process and one thread compute batches of 32, 128
 (``--quick``: only 128). In the names below, TASK is train or infer, SIZE is the size of the model, and BATCH is the
 number of sentences per batch.
 
-TASK_floor_dSIZE   Operations per second of the task at 128 sentences per batch / operations per second of a float32
-                   product of 2,048 x 2,048 matrices, also on one thread. ``training_flops`` and ``inference_flops``
-                   count the operations of a task. The figure is the median of three rounds (``--quick``: two).
+TASK_floor_dSIZE   Operations per second of the task at 128 sentences per batch, divided by the operations per second of
+                   a float32 product of 2,048 x 2,048 matrices, also on one thread. ``training_flops`` and
+                   ``inference_flops`` count the operations of a task. The figure is the median of three rounds
+                   (``--quick``: two).
                    ``TASK_floor_dSIZE_32`` and ``TASK_floor_dSIZE_512`` are the same ratio with 32 and 512 sentences per
                    batch.
 TASK_positions_per_s_dSIZE_BATCH   Positions per second with BATCH sentences per batch.
@@ -175,8 +176,8 @@ def training_flops(model: Rnng, schedule: Schedule) -> float:
     """Return the floating-point operations of one forward and backward pass, when shared results are computed once.
 
     All pushes onto a stack state share the recurrent product of this state. All constituents with the same label share
-    the first step of their composition. Only matrix products count, with two operations per multiplication and
-    addition. The backward pass counts twice as much as the forward pass.
+    the first step of their composition. Only matrix products count. A multiplication and an addition
+    are two operations. The backward pass counts twice as much as the forward pass.
 
     The count is for the top-down strategy with the BiLSTM.
     """
@@ -193,7 +194,8 @@ def training_flops(model: Rnng, schedule: Schedule) -> float:
 def inference_flops(model: Rnng, schedule: Schedule) -> float:
     """Return the floating-point operations that compute the states and logits of all positions.
 
-    The input products of tokens and nonterminals are cached once per vocabulary, so they do not count.
+    The input products of tokens do not count, because they are cached before the measurement. The input products of
+    nonterminals do not count either, because there are few: one per label in each batch.
     """
     dim, hidden = model.config.embed_dim, model.config.hidden_dim
     num_children = sum(level.children.shape[1] for level in schedule.compositions)

@@ -303,7 +303,7 @@ def weights_of(run: RunInfo, metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def weights_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a weights file that ``load_weights`` can read."""
+    """Return our metadata of a weight file. The file must be one that ``load_weights`` can read."""
     with open_file(path) as file:
         size = file.read(8)
         return _metadata(size + file.read(int.from_bytes(size, "little")), path)

@@ -62,8 +62,9 @@ class DumpSchema:
     k: int
     """Columns per position: the number of kept ids or, with draws, the largest number that can be kept."""
     num_top: int = 0
-    """Number of most probable tokens, which come first in the row of a position. It depends on ``selection``. ``topk``:
-    k (a 0 is replaced by k). ``sampled``: 0. ``stratified``: at least 1 and less than k."""
+    """Number of most probable tokens, which come first in the row of a position. The allowed values depend on
+    ``selection``. ``topk``: k, or 0, which is then changed to k. ``sampled``: 0. ``stratified``: at least 1 and less
+    than k."""
     temperatures: tuple[float, ...]
     """The temperatures T for which the arrays ``tail`` (log of the mass outside the top tokens) and ``logz`` (log of
     the normaliser Σ p^(1/T)) have a column; the first is 1."""

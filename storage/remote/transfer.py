@@ -2,9 +2,11 @@
 
 A fetched copy is identified by the URL and by the object store's listing: names, sizes, and the store's own tags or
 times. The folder is fetched again if the listing has changed, or if the files of the copy no longer have the sha256
-that they had directly after they were fetched. This module does not check that the right bytes were fetched. Readers
-check that: every dataset holds the digests of its arrays. Copies of folders do not count towards the cache's limit,
-since a process may be reading them. Copies not used for `KEEP_DAYS` days are removed.
+that they had directly after they were fetched. This module does not check that the right bytes were fetched. The code
+that reads a dataset checks this, against the digests that every dataset holds.
+
+A process may be reading a copied folder. So copied folders do not count towards the size limit of the cache
+(`storage.remote.cache`), and are not removed to make room. They are removed after `KEEP_DAYS` days without use.
 """
 
 import os

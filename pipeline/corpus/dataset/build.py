@@ -226,9 +226,9 @@ def _trained_on(
 ) -> list[TrainingText]:
     """Return the records of all text that the dataset depends on.
 
-    The first record is of the text of the split train. The other records are of the texts that the tokenizer was
-    trained on, and of the texts that a parser or teacher was trained on to make the trees. With ``--trees right``,
-    the parser's texts are left out, because right-branching trees do not depend on a parser.
+    The first record is of the text of the split train. Then come records of the texts that the tokenizer was trained
+    on. If a parser or teacher made the trees, records of the texts that it was trained on follow. With
+    ``--trees right``, the parser's texts are left out, because right-branching trees do not depend on a parser.
     """
     files: dict[str, int | None] = {}
     others = list(read_record(config.tokenizer, RECORD_SUFFIX, of=TOKENIZER, sha256=tokenizer.sha256))
