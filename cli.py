@@ -492,8 +492,9 @@ def evaluate() -> None:
 def perplexity(model: Path, data: Place, values: Values) -> None:
     """Measure the perplexity on a split, per token and per word, and the bits per byte.
 
-    For a teacher, each of these figures has several values: given the tree, joint with the tree and, with --marginal,
-    without the tree. Each sentence is scored alone, after <bos>, unless a student was trained with --context document.
+    For a teacher, each of these figures has two values: given the tree, and joint with the tree. The option --marginal
+    adds values without the tree. Each sentence is scored alone, after <bos>, unless a student was trained with
+    --context document.
 
     \b
     Example: python cli.py evaluate perplexity runs/teacher --data dataset --split dev

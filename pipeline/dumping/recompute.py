@@ -51,8 +51,9 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
         their files are identical, byte for byte. ``computation_differences``: the entries of ``computation`` that
         differ, each with its values in the dump (``dump``) and in the recomputation (``here``). ``max_differences``:
         the largest absolute differences, in nats, of ``gold_logp``, ``tail``, ``logz`` and ``logp``. Values of ``logp``
-        are compared only for ids that both rows have. ``share_of_ids_that_agree``: the share of the dump's ids that
-        the recomputed row also has; None without positions.
+        are compared only for ids that a position has both in the dump and in the recomputation.
+        ``share_of_ids_that_agree``: the share of the dump's ids that the recomputed row also has; None without
+        positions.
 
     Raises:
         FingerprintMismatchError: If the dump was made from another dataset or other teachers.
@@ -104,7 +105,7 @@ def recompute(job: DumpJob, dump: Location, *, num_shards: int, seed: int) -> di
 
 
 def computed_with(dump: Location) -> DumpConfig:
-    """Return the options of a complete dump that its bytes depend on. The option ``device`` is set to auto.
+    """Return those options of a complete dump on which its bytes depend. The option ``device`` is set to auto.
 
     Raises:
         StoreError: If the dump is missing or incomplete, or does not record its ``threads`` and ``batch_tokens``.

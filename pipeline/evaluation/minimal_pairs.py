@@ -188,7 +188,7 @@ class MinimalPairFigures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredPair:
-    """A model's log-probabilities of the two sentences of a pair. A result's ``.jsonl`` file has one per line."""
+    """A model's log-probabilities of the two sentences of a pair: one line of a result's ``.jsonl`` file."""
 
     paradigm: str
     pair: Count
@@ -410,7 +410,8 @@ def _objects(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[
         # The first line is no JSON object, so the whole file may have another form.
         lines = read_lines(file)
         head = read_head(read_lines(file, "skip"))
-        # form_of believes a suffix. Only the suffix of a table is shown to it, not one such as .jsonl.
+        # form_of trusts the suffix of a path. A file without the suffix of a table, such as a .jsonl file, may hold a
+        # table all the same. For such a file, form_of gets an empty path, and judges only by the lines.
         form = form_of(head, file if file.name.endswith(_TABLES) else Path())
         if form.kind == "table":
             names = [part for name in columns for part in _parts(name, form.columns)]

@@ -107,7 +107,7 @@ def train_parser(
     for name, found in (", ".join(map(str, trees)), examples), *sets.items():
         if not found:
             raise InputError(
-                f"{name}: no tree left to train on or to score; expected trees in brackets that are short enough"
+                f"{name}: no tree left to train on or to score; expected a bracketed tree that is not too large"
             )
     make_directory(out.absolute().parent)
     torch.manual_seed(config.seed)

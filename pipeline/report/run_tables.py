@@ -41,8 +41,9 @@ _DISTRIBUTION_NOTES: Mapping[str, str] = {
         "for words that are yet to come, so these perplexities are not comparable with a student\u2019s."
     ),
     MARGINAL: (
-        "Perplexities marginal by beam search: the teacher sees the words before, and no tree. They are comparable "
-        "with a student\u2019s unconditional perplexities."
+        "Perplexities marginal by beam search: the teacher sees the words before, and no tree. The probability of a "
+        "token is a weighted mean over the trees that a beam search finds for the words before it. These perplexities "
+        "are comparable with a student\u2019s unconditional perplexities."
     ),
     JOINT: (
         "Perplexities joint with the tree: the teacher predicts words and tree. They are not comparable with a "
@@ -264,8 +265,9 @@ def _accuracy_columns(
 ) -> dict[str, Sequence[AnyCell]]:
     """Return two columns: accuracies, and numbers of ties.
 
-    An accuracy is the mean of the accuracies of all paradigms or suites. Its note is the accuracy on all pairs or items
-    together. ``accuracies`` maps the name of a run to this mean and to the counts of all its pairs or items.
+    A cell of the first column shows the mean of a run's accuracies on the single paradigms or suites. The note of the
+    cell is the run's accuracy on all pairs or items together. ``accuracies`` maps the name of a run to this mean and to
+    the counts over all pairs or items.
     """
     cells: dict[str, tuple[AnyCell, AnyCell]] = {}
     for name, (mean, counts) in accuracies.items():

@@ -1,4 +1,6 @@
-"""Remove credits, tags, marks of music, descriptions of sounds, speakers' names and dashes before turns from subtitles.
+"""Clean subtitles: remove credits, tags, marks of music, descriptions of sounds, and speakers' names.
+
+A dash can mark the beginning of a speaker's turn, as in "- Who is it? - Me." These dashes are removed too.
 
 Text in square brackets or braces is removed if it has two letters in a row. Round brackets can also hold speech. So
 text in round brackets is removed only if it is in capitals, names a sound or a way of speaking, or is the whole line.
@@ -81,9 +83,9 @@ _MANNER = (
     rf"to (?:him|her|them)sel(?:f|ves)|(?!(?:{_NO_MANNER})\b)\w{{3,}}ly)"
 )
 # A description, such as [door opens], (LAUGHTER AND MUSIC), (sighs heavily), (people laugh) or *coughs*. One of the two
-# square brackets may be on another line. A single word in capitals inside round brackets does not match if the word
-# before the bracket ends in a small letter. It may be an abbreviation, as in "member of (UNESCO)", or be stressed, as
-# in "a big (SOMETHING) thing". If it names a sound, it does match, as in "he said (LAUGHING) no".
+# square brackets may be on another line. A single word in capitals inside round brackets can be an abbreviation, as in
+# "member of (UNESCO)", or a stressed word, as in "a big (SOMETHING) thing". So if the word before the bracket ends in a
+# small letter, the word in capitals matches only if it names a sound, as in "he said (LAUGHING) no".
 _SOUND = re.compile(
     r"\[[^\w\[\]]*\]|\[(?=[^\[\]]*(?:[^\W\d_]{2}|V\.O|O\.S))(?:[^\[\]]*\]|[^\[\]]{1,60}$)|^(?:[^\s\[\]]+\s+){0,7}[^\s\[\]]*[^\W\d_]\s?\]|"
     rf"(?:^[-\u2013\s]*|(?<=\s))\((?!(?<=[a-z]\s\()(?!(?i:{_SOUND_VERBS}|{_SOUND_NOUNS}))[A-Z]{{5,}}\))"
@@ -116,8 +118,13 @@ _NAME = re.compile(
     rf"(?m)^ *(?:{_ROLES}|(?=[^:\n]*:(?:\s*$|.*[a-z])){_CAPITALS}(?: ?\([^()\n]*\))?)\s*:(?:\s+|$|(?=[A-Z\"\u201c]))"
 )
 _TURN = re.compile(r"(?<=[.!?\u2026\"\u201d])\s+(?:[-\u2013\u2014]+|>>+)\s*(?=[A-Z\"\u201c'\u2018\u00bf\d.])")
-# Each description is first replaced by the character NUL. The next three patterns find what is removed with it: the
-# dash of a turn that has no other text, a colon after the description, and a space before a punctuation mark.
+# Each description is first replaced by the character NUL. The next three patterns find text next to NUL that is
+# removed with it. In these examples, 0 stands for NUL:
+#
+#     _EMPTY_TURN    the dash of a turn that has no other text: "- 0" in "- 0 - Hello"
+#     _COLON         a colon after the description, and a name before it: "John 0:" in "John 0: Hello"
+#     _SPACE         spaces before a punctuation mark, as " 0" in "Wait 0!", or spaces after a quotation mark that
+#                    begins the line
 _EMPTY_TURN = re.compile(r"(?:^|(?<=\s))[-\u2013]+\s*\0(?:\s*\0)*\s*(?=[-\u2013]\s|$)")
 _COLON = re.compile(r"^([-\u2013\s]*)(?:[A-Z][a-z][\w.'\u2019-]*(?: [A-Z][\w.'\u2019-]*){0,3}\s*)?\0\s*:")
 _SPACE = re.compile(r"\s*\0\s*(?=[.,:!?;])|(?<=^[\"\u201c])\0\s*")

@@ -29,11 +29,11 @@ _MOST_LINES_SKIPPED: Final = 20
 
 
 def find_text(stem: Path, folder: Path) -> Path:
-    """Return the text of a file of trees in a folder of texts.
+    """Return the path of the text that belongs to a file of trees.
 
     The text of ``02/wsj_0201`` is ``02/wsj_0201.txt``, ``02/wsj_0201.conllu`` or ``02/wsj_0201``, plain or gzipped. If
-    ``folder`` has none of these files, they are looked up without the first folder of the path, as ``wsj_0201.txt``
-    and so on.
+    ``folder`` has none of these files, the text is looked up without the first folder of the path: ``wsj_0201.txt``,
+    ``wsj_0201.conllu`` or ``wsj_0201``. If the path has more folders, they are left out one after another.
 
     Args:
         stem: Path of the file of trees relative to its source, without suffixes.
