@@ -479,8 +479,10 @@ def evaluate() -> None:
     """Measure a trained model: a run, or a folder in Hugging Face's format.
 
     Each command writes its result to RUN/results/NAME.json or, for a folder in Hugging Face's format, to
-    FOLDER-results/NAME.json. A teacher scores sentences without trees by beam search, which is slow. So most commands
-    also run under torchrun: start one process per core (docs/evaluation.md).
+    FOLDER-results/NAME.json. A teacher scores sentences without trees by beam search, which is slow.
+
+    minimal-pairs, syntaxgym, surprisal, parses and perplexity --marginal also run under torchrun. For a teacher on
+    CPUs, start one process per core. If one of these commands is interrupted, run it again: it continues.
     """
 
 
@@ -515,8 +517,9 @@ def perplexity(model: Path, data: Place, values: Values) -> None:
 def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
     """Measure whether a teacher knows anything that a student does not. Run this before dump-teacher.
 
-    STUDENT is a student trained without a dump. If a mixture of the next-token distributions of both models predicts no
-    better than STUDENT alone, there is no sign that TEACHER has anything to teach.
+    STUDENT is a student trained without a dump. TEACHER may also be a student. If a mixture of the next-token
+    distributions of both models predicts no better than STUDENT alone, there is no sign that TEACHER has anything to
+    teach. The result is written to STUDENT/results.
 
     \b
     Example: python cli.py evaluate mixture runs/teacher runs/baseline --data dataset --split dev
@@ -705,8 +708,9 @@ def compare(runs: tuple[Path, ...], values: Values) -> None:
     """Test which groups of runs differ. Runs that are alike in everything but the seed form one group.
 
     The groups are compared on every benchmark that all runs were evaluated on. One group is called better only if two
-    results agree: the test on the items of a benchmark, such as its pairs, and the interval over the seeds. The test is
-    corrected for the number of tests.
+    results agree: the test on the items of a benchmark, such as its pairs, and the interval over the seeds. If a group
+    has a single seed, there is no such interval, and the test alone decides. The test is corrected for the number of
+    tests.
 
     \b
     Example: python cli.py compare runs/baseline-seed* runs/distilled-seed*

@@ -3,8 +3,8 @@
     python -m benchmarks.evaluation [--quick] [--json FILE] [--pairs FOLDER --tokenizer FILE]
 
 This project and the loop both use the default student with the same random weights, and one thread. Both encode the
-text and add up the log-probabilities of all tokens and <eos>. If --pairs or --tokenizer is missing, both the pairs and
-the tokenizer come from the sample corpus. The plain loop takes 64 sentences at a time, in the given order, padded to
+text and add up the log-probabilities of all tokens and <eos>. Without --pairs and --tokenizer, the pairs and the
+tokenizer come from the sample corpus. The plain loop takes 64 sentences at a time, in the given order, padded to
 the longest of these sentences.
 
 pairs_vs_transformers    pairs per second of this project / pairs per second of the plain loop, median over rounds
@@ -41,6 +41,8 @@ def main() -> None:
     options.add_argument("--pairs", type=Path, help="a folder of minimal pairs")
     options.add_argument("--tokenizer", type=Path, help="a tokenizer.json")
     given = options.parse_args()
+    if (given.pairs is None) != (given.tokenizer is None):
+        options.error("give both --pairs and --tokenizer, or neither")
     torch.set_num_threads(1)
     with inputs(given.pairs, given.tokenizer) as (pairs, tokenizer):
         step = max(1, len(pairs) // (300 if given.quick else 3_000))

@@ -215,6 +215,7 @@ def _weights(path: Path) -> tuple[dict[str, Tensor], str]:
         found = safetensors.torch.load(data)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: not a safetensors file ({error}); export again, or fetch the file") from error
+    # The names in a file of a ``GPT2Model`` lack ``transformer.``.
     weights = {
         name if name.startswith("transformer.") else f"transformer.{name}": tensor.float()
         for name, tensor in found.items()

@@ -105,7 +105,7 @@ def mixture_weights(given: Sequence[float], num_dumps: int) -> list[float]:
     """Return the weights of a mixture, which add up to 1. Without ``given`` weights all dumps have the same weight.
 
     Raises:
-        ConfigError: If there is not one weight for each dump.
+        ConfigError: If ``given`` is not empty and does not have one weight for each dump.
     """
     if given and len(given) != num_dumps:
         raise ConfigError(

@@ -1,8 +1,8 @@
 """Write the model card of an exported student: its origin, how to load it, and its results.
 
-Every number comes from the run's ``run.json``, history and results. Each result records the
-sha256 of the weights that were evaluated. The card shows the results of the exported weights. Of all other results it
-shows only how many there are.
+Every number comes from the run's ``run.json``, history and results. Each result records the sha256 of the weights that
+were evaluated. The card shows the results of the exported weights. Of all other results it shows only how many there
+are.
 """
 
 import math

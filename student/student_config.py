@@ -169,7 +169,8 @@ class StudentCommandConfig(ResumeConfig):
     """How ``train-student`` starts."""
 
     init: Path | None = None
-    """Directory of another student's run. The new student starts from its best weights and must have the same sizes."""
+    """Directory of another student's run. The new student starts from its best weights. Give it the same sizes, such as
+    --embed-dim: they are not copied from that run."""
     cache_gb: float = 10.0
     """For a dump at a URL: the size of the local cache in gigabytes."""
     dump_weights: tuple[float, ...] = ()

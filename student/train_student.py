@@ -380,7 +380,8 @@ def load_initial_weights(model: Student, path: Path, dataset: Dataset) -> tuple[
         The sha256 of the weights file, and the result of ``num_trained_positions``.
 
     Raises:
-        RunError: If ``path`` is not a student's run, or its checkpoint is missing or damaged.
+        RunError: If ``path`` is not a student's run, or its checkpoint is missing, damaged, or of other sizes than its
+            ``run.json``.
         FingerprintMismatchError: If the run has another tokenizer than the dataset.
         ConfigError: If the run has other sizes than ``model``.
     """

@@ -107,7 +107,10 @@ def sample_trees(
 
 
 def _check_absent(out_stem: Path) -> None:
-    """Check that no file of OUT exists yet: OUT.mrg, OUT.txt, or a file that describes OUT.txt, such as OUT.docs."""
+    """Check that no file of OUT exists yet: OUT.mrg, OUT.txt, or a file that describes OUT.txt, such as OUT.docs.
+
+    ``build-dataset`` would read an old OUT.docs as if it described the new OUT.txt.
+    """
     for suffix in (".mrg", ".txt", *COMPANION_SUFFIXES):
         if (path := beside(out_stem, suffix)).exists():
             raise StoreError(f"{path}: already exists; remove it, or give another --out")

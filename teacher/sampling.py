@@ -29,8 +29,8 @@ from teacher.stack_pool import BOTTOM, StackPool
 
 MAX_NODES = 8192
 """The ``StackPool`` holds the stacks of all sentences. Each push onto a stack makes a node in it. If there are more
-nodes than this, the nodes that no unfinished sentence needs are removed. In float64, with two layers of size 256, a
-node takes 34 KB at most."""
+nodes than this, the nodes that no unfinished sentence needs are removed. If many nodes remain, the next removal comes
+when their number has doubled. In float64, with two layers of size 256, a node takes 34 KB at most."""
 _FORCED = 2
 """Number of actions of a sentence that are not drawn: the NT(TOP) at the start, and the REDUCE after ``<eos>``."""
 

@@ -69,7 +69,7 @@ class TeacherTask:
         return self._plans["train"].batch_sums(self._splits["train"].num_words, epoch)
 
     def batch_flops(self, epoch: int) -> None:
-        """Return None, because FLOPs are not counted."""
+        """Return None: FLOPs are not counted, because many results are computed once and used several times."""
 
     def batch_sentences(self, epoch: int, index: int) -> np.ndarray:
         """Return the sentences of a batch, as they are numbered in the dataset."""

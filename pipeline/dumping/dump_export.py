@@ -8,6 +8,7 @@ the dump keeps per position, and a sentence of n tokens has n + 1 positions.
 
 - ``datasets``: ``input_ids`` (``<bos>`` and the tokens), and the arrays of the dump under their names in
   docs/format.md, with n + 1 entries each. An entry of ``tail`` or ``logz`` has one value per temperature.
+  ``logp`` becomes float32, and integers become int32.
 - ``distillkit`` (github.com/arcee-ai/DistillKit, ``compression/compressor.py``): ``input_ids`` (``<bos>`` and the
   tokens), ``token_ids``, and ``top_values`` (the log-probabilities at T = 1). Entry i is the distribution after
   ``input_ids[i]``. ``input_ids`` has no ``<eos>``, so DistillKit's cross-entropy does not cover ``<eos>``; its KL does.

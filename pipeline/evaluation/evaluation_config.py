@@ -66,7 +66,7 @@ class MinimalPairConfig:
     """Count <eos> as a token of the sentence. Programs such as lm-evaluation-harness do not count <eos>."""
     columns: tuple[str, ...] = ("sentence_good", "sentence_bad")
     """Columns of a table (CSV, TSV) or fields of JSON lines: GOOD,BAD or GOOD,BAD,PARADIGM. GOOD holds the grammatical
-    sentence, BAD the ungrammatical one. If a table has no header, give the numbers of its columns, from 1. In
+    sentence, BAD the ungrammatical one, PARADIGM the name of the paradigm. If a table has no header, give the numbers of its columns, from 1. In
     place of one name you can give two names with a plus sign, such as prefix+verb. The texts of these two columns are
     then joined with a space."""
 

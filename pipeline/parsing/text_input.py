@@ -96,7 +96,8 @@ def gather_sentences(
 
     Raises:
         InputError: If a file cannot be read, is given twice or does not hold running text; if a file next to a text has
-            another number of lines; if two texts have a document of the same name; or if no sentence is left.
+            another number of lines; if only some texts have a file of documents; if two texts have a document of the
+            same name; or if no sentence is left.
     """
     stems = [_stem(path) for path in texts]
     for path in texts:

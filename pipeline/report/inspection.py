@@ -140,5 +140,5 @@ def _kind_of_path(path: Path) -> str:
         return "tokenizer"
     raise InputError(
         f"{path}: neither a dataset, dump, run nor tokenizer.json; give the --out of build-dataset, dump-teacher, "
-        "train-teacher, train-student or train-tokenizer"
+        "import-dump, train-teacher, train-student, train-tokenizer or adopt-tokenizer"
     )

@@ -92,7 +92,7 @@ def decode_rows(
     """Return the log-probabilities that codes and tails encode.
 
     Args:
-        gaps: ``[n, k]`` uint8.
+        gaps: ``[n, k]`` uint8, all k codes of each row: every probability depends on all of them.
         tail: ``[n, nT]`` float32: natural log of the mass outside the ids at each temperature.
         temperatures: The temperatures of the schema; the first is 1.
 

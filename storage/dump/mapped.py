@@ -100,7 +100,7 @@ class MappedRows:
         return Positions(*[array.read(pieces, stop - start) for array in self._arrays])
 
     def gather(self, positions: NDArray[np.int64]) -> Positions:
-        """Return the rows of some positions, as `Rows.gather` describes."""
+        """Return the rows of these positions, in their order. They may be in any order and repeat."""
         numbers = positions // self._chunk_rows
         is_ready = np.frombuffer(self._ready, np.bool_)[numbers]
         if not is_ready.all():

@@ -326,7 +326,8 @@ def check_offsets(offsets: NDArray[np.int64], schema: DumpSchema) -> None:
     rising = all((piece[:-1] < piece[1:]).all() for piece in pieces)
     if offsets[0] != 0 or offsets[-1] != schema.num_positions or not rising:
         raise ConfigError(
-            f"dump: offsets with first value {offsets[0]} and last value {offsets[-1]} are not {expected}"
+            f"dump: offsets run from {offsets[0]} to {offsets[-1]}{'' if rising else ' and do not always rise'}, "
+            f"expected {expected}"
         )
 
 

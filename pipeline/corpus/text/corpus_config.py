@@ -15,7 +15,8 @@ class CleanConfig:
     """How ``clean-text`` reads raw text."""
 
     source: str
-    """How to read the texts. plain: one paragraph per line. sentences: one sentence per line. babylm: apply to each
+    """How to read the texts. plain: one paragraph per line. sentences: one sentence per line. In both, a blank line
+    separates documents. babylm: apply to each
     file the rules of the BabyLM source that it is named after. childes, or another name of a BabyLM source: apply the
     rules of this source to all files."""
     column: str = ""

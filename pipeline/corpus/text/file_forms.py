@@ -319,7 +319,8 @@ def text_column(form: Form, column: str, path: Path) -> str:
         return TEXT_FIELD
     remedy = "name the column of the text with --column NAME"
     if column:
-        raise InputError(f"{path}: no column {column}, expected one of {', '.join(form.columns)}; {remedy}")
+        names = ", ".join(f"{name:.40}" for name in form.columns[:12]) + ", …" * (len(form.columns) > 12)
+        raise InputError(f"{path}: no column {column}, expected one of {names}; {remedy}")
     raise _not_text(path, form, remedy)
 
 

@@ -35,8 +35,8 @@ _ALWAYS = _words(
     """mr mrs ms mx messrs mme mlle dr drs prof rev revd hon gen col capt cpt lt lieut sgt maj cmdr adm gov pres sen rep
     supt insp st mt ft v vv vs viz assoc ext chr cf e.g i.e eg ie ca approx esp incl resp al.e"""
 )
-"""Abbreviations after which a full stop does not end a sentence. Only if a closing double quote follows the full stop,
-the sentence can end there."""
+"""Abbreviations after which a full stop does not end a sentence. The exception: if a closing double quote follows the
+full stop, the sentence can end there."""
 _BEFORE_NUMBERS = _words(
     """no nos fig figs p pp vol vols ch chap sec sect eq eqs art par para app tab ref refs op ed eds n nn b d c
     lib bk ex ser supp suppl"""
@@ -76,8 +76,8 @@ def split_sentences(paragraph: str) -> list[str]:
     """Return the sentences of a normalised paragraph, in order and without the spaces between them.
 
     Joining the sentences with single spaces restores the paragraph. A piece without a letter or digit stays with the
-    sentence before it. Text in round or square brackets is split only if the bracket opens at the beginning of a
-    sentence.
+    sentence before it. Text in round or square brackets that close within ``MAX_BRACKETED`` characters is split only
+    if the bracket opens at the beginning of a sentence.
     """
     sentences: list[str] = []
     start = 0

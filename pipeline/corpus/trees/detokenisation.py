@@ -327,6 +327,9 @@ def spell(word: str) -> str:
 def _retagged(words: Sequence[str], spelt: Sequence[str], tags: Sequence[str]) -> list[str]:
     """Return the tags, but with ``OPENING`` or ``CLOSING`` for each quote, and ``[,]`` for commas in square brackets.
 
+    A quote spelt ``OPENING`` opens, and a quote spelt ``CLOSING`` closes, whatever its tag. The following rules are for
+    the other quotes.
+
     The first ``"`` of a sentence opens, the second closes, and so on by turns. There are two exceptions:
 
     - A ``"`` opens if it is the first word of the sentence, and closes if it is the last word.
