@@ -3,13 +3,15 @@
     python -m benchmarks.dump [--quick] [--json FILE] [--data DATASET --teacher RUN]
 
 Without --data and --teacher, the benchmark uses the sample corpus and an untrained teacher of size 256, which needs the
-same arithmetic as a trained teacher. One thread runs the model. Other threads prepare the batches, and encode and write
-the result. A whole dump goes from creating the store to verifying it. The inference alone computes states, logits,
-log-softmax and top k of the same batches.
+same arithmetic as a trained teacher. One thread runs the model.
+
+A whole dump goes from creating the store to verifying it. Other threads prepare its batches, and encode and write the
+result. The inference prepares the same batches, computes their states, logits, log-softmax and top k, and writes
+nothing. It uses only the thread that runs the model.
 
 end_to_end_vs_inference  Seconds of the inference / seconds of the whole dump.
-stage_NAME_share         Seconds of the stage NAME of the inference / seconds of all its stages. For this figure, the
-                         stages run one after the other, on the first shard only.
+stage_NAME_share         Seconds of the stage NAME / seconds of all stages, run one after the other on the first shard.
+                         The stages are preparing (the batches), states, logits_and_top_k, and copying (the results).
 """
 
 import argparse

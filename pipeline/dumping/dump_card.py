@@ -93,5 +93,5 @@ def _facts(schema: DumpSchema, summary: DumpSummary) -> Iterator[tuple[str, obje
 
 
 def _plain(value: object) -> str:
-    """Return a value on one line, without the characters of Markdown, HTML and table markup."""
+    """Return a value on one line, with a space in place of each ``|``, ``<``, ``>`` and backtick."""
     return " ".join("".join(" " if letter in "`|<>" else letter for letter in str(value)).split())

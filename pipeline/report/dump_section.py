@@ -26,10 +26,11 @@ from storage.fingerprints import sha256_file
 from storage.locations import is_url, local_path, open_folder
 
 _DISTRIBUTIONS: Final = {"tree": GIVEN_TREE, "beam": MARGINAL, "none": UNCONDITIONAL, "exact": FLOOR}
-"""A dump's condition says what made the dump. ``tree``: a teacher that is given the tree. ``beam``: a teacher's beam
-search. ``none``: a language model without trees. ``exact``: the grammar that wrote the corpus. Here, each condition has
-the distribution whose perplexity the dump records. For example, a dump with the condition ``beam`` records the
-perplexity of ``MARGINAL``."""
+"""For each condition of a dump: the distribution whose perplexity the dump records. For example, a dump with the
+condition ``beam`` records the perplexity of ``MARGINAL``.
+
+The condition says what made the dump. ``tree``: a teacher that is given the tree. ``beam``: a teacher's beam search.
+``none``: a language model without trees. ``exact``: the grammar that wrote the corpus."""
 _QUANTILES: Final = ("5", "25", "50", "75", "95")
 """The plot of entropies shows these quantiles, in percent. The strings are keys of ``entropy_nats_quantiles`` in a
 dump's statistics."""

@@ -119,7 +119,7 @@ def _repair_streams() -> None:
 
 
 def _discard(descriptor: int) -> None:
-    """Send what a stream still holds to the null device, so that no second error comes when Python ends."""
+    """Send the unwritten output of a stream to the null device, so that no second error comes when Python ends."""
     null = os.open(os.devnull, os.O_WRONLY)
     with suppress(OSError, ValueError, AttributeError):
         if sys.stdout.fileno() == descriptor:

@@ -157,7 +157,7 @@ class CompactRows:
         return decode_positions(arrays, self._schema.temperatures)
 
     def gather(self, positions: NDArray[np.int64]) -> Positions:
-        """Return any positions, as `Rows.gather` describes."""
+        """Return the rows of some positions, in the order of ``positions``. See `storage.dump.profiles.Rows.gather`."""
         shards, rows = np.divmod(positions, self._schema.shard_positions)
         arrays = {}
         for spec in self._schema.stored_arrays:
@@ -211,9 +211,9 @@ def _nearest_codes() -> NDArray[np.uint8]:
 
 @cache
 def _half_units() -> NDArray[np.int32]:
-    """Return how far a float16 is below 0, in units, as a table indexed by its bits.
+    """Return a table with one entry for each float16: how far the number is below 0, in units.
 
-    The entry of -inf is above `_DEEPEST`.
+    The 16 bits of the number, read as an integer, are the index. The entry of -inf is above `_DEEPEST`.
     """
     with np.errstate(invalid="ignore"):
         depths = -np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64) * _UNITS

@@ -78,10 +78,12 @@ def clean_texts(
         by kind, ``dropped`` and ``repaired`` by reason, and the same counts by source in ``sources``.
 
     Raises:
-        ConfigError: If the source is unknown, a column is given for running text, or an output would replace an input.
+        ConfigError: If the source is unknown, ``wrapped`` is set for a source other than ``plain``, ``column`` is set
+            but a file has no columns because it is plain text, a file is given twice, or an output would replace an
+            input.
         InputError: If a file is not named after a source of BabyLM (only with ``source="babylm"``), a folder has no
-            files, a line is not UTF-8 (only with ``on_error="stop"``), or no sentence is left; and where
-            ``read_running_text`` raises it. The error names the file, and the line if there is one.
+            files, ``read_running_text`` cannot read a file, a line is not UTF-8 (only with ``on_error="stop"``), or no
+            sentence is left. The error names the file, and the line if there is one.
         StoreError: If the files cannot be written.
     """
     files = _find_files(texts, config)
@@ -199,9 +201,10 @@ def _paragraphs(
     joins: bool,
     ends_at_blank: bool,
 ) -> Iterator[Paragraph]:
-    """Yield each line that becomes text as a list of one line. If ``joins`` is true, yield a list per paragraph.
+    """Yield lists of lines: one list per paragraph if ``joins`` is true, else one list per line.
 
-    The function also tells ``names`` where a new document begins, and counts all lines that it does not yield.
+    Blank lines, headers and dropped lines are counted and not yielded. The function also tells ``names`` where a new
+    document begins.
     """
     waiting: Paragraph = []
     for line in lines:
