@@ -72,7 +72,7 @@ def student_batches(
 
 
 def _heads(rows: Ragged, lengths: np.ndarray) -> Ragged:
-    """Return the first ``lengths`` values of each row."""
+    """For each sentence i, return its first ``lengths[i]`` values."""
     return Ragged.from_lengths(rows.values[concatenated_ranges(rows.offsets[:-1], lengths)], lengths)
 
 

@@ -12,10 +12,10 @@ Let y_c be the actions of candidate c before this SHIFT, and u_c the model's sta
     prefix at t       = log sum over c of p(x_<=t, y_c, SHIFT)
 
 After the mixture is recorded, the search adds log p(x_t | u_c, SHIFT) to the scores and keeps the best ``word_beam``
-candidates for the next position. So the mixture depends on x_<t alone. A candidate is called complete if its
-sentence may end (``StackPool.is_complete``): with the strategy top-down, if only TOP is open. At the end of a sentence
-the mixture sums over all candidates, as elsewhere. But only complete candidates count in the prefix probability there,
-and only they can become the parse.
+candidates for the next position. So the mixture depends on x_<t alone. A candidate is called complete if ``<eos>`` can
+end the sentence there: only TOP is open, or, with ``--strategy binary``, no two elements are left to join. At the end
+of a sentence the mixture sums over all candidates, as elsewhere. But only complete candidates count in the prefix
+probability there, and only they can become the parse.
 
 After ``max_actions`` NTs and REDUCEs at one position, only SHIFT is valid. An action never raises a score, so a
 hypothesis that is no better than the ``beam``-th best candidate can be dropped. If scores are equal, the earlier
@@ -450,7 +450,7 @@ class _Batch:
                 self._found.actions[sentence] = actions
 
     def _close(self, hypotheses: Hypotheses) -> Hypotheses:
-        """Close all constituents but TOP with REDUCEs, then add ``<eos>``; return the resulting hypotheses."""
+        """Make hypotheses complete with REDUCEs, then add ``<eos>``; return the resulting hypotheses."""
         hypotheses = hypotheses.take(np.arange(len(hypotheses)))  # a copy
         while len(still_open := np.flatnonzero(~self._pool.is_complete(hypotheses.node))):
             hypotheses.score[still_open] += self._pool.action_log_probs(hypotheses.node[still_open])[:, REDUCE]

@@ -215,8 +215,8 @@ configs:
 
 {schema.num_sentences:,} sentences, one per row, with {schema.num_positions:,} positions. k = {schema.k} tokens per
 position. Temperatures: {", ".join(f"{each:g}" for each in schema.temperatures)}. Log-probabilities are those at T = 1.
-rnng-distill exported it from the dump with the manifest `{reader.manifest_sha256}`. The docs/format.md of rnng-distill
-describes the columns.
+rnng-distill exported these files from the dump whose manifest has the sha256 `{reader.manifest_sha256}`.
+The docs/format.md of rnng-distill describes the columns.
 
 | column | type |
 | --- | --- |

@@ -30,7 +30,7 @@ class NextTokenModel(Protocol):
         """V, the size of the vocabulary."""
 
     def prepare(self, tokens: Ragged, actions: Ragged | None) -> Any:  # noqa: ANN401  the model's own
-        """Return the input of ``states``. This is integer work on the CPU, in any thread.
+        """Return the input of ``states``. This is integer work on the CPU, and any thread may do it.
 
         Args:
             tokens: Token ids of M sentences, without ``<bos>`` and ``<eos>``.

@@ -66,9 +66,9 @@ class MinimalPairConfig:
     """Count <eos> as a token of the sentence. Programs such as lm-evaluation-harness do not count <eos>."""
     columns: tuple[str, ...] = ("sentence_good", "sentence_bad")
     """Columns of a table (CSV, TSV) or fields of JSON lines: GOOD,BAD or GOOD,BAD,PARADIGM. GOOD holds the grammatical
-    sentence, BAD the ungrammatical one, PARADIGM the name of the paradigm. If a table has no header, give the numbers of its columns, from 1. In
-    place of one name you can give two names with a plus sign, such as prefix+verb. The texts of these two columns are
-    then joined with a space."""
+    sentence, BAD the ungrammatical one, PARADIGM the name of the paradigm. If a table has no header, give the numbers
+    of its columns, from 1. In place of one name you can give two names with a plus sign, such as prefix+verb. The texts
+    of these two columns are then joined with a space."""
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.columns) <= 3 or len({*self.columns}) < len(self.columns):

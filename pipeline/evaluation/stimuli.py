@@ -278,9 +278,9 @@ def _of_regions(path: Path, records: Iterable[Record], column: str, config: Surp
         if joined := [row for row, text in zip(rows, texts, strict=True) if "\n" in text.strip()]:
             raise InputError(
                 f"{path}:{joined[0].number}: {column} is {joined[0].cells[column]!r:.60}, expected a region on one "
-                "line; an unclosed quotation mark at the beginning of a cell joins the cell with the next lines: double "
-                'the mark and put the cell in quotation marks (the word "A becomes """A"), or put tabs instead of '
-                "commas between the columns"
+                "line; an unclosed quotation mark at the beginning of a cell joins the cell with the next lines: "
+                'double the mark and put the cell in quotation marks (the word "A becomes """A"), or put tabs instead '
+                "of commas between the columns"
             )
         regions = [_cells(row, (config.region,))[0] for row in rows]
         if item in seen:

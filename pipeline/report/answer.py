@@ -8,8 +8,9 @@ dump. Each other group is compared with the baseline. Its role in the answer dep
                                                   that wrote the corpus.
     shuffled targets, a student's dump, no dump   The group is a control.
 
-If both groups have two seeds or more, the 95 % interval of their difference is over seeds. Otherwise the interval is
-over the evaluated sentences, paradigms or suites, and the page says that one seed cannot answer.
+The 95 % interval of the difference between a group and the baseline is over seeds if each of the two has two seeds or
+more. Otherwise the interval is over the evaluated sentences, paradigms or suites, and the report says that one seed is
+not enough for an answer.
 """
 
 import math
@@ -94,7 +95,7 @@ class Measure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What the first screen of the page shows."""
+    """What the first screen of the report shows."""
 
     sentences: Sequence[str]
     baseline: str
@@ -108,7 +109,7 @@ def answer_of(reported: ReportedRuns, found: Comparisons | None, *, failed: bool
     Args:
         reported: The runs.
         found: The comparisons of their seed groups, if there are any.
-        failed: Whether the comparison ended with an error, which the page shows as a note.
+        failed: Whether the comparison ended with an error, which the report shows as a note.
     """
     students = reported.of_kind("student")
     without = [run for run in students if not run.has_dump]

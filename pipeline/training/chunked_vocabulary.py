@@ -2,8 +2,8 @@
 
 A row is the logits of one position, computed from its hidden state. The forward pass makes the logits of one chunk,
 computes the loss and its gradient from them, and drops them (Hsu et al. 2024, Liger Kernel). It keeps only the
-gradients of the states, the output weights and the bias. The loss can be any loss that computes its own gradient. Second
-derivatives are not available.
+gradients of the states, the output weights and the bias. The loss can be any loss that computes its own gradient.
+Second derivatives are not available.
 
 Under autocast, matrix products are computed in autocast's type. Logits, losses and the gradient of the output weights
 are float32.

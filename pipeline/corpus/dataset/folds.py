@@ -18,8 +18,8 @@ from pipeline.corpus.dataset.dataset_store import Dataset, Split
 from storage.errors import ConfigError, InputError
 
 _STREAM: Final = 3
-"""The random seed of the folds is the pair (seed of the dataset, this number). The numbers 0, 1 and 2 are used for the
-shuffled trees, one for each split."""
+"""The random seed of the folds is the pair (seed of the dataset, this number). The numbers 0, 1 and 2 belong to
+``build-dataset --trees shuffled``, one for each split."""
 
 
 def assign_folds(

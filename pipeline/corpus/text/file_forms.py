@@ -253,8 +253,8 @@ def read_running_text(
 
     Args:
         path: The file, plain or gzipped.
-        column: The field of JSON lines, or the name or number (from 1) of the column of a table, that holds the text.
-            "" stands for the field ``text`` of JSON lines.
+        column: Where the text is. For JSON lines, the name of a field. For a table, the name or the number (from 1) of
+            a column. "" stands for the field ``text`` of JSON lines.
         on_error: What to do at a line that is too long, and at an object or row that cannot be read: "stop", or "skip"
             to yield a line without text.
         is_subtitles: Whether the file may be subtitles with times or frames. The caller removes the times and frames.
@@ -341,7 +341,9 @@ def check_columns(form: Form, names: Sequence[str], path: Path, remedy: str = ""
 def read_records(form: Form, lines: Iterable[Line], column: str) -> Iterator[Record]:
     """Yield the records of JSON lines or of a table. Blank lines are left out.
 
-    If ``column`` is the name of a column of a table, the first row is the header.
+    If ``column`` is the name of a column of a table, the first row is the header and is not yielded. If ``column`` is
+    the number of a column, the first row is yielded like any other row. But a first row that holds only the numbers of
+    the columns, with ``column`` among them, is a header.
     """
     yield from _objects(lines, column) if form.table is None else _rows(lines, form.table, column)
 

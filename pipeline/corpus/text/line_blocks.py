@@ -133,8 +133,8 @@ def with_whole_cues(lines: Iterator[Line], record: CleaningRecord, *, is_rolling
     Args:
         lines: Lines of a file that gives the time of each subtitle.
         record: Updated with each line that is not yielded.
-        is_rolling: Whether a speech recogniser made the subtitles. They show each line several times, so a line that
-            repeats the line before it is left out.
+        is_rolling: Whether a speech recogniser made the subtitles. Such subtitles show each line several times, so a
+            line that repeats the line before it is left out.
     """
     ahead = _Ahead(lines)
     waiting: Line | None = None

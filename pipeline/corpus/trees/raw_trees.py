@@ -186,8 +186,9 @@ class _Shape:
 def _shape(texts: list[str]) -> _Shape:
     """Judge the shape of a file by its first lines, some of which may be broken.
 
-    If trees go over several lines, most lines do not have as many opening as closing brackets. Lines with nothing but
-    leaves are not counted. A file may have such lines whether or not its trees go over several lines.
+    If trees go over several lines, the number of opening brackets differs from that of closing brackets in most lines.
+    Lines with nothing but leaves are not counted. A file may have such lines whether or not its trees go over several
+    lines.
     """
     indentations = [_indentation(text) for text in texts if text.lstrip()[:1] == "("]
     margin = min(indentations, default=0)

@@ -298,8 +298,9 @@ def _is_masked(tree: Tree) -> bool:
     """Return whether the words of a sentence were replaced by underscores or similar, as in GUM's texts from Reddit.
 
     A blank is one replaced word, or several in a row. A sentence is masked if it has a blank and no word, or at least
-    two blanks for each word. It is also masked if all its words are crossed out, as in ``xxx xx``, and do not all
-    have the same length. Punctuation does not count. So ``___ ___ .`` is masked, but ``Fill in the ___ .`` and ``* * *`` are not.
+    two blanks for each word. It is also masked if all its words are crossed out, as in ``xxx xx``, and do not all have
+    the same length. Punctuation does not count. So ``___ ___ .`` is masked, but ``Fill in the ___ .`` and ``* * *`` are
+    not.
     """
     if {"blank", "crossed out"}.isdisjoint(map(_kind_of_word, tree.words)):
         return False
