@@ -519,7 +519,7 @@ def mixture(teacher: Path, student: Path, data: Place, values: Values) -> None:
 
     STUDENT is a student trained without a dump. TEACHER may also be a student. If a mixture of the next-token
     distributions of both models predicts no better than STUDENT alone, there is no sign that TEACHER has anything to
-    teach. The result is written to STUDENT/results.
+    teach. The result is written to the results of STUDENT.
 
     \b
     Example: python cli.py evaluate mixture runs/teacher runs/baseline --data dataset --split dev

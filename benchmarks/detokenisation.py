@@ -13,8 +13,9 @@ NAME_SPLIT_moses        the same share for MosesDetokenizer of sacremoses, if it
 NAME_SPLIT_open         share of *open* sentences among those that are not rebuilt exactly. A *pair* is two neighbouring
                         words, each reduced to its part of speech and one more fact: for a punctuation mark, which mark
                         it is; for another word, whether it begins with a digit. A pair is *ambiguous* if the file has
-                        it both with a space and without. Whatever a rule decides for an ambiguous pair, it is wrong
-                        somewhere in the file. A sentence is open if its spaces are wrong only in ambiguous pairs.
+                        it both with a space and without. A rule that sees only the pair must decide for one of the two,
+                        so it is wrong somewhere in the file. A sentence is open if its spaces are wrong only in
+                        ambiguous pairs.
 """
 
 import sys

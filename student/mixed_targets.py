@@ -52,8 +52,8 @@ class MixedTargets:
 
     Raises:
         FingerprintMismatchError: If a dump was made from another split or tokenizer, or has other sentences.
-        StoreError: If a dump was not made for this temperature. If a dump has draws, and the tail or the divergence is
-            not the default. If some dumps have draws and others have none.
+        StoreError: If a dump was not made for this temperature, if a dump has draws and the tail or the divergence is
+            not the default, or if some dumps have draws and others have none.
     """
 
     def __init__(

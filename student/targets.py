@@ -121,8 +121,8 @@ def estimated_probabilities(
         num_top: Number of top tokens.
         temperature: T.
     """
-    # A dump in float16 has -inf for numbers below -65,504. Such a number becomes -65,504 here, because the difference
-    # of two infinite numbers would be NaN.
+    # A dump in float16 has -inf for numbers below -65,504. Such a number becomes -65,504 here. Otherwise tail - drawn
+    # would be NaN below if both are -inf.
     log_probs = log_probs.clamp(min=torch.finfo(torch.float16).min)
     log_weights = log_probs / temperature - logz.to(log_probs.dtype)[:, None]
     drawn = log_probs[:, num_top:]

@@ -193,7 +193,8 @@ def train_student(
         ConfigError: If the run ``init`` has other sizes, if the targets are ``shuffled`` without a dump, if a dump was
             given twice, or if the number of ``dump_weights`` is neither 0 nor the number of dumps.
         FingerprintMismatchError: If the dump was made from another dataset, or the run ``init`` has another tokenizer.
-        StoreError: If the dump is incomplete, damaged, or was not made for the temperature, tail or divergence.
+        StoreError: If the dump is incomplete or damaged, was not made for the temperature, or has draws and the tail or
+            the divergence is not the default.
         InputError: If a sentence is longer than ``max_length``.
     """
     with _prepared(data, dump, sizes, training, init, dump_weights) as prepared:

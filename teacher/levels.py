@@ -13,8 +13,9 @@ binary     Constituents have no labels. REDUCE composes the top two elements of 
 
 1. A composition depends only on what is below it in the tree. So all constituents of height 1 in the batch are
    composed at once, then those of height 2, and so on.
-2. A push puts an element onto a stack, which gives a new stack state. The depth of the push is the number of elements
-   that are then on the stack. All pushes of depth 1 are computed at once, then those of depth 2, and so on.
+2. A push puts an element onto a stack. The new stack state depends only on this element and on the state below it.
+   After a REDUCE, another push can go onto the same state. The depth of a push is the number of elements that are then
+   on the stack. So all pushes of depth 1 are computed at once, then those of depth 2, and so on.
 
 The schedule leaves out the last two actions of each sentence, SHIFT of ``<eos>`` and REDUCE, because nothing reads the
 states after them. Every other action has a row, which stands for its push. The next action is decided from the state

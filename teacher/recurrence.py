@@ -447,7 +447,7 @@ class _BiLstmComposition(torch.autograd.Function):
 
 
 def level_indices(levels: Sequence[CompositionLevel], device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
-    """Copy the labels of all levels to the device in one transfer, and the gate rows in another.
+    """Copy the labels of all levels to the device in one transfer, and the numbers of their gate rows in another.
 
     Child ``i`` (a token or a constituent) has two rows of gates: row ``2 * i`` for the forward direction and row
     ``2 * i + 1`` for the backward direction.

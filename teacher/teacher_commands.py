@@ -110,8 +110,8 @@ def score_split(
 ) -> Iterator[ScoredSplit]:
     """Yield the log-probabilities of a split: given its trees, jointly with its trees and, if asked, without trees.
 
-    The results of the search are kept until the caller's ``with`` block ends, so that an error in the block costs no
-    second search.
+    The results of the search are in a file, which is removed when the caller's ``with`` block ends without an error. If
+    the block fails, the next call need not search again.
 
     Args:
         model: The run directory.

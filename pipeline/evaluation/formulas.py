@@ -31,8 +31,8 @@ TIE_TOLERANCE: Final = 1e-6
 """Two sides tie if they differ by at most this number times the larger side, or times 1 bit if both are below 1 bit.
 Surprisals change by about this much when a sentence is scored in another batch. A student (--embed-dim 128
 --num-blocks 4, 80 steps) scored 200 test sentences of the sample corpus in batches of 1 to 8,192 positions on a CPU.
-The surprisals of one to three tokens differed by up to 9.5e-7 times the larger of the surprisal and 1 bit. The
-surprisals of whole sentences differed by up to 4.7e-8 times the surprisal."""
+The surprisal of a region of one to three tokens differed by up to 9.5e-7 times itself (or times 1 bit, if it was below
+1 bit). The surprisal of a whole sentence differed by up to 4.7e-8 times itself."""
 EQUAL_RELATIVE: Final = 1e-5
 EQUAL_ABSOLUTE: Final = 1e-3
 """The formula ``a = b`` is true if |a - b| <= ``EQUAL_ABSOLUTE`` + ``EQUAL_RELATIVE`` |b|, in bits, as in

@@ -13,10 +13,10 @@ length and the surprisal of the preceding word.
 
 The surprisal of a word is the sum of its tokens' surprisals. Here, the word and the text before it are encoded as one
 text. BabyLM's pipeline instead encodes the word alone, and scores the tokens of the word (the pieces) one by one. For
-each piece, it encodes the text before the word, followed by the decoded earlier pieces. Each piece after the first is
-decoded and encoded again, and the first token of the result is scored. A text that is encoded in such parts may lose
-spaces or have other tokens than if it is encoded as a whole. The function ``word_surprisals`` returns the surprisals of
-both methods.
+each piece, the model reads the text before the word, followed by the decoded earlier pieces. The first piece is scored
+as it is. Every later piece is decoded, the resulting string is encoded by itself, and its first token is scored in
+place of the piece. A text that is encoded in such parts may lose spaces or have other tokens than if it is encoded as a
+whole. The function ``word_surprisals`` returns the surprisals of both methods.
 
 de Varda, Marelli and Amenta (2023), Behavior Research Methods.
 """

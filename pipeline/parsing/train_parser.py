@@ -107,7 +107,8 @@ def train_parser(
     for name, found in (", ".join(map(str, trees)), examples), *sets.items():
         if not found:
             raise InputError(
-                f"{name}: no tree left to train on or to score; expected a bracketed tree that is not too large"
+                f"{name}: no tree left to train on or to score; expected bracketed trees; a tree counts only if the "
+                "parser takes that many words and phrases (for training, see --max-words)"
             )
     make_directory(out.absolute().parent)
     torch.manual_seed(config.seed)

@@ -120,7 +120,9 @@ def _kind(place: Place) -> str:
             return "dataset"
         if MANIFEST in names:
             return "dump"
-        raise InputError(f"{place}: neither a dataset nor a dump; give the --out of build-dataset or dump-teacher")
+        raise InputError(
+            f"{place}: neither a dataset nor a dump; give the --out of build-dataset, dump-teacher or import-dump"
+        )
     try:
         return _kind_of_path(local_path(place))
     except OSError as error:

@@ -222,7 +222,7 @@ def configured_by(
         @functools.wraps(command)
         def with_values(config_file: Path | None = None, **given: Any) -> None:  # noqa: ANN401
             values = options.read_toml(config_file, declared) if config_file is not None else {}
-            # For an option that was not given, click gives None, or () if the option may be repeated.
+            # For an option that the command line does not give, click gives None, or () if the option may be repeated.
             values |= {name: value for name, value in given.items() if name in names and value not in (None, ())}
             for option in declared:
                 if option.is_required and option.name not in values:

@@ -189,7 +189,7 @@ def _impossible_draws(
         (
             "counts",
             (is_unused != is_nan) | (is_unused != is_fill),
-            "expected NaN in logp and the fill value in ids in all columns that are unused, and in no other columns",
+            "NaN in logp or the fill value in ids does not mark exactly the unused columns, expected both in them",
         ),
     )
     yield from (ImpossibleValue(name, _first(broken), text) for name, broken, text in rules if broken.any())

@@ -71,7 +71,7 @@ class _Holder:
         value = json.loads(data)
         if not isinstance(value, dict) or value.keys() != {"owner", "host", "since", "expires"}:
             raise ValueError("its keys are not those of a lease")
-        # The values appear in messages, and anyone who may write next to the store may have written them.
+        # The values appear in messages. Anybody with write access to the folder can have written them.
         if not all(isinstance(text, str) and text.isprintable() and len(text) < 256 for text in value.values()):
             raise ValueError("a value is not a short printable text")
         if datetime.fromisoformat(value["expires"]).tzinfo is None:
@@ -223,10 +223,15 @@ class Lease:
             ) from None
 
     def _busy(self, found: _Holder | None) -> StoreBusyError:
-        holder = f"{found}; its lease expires {found.expires} unless it is renewed" if found else "its lease is gone"
+        if found is None:
+            return StoreBusyError(
+                f"{self._store}: another process removed the lease that this process had just taken. Run the same "
+                "command again"
+            )
         return StoreBusyError(
-            f"{self._store}: another process is writing it ({holder}). Wait for it or stop it, then run the same "
-            "command again. If it crashed, add --take-over, or wait until the lease expires"
+            f"{self._store}: another process is writing it ({found}; its lease expires {found.expires} unless it is "
+            "renewed). Wait for it or stop it, then run the same command again. If it crashed, add --take-over, or "
+            "wait until the lease expires"
         )
 
 

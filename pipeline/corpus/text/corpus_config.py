@@ -16,9 +16,9 @@ class CleanConfig:
 
     source: str
     """How to read the texts. plain: one paragraph per line. sentences: one sentence per line. In both, a blank line
-    separates documents. babylm: apply to each
-    file the rules of the BabyLM source that it is named after. childes, or another name of a BabyLM source: apply the
-    rules of this source to all files."""
+    separates documents, except with --wrapped and in JSON lines and tables. babylm: apply to each file the rules of the
+    BabyLM source that it is named after. childes, or another name of a BabyLM source: apply the rules of this source to
+    all files."""
     column: str = ""
     """Read the text in this field of JSON lines or this column of a table (CSV, TSV). Each object or row is a document.
     If a table has no header, give the number of the column, from 1. Without this option, the field named text

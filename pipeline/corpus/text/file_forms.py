@@ -303,7 +303,7 @@ def text_column(form: Form, column: str, path: Path) -> str:
     """Return the field or column that holds the text; "" if the file is running text.
 
     Raises:
-        InputError: If the file is neither text nor records, or has no such column. The error names the columns.
+        InputError: If the file is neither text nor records, or has no such column. The error names the first columns.
         ConfigError: If a column is given for a file of text.
     """
     if form.kind == "text":
@@ -319,8 +319,7 @@ def text_column(form: Form, column: str, path: Path) -> str:
         return TEXT_FIELD
     remedy = "name the column of the text with --column NAME"
     if column:
-        names = ", ".join(f"{name:.40}" for name in form.columns[:12]) + ", …" * (len(form.columns) > 12)
-        raise InputError(f"{path}: no column {column}, expected one of {names}; {remedy}")
+        raise InputError(f"{path}: no column {column}, expected one of {_listed(form.columns, ', ')}; {remedy}")
     raise _not_text(path, form, remedy)
 
 
@@ -328,12 +327,14 @@ def check_columns(form: Form, names: Sequence[str], path: Path, remedy: str = ""
     """Check that a table or JSON lines have these columns or fields, and that no two columns share one of these names.
 
     Raises:
-        InputError: If a column is missing or occurs twice. The error names the columns.
+        InputError: If a column is missing or occurs twice. The error names the first columns.
     """
     numbers = range(1, len(form.columns) + 1) if form.kind == "table" else ()  # JSON objects have names only
     known = {*form.columns, *map(str, numbers)}
     if missing := [name for name in names if name not in known]:
-        raise InputError(f"{path}: no column {', '.join(missing)}, expected one of {', '.join(form.columns)}{remedy}")
+        raise InputError(
+            f"{path}: no column {', '.join(missing)}, expected one of {_listed(form.columns, ', ')}{remedy}"
+        )
     if twice := [name for name in names if form.columns.count(name) > 1 and not name.isdecimal()]:
         raise InputError(f"{path}: two columns {twice[0]}, expected one; rename one, or give the number of the column")
 
@@ -352,8 +353,8 @@ def _not_text(path: Path, form: Form, remedy: str) -> InputError:
     return InputError(f"{path}: looks like {form.found}, expected running text; {remedy}")
 
 
-def _listed(columns: Sequence[str]) -> str:
-    return " | ".join([column[:40] for column in columns[:12]] + ["…"] * (len(columns) > 12))
+def _listed(columns: Sequence[str], separator: str) -> str:
+    return separator.join([column[:40] for column in columns[:12]] + ["…"] * (len(columns) > 12))
 
 
 def _objects(lines: Iterable[Line], column: str) -> Iterator[Record]:
@@ -466,7 +467,7 @@ def _json(first: str, full: Sequence[str], path: Path, *, is_all: bool) -> Form 
     objects = [value for text in full if isinstance(value := _parsed(text), dict)]
     if len(objects) * 2 > len(full):
         columns = tuple(dict.fromkeys(name for value in objects for name in value))
-        return Form(kind="JSON lines", found=f"JSON lines (fields: {_listed(columns)})", columns=columns)
+        return Form(kind="JSON lines", found=f"JSON lines (fields: {_listed(columns, ' | ')})", columns=columns)
     is_named = Path(path.name.lower().removesuffix(".gz")).suffix in (".json", ".jsonl", ".ndjson")
     is_begun = sum(bool(_OBJECT.match(text)) for text in full) * 2 > len(full)
     is_json = is_named or is_begun or (first in "{[" and _is_json("\n".join(full), is_all=is_all))

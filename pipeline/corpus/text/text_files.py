@@ -48,7 +48,8 @@ _BRACKET = re.compile("|".join(BRACKETS))
 _MARK = r"<\|(?:end|start|begin)_?of_?text\|>"
 _END_OF_TEXT: Final = re.compile(rf"^\s*{_MARK}\s*|\s*{_MARK}\s*$|{_MARK}(?=\w)")
 """A mark such as ``<|endoftext|>`` between two texts of a file. It is at the beginning or end of a line, or directly
-before a letter or digit. Anywhere else, as before a space or a quote inside a line, the mark belongs to the text."""
+before a letter or digit. Anywhere else (for example, inside a line and before a space), the mark belongs to the
+text."""
 
 
 def unescape_brackets(word: str) -> str:

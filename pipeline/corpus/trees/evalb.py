@@ -2,7 +2,7 @@ r"""Score predicted trees against a treebank as EVALB does with ``COLLINS.prm``,
 
 EVALB is the program of Sekine and Collins (1997, https://nlp.cs.nyu.edu/evalb/). It works as follows.
 
-1. Words whose tag is ``-NONE-`` or one of ``, : `` '' .`` are deleted.
+1. A word is deleted if it is a trace or punctuation, that is, if its tag is in ``DELETED``.
 2. A bracket is the label of a phrase, without function tags, and the span of the words that are left in the phrase. TOP
    is not a bracket, nor is a phrase in which no word is left. Each phrase of a unary chain is a bracket of its own.
    ADVP and PRT count as one label.
@@ -36,7 +36,7 @@ from pipeline.corpus.trees.trees import ROOT, TRACE_TAG, Phrase, strip_label
 DELETED: Final = frozenset({ROOT, TRACE_TAG, ",", ":", "``", "''", "."})
 """Labels of the brackets, and tags of the words, that are deleted."""
 EQUAL: Final = {"PRT": "ADVP"}
-"""For each label that EVALB counts as another label: the other label."""
+"""Labels that EVALB counts as another label, and this other label."""
 CUT_OFF: Final = 40
 """Largest number of words of a sentence for which the metrics are computed a second time."""
 DEFINITIONS: Final = {

@@ -172,11 +172,12 @@ class _Shape:
     def interrupts_tree(self, text: str, first: str, depth: int) -> bool:
         """Return whether a line shows that the open tree, which begins with the line ``first``, is broken.
 
-        The line must be at the margin and begin with the label of ``first``. If this label is one of ``ROOT_NAMES``, a
-        new tree begins here, and the result is True. With any other label, the line may be a phrase of the open tree,
-        and the result is False. There is one exception: if the file has a tree per line, and the line would close all
-        ``depth`` open brackets, the result is True. In such a file, a tree of two lines is less likely than two broken
-        trees, the open one with too few closing brackets and this one with too many.
+        The result is False if the line is not at the margin or does not begin with the label of ``first``. If this
+        label is one of ``ROOT_NAMES``, a new tree begins here, and the result is True. With any other label, the line
+        may be a phrase of the open tree, and the result is False. There is one exception: if the file has a tree per
+        line, and the line would close all ``depth`` open brackets, the result is True. In such a file, a tree of two
+        lines is less likely than two broken trees, the open one with too few closing brackets and this one with too
+        many.
         """
         label = _label(text)
         closes = self.is_tree_per_line and depth + _change_of_depth(text) <= 0
@@ -345,7 +346,8 @@ def _spans(text: str, *, is_open: bool) -> list[tuple[int, int, bool]]:
 
     A ``)`` that closes nothing ends a broken piece. The rest of the block, after the last such bracket, is cut into
     trees. But if there is text outside these trees, or if the last one is not closed, this rest is one broken piece.
-    With ``is_open``, a last tree that is not closed counts as a tree, so that the trees before it stay trees.
+    With ``is_open``, a last tree that is not closed has a span of its own and counts as a tree, because otherwise it
+    and the trees before it would be one broken piece. ``parse_tree`` refuses it later.
     """
     spans: list[tuple[int, int, bool]] = []
     trees: list[tuple[int, int, bool]] = []

@@ -149,7 +149,8 @@ def evaluate_mixture(
 def paradigms_of_both(teacher: Sequence[PairResult], student: Sequence[PairResult]) -> list[ParadigmsOfBoth]:
     """Return the comparison of two models on every set of minimal pairs that both were evaluated on.
 
-    Two results are compared if they have the same pairs and treat ``<eos>`` and the space before a sentence alike.
+    Two results are compared if they have the same pairs and the same conventions on ``<eos>`` and on the space before a
+    sentence.
 
     Args:
         teacher: Results of the teacher. There may be several results for the same pairs, with different beams.
