@@ -435,7 +435,7 @@ def _table(texts: Sequence[str], path: Path) -> Form | None:
         is_spaced = has_spaced_columns(texts)
         return Form(kind="other", found=spaced, remedy="write it with tabs or commas") if is_spaced else None
     between = f"{DELIMITERS[table.delimiter]} between columns, " if len(table.columns) > 1 else ""
-    found = f"a table ({between}first row: {_listed(table.columns)})"
+    found = f"a table ({between}first row: {_listed(table.columns, ' | ')})"
     return Form(kind="table", found=found, columns=table.columns, table=table)
 
 
