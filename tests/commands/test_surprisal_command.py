@@ -225,7 +225,7 @@ def test_bad_input_is_refused_before_a_model_is_opened(
         ("story,word,rt\n1,a,301\n1,dog,299\n", [], "looks like a table"),
         ("word\tzone\na\t1\ndog\t2\n", ["--column", "text"], "no column text, expected one of word, zone"),
         ("story,word,rt\n1,a,301\n1,dog,299\n", ["--column", "word", "--item", "story"], "a second row of story 1"),
-        ("word,item\na,1\ndog,2\n", ["--column", "word", "--item", "word"], "two columns word; rename the column"),
+        ("word,item\na,1\ndog,2\n", ["--column", "word", "--item", "word"], "two columns with the name word; rename"),
         ("a dog\n", ["--item", "story"], "--item or --region without --column"),
     ],
 )

@@ -257,7 +257,7 @@ def test_a_file_named_jsonl_is_not_text(tmp_path: Path) -> None:
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
     lines = write(tmp_path, '{"id": 1, "body": "It ran."}\n')
     for options in {}, {"column": "text"}:
-        with pytest.raises(InputError, match=r"fields: id \| body.*name the column of the text with --column NAME"):
+        with pytest.raises(InputError, match=r"id( \||,) body.*name the column of the text with --column NAME"):
             texts(lines, **options)
     with pytest.raises(ConfigError, match="running text, expected a table or JSON lines; leave out --column text"):
         texts(write(tmp_path, "It ran.\n"), column="text")
