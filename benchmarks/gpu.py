@@ -13,10 +13,14 @@ teacher_tokens_per_s     Positions per second of training in bfloat16: size 650,
                          batch, forward, backward and AdamW. A second thread prepares the batches. All batches differ.
 infer_positions_per_s    Positions per second of inference with the same model in float32: states, logits, log-softmax
                          and top-64, as a dump needs them.
+sequential_rounds        Number of LSTM steps that must run one after the other, in one stack layer and in the
+                         composition, for a batch of inference.
 student_mfu              Model FLOPs per second of a step with distillation / the device's peak rate: 12 blocks of size
                          768, vocabulary 12,000, 64 soft targets per position, 32,768 positions in rows of 512,
                          bfloat16, forward, backward, clipping and AdamW. All inputs are already on the device.
                          ``student_mfu_sentence_rows``: the same in rows of 23 positions.
+                         ``student_positions_per_s_rows_of_512``, ``student_positions_per_s_sentence_rows``: positions
+                         per second of the same steps.
 peak_gb                  The most memory that torch held on the device.
 
 ``--device cpu`` runs the same code with smaller models where there is no GPU. Rates on a CPU mean nothing.

@@ -4,7 +4,8 @@
 
 A valid significance test finds p <= 0.05 in at most about one of twenty pairs of such trainings. The runs need results
 with item rows (one row per sentence, pair or suite item). The commands evaluate perplexity, evaluate minimal-pairs and
-evaluate syntaxgym write such results. The figures of each of these three evaluations are:
+evaluate syntaxgym write such results. Each figure has the evaluation before its name,
+as in ``minimal_pairs_by_item``:
 
 pairs           number of pairs of runs
 by_unit         number of pairs of runs with p <= 0.05 in a test over the units that the command ``compare`` uses:

@@ -36,7 +36,8 @@ def write_atomically(path: Path, data: bytes | bytearray | memoryview) -> None:
     """Make ``data`` the content of ``path``, replacing any earlier content. Its folder must exist.
 
     Raises:
-        StoreError: If the bytes cannot be written (disk full, quota, size limit, permissions). ``path`` is unchanged.
+        StoreError: If the bytes cannot be written (disk full, quota, size limit, permissions). ``path`` then has its
+            earlier content, unless only the last step failed, which makes the new name durable.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
     with _write_errors(path):

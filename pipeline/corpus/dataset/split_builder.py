@@ -93,7 +93,8 @@ class SplitBuilder:
         """Return a block whose sentences have only labels of train.
 
         ``policy`` says what happens to a sentence with another label. "drop": the sentence is left out. "map": the most
-        frequent label of train replaces the label. "refuse": the sentence is left out, and ``check_labels`` will raise.
+        frequent label of train replaces the label; if train has no label but TOP, the sentence is left out. "refuse":
+        the sentence is left out, and ``check_labels`` will raise.
         """
         unseen = [i for i, label in enumerate(block.labels) if label != ROOT and label not in train.label_counts]
         if not unseen:
