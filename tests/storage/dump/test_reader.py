@@ -256,6 +256,7 @@ class Sentences(torch.utils.data.Dataset[list[float]]):
         return self.reader[sentence].gold_logp.tolist()  # type: ignore[no-any-return]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # on a machine with one core
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_of_a_data_loader_read_the_same_positions(dump: tuple[Path, Positions], method: str) -> None:
     path, expected = dump
