@@ -32,6 +32,7 @@ from pipeline.corpus.dataset.dataset_store import Split, load_dataset
 from pipeline.corpus.dataset.oracle import actions_to_tree
 from pipeline.corpus.trees.bracket_scores import score_parses
 from pipeline.dumping.next_token import LOGIT_ROWS, append_eos
+from pipeline.runtime.distributed import use_threads
 from pipeline.runtime.progress import Progress
 from teacher.beam import BeamTeacher
 from teacher.levels import TreeBatch
@@ -50,7 +51,7 @@ def main() -> None:
     options.add_argument("--split", default="dev")
     options.add_argument("--beams", default="10/5,20/10,50/10,100/20", help="beam sizes: BEAM/WORD_BEAM,...")
     given = options.parse_args()
-    torch.set_num_threads(1)
+    use_threads(1)
     model, _ = load_teacher(given.teacher, torch.device("cpu"))
     split = load_dataset(given.data).split(given.split)
     rows = np.arange(0, split.num_sentences, max(1, split.num_sentences // 64) if given.quick else 1)

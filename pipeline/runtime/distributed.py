@@ -383,11 +383,22 @@ def _chosen_device(device: str, world: World, threads: int) -> torch.device:
         raise ConfigError(
             f"--threads is {threads}, expected 0 to {MAX_THREADS}. With 0, the processes of a machine share its cores"
         )
-    torch.set_num_threads(threads or max(1, usable_cores() // world.local_size))
+    use_threads(threads or max(1, usable_cores() // world.local_size))
     chosen = worker_devices(device, world.local_size)[world.local_rank]
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     return chosen
+
+
+def use_threads(threads: int) -> None:
+    """Let torch use this number of CPU threads, and let the CPU treat subnormal numbers as 0.
+
+    A float32 below 1.2e-38 is subnormal, and CPUs compute with subnormal numbers many times more slowly. Gradients that
+    pass through closed gates become so small. Call this before the first computation: a thread takes over the setting
+    of the thread that starts it (docs/decisions/0016).
+    """
+    torch.set_flush_denormal(True)  # has no effect on a CPU without this mode
+    torch.set_num_threads(threads)
 
 
 def _agreed_round(world: World, shared: Store) -> str:
