@@ -2,14 +2,16 @@
 
     python -m benchmarks.distillation --data DATASET --teacher RUN --pairs FOLDER --out FOLDER [--json FILE] [--quick]
         [--alphas 0.5] [--seeds 1,2,3] [--jobs 2] [--split test] [--suites FOLDER] [--oracle CORPUS] [--beam 10,5]
-        [--folds RUN,RUN,...] [--right DATASET,RUN] [--name LABEL] [-- OPTIONS OF train-student]
+        [--folds RUN,RUN,...] [--right DATASET,RUN] [--mixture] [--first-seed-only NAME,...] [--name LABEL]
+        [-- OPTIONS OF train-student]
 
-For every seed the benchmark trains these students, with the same options, number of steps and order of data:
+The benchmark trains these students, with the same options, number of steps and order of data:
 
 baseline            without a dump
-alpha A             with the teacher's dump and alpha A, for each A of --alphas. With --beam, the dump is made by beam
-                    search, which does not see the dataset's trees. Without --beam, the distributions in the dump depend
-                    on these trees.
+alpha A             with the teacher's dump and alpha A. All values of --alphas are tried with the first seed. The one
+                    with the lowest loss on dev is trained with all seeds. With --beam, the dump is made by beam search,
+                    which does not see the dataset's trees. Without --beam, the distributions in the dump depend on
+                    these trees.
 shuffled            with the teacher's dump, but each position gets the targets of another position
 born-again          with a dump in which the baseline of the same seed is the teacher
 oracle              only with --oracle: with the exact distributions of the grammar that wrote the corpus. No teacher
@@ -19,17 +21,19 @@ folds               only with --folds: with a dump of several teachers. Each tea
                     and gives the distributions for the sentences of this fold.
 right-branching     only with --right: with the dump of a teacher that was trained on right-branching trees. The student
                     is trained on the dataset of this teacher.
+mixture             only with --mixture: with two dumps, the teacher's and the baseline's. The target is their mean.
 
-All students below ``alpha A`` use the first value of --alphas.
+All students below ``alpha A`` have the chosen alpha. They are trained with all seeds, except for those that
+--first-seed-only names.
 
 Runs, dumps and results that exist are not made again, so the same command continues an interrupted study. Each process
 has one thread, and JOBS processes run at a time.
 
 Each student's best checkpoint is evaluated: perplexity per token on SPLIT, accuracy on the minimal pairs and, with
 --suites, on SyntaxGym. Each figure has a mean and a standard deviation over the seeds. Two students are compared seed
-by seed, and the mean of the differences has a 95 % interval by Student's t. Perplexities are compared by their
-logarithms, and the difference is given in percent. With --json, the metrics.jsonl of each run is copied to a folder
-next to FILE.
+by seed, and the mean of the differences has a 95 % interval by Student's t. One seed has no interval. Perplexities
+are compared by their logarithms, and the difference is given in percent. With --json, the metrics.jsonl of each run is
+copied to a folder next to FILE.
 """
 
 import argparse
@@ -49,8 +53,8 @@ from pipeline.evaluation.results import load_results
 from pipeline.runtime.display import configure_logging, table
 from pipeline.runtime.progress import Progress
 
-BASELINE, SHUFFLED, BORN_AGAIN = "baseline", "shuffled", "born-again"
-CONTROLS = (BASELINE, SHUFFLED, BORN_AGAIN)
+BASELINE, SHUFFLED, BORN_AGAIN, RIGHT, MIXTURE = "baseline", "shuffled", "born-again", "right-branching", "mixture"
+CONTROLS = (BASELINE, SHUFFLED, BORN_AGAIN, RIGHT)
 PERPLEXITIES = ("best_dev_perplexity", "perplexity")
 
 
@@ -68,6 +72,8 @@ def main() -> None:
     options.add_argument("--beam", help="beam and word beam, such as 10,5")
     options.add_argument("--folds", help="one teacher per fold, trained without this fold")
     options.add_argument("--right", help="dataset of right-branching trees, and the run of its teacher")
+    options.add_argument("--mixture", action="store_true", help="also train students of two dumps")
+    options.add_argument("--first-seed-only", default="", help="students to train with the first seed only")
     options.add_argument("--name", default="", help="name of the dataset in the results")
     options.add_argument("student", nargs="*", help="options for train-student, after --")
     given = options.parse_args()
@@ -87,14 +93,9 @@ class Study:
         self._given = given
         self._out: Path = given.out
         self._options = [*given.student, *(["--max-steps", "20"] if given.quick else [])]
-        alphas = given.alphas.split(",")
         # For each dump, by name: its dataset, its teachers, and options of dump-teacher.
         tree: tuple[Path, list[Path], list[str]] = (given.data, [given.teacher], [])
         self._dumps = {"dump": tree}
-        # For each student that learns from a dump: the name of this dump, and options of train-student.
-        self._students = {f"alpha {alpha}": ("dump", ["--alpha", alpha]) for alpha in alphas}
-        first = ["--alpha", alphas[0]]
-        self._students[SHUFFLED] = ("dump", [*first, "--targets", "shuffled"])
         if given.oracle:
             self._dumps["oracle"] = (given.data, [given.oracle], [])
         if given.beam:
@@ -105,32 +106,63 @@ class Study:
             self._dumps["folds"] = (given.data, [Path(run) for run in given.folds.split(",")], [])
         if given.right:
             data, run = map(Path, given.right.split(","))
-            self._dumps["right-branching"] = (data, [run], [])
-        self._students |= {name: (name, first) for name in self._dumps if name != "dump"}
-        self._born_again = first
-        self.distilled = f"alpha {alphas[0]}"
-        self.configurations = [BASELINE, *self._students, BORN_AGAIN]
+            self._dumps[RIGHT] = (data, [run], [])
+        self._alphas = {f"alpha {alpha}": alpha for alpha in given.alphas.split(",")}
+        self.distilled = next(iter(self._alphas))
+        self._others = [SHUFFLED, BORN_AGAIN, *(name for name in self._dumps if name != "dump")]
+        if given.mixture:
+            self._others.append(MIXTURE)
+        self._first_seed_only = set(filter(None, given.first_seed_only.split(",")))
+        if unknown := self._first_seed_only - set(self._others):
+            sys.exit(f"--first-seed-only: {', '.join(sorted(unknown))} is unknown, expected {', '.join(self._others)}")
 
     def path(self, configuration: str, seed: int) -> Path:
         """Return the run directory of a student, such as ``alpha 0.5``, with a seed."""
         return self._out / f"{configuration.replace(' ', '')}-seed{seed}"
 
     def run(self) -> None:
-        """Make what does not exist yet: the dumps, then the baselines, then the other students."""
+        """Make what does not exist yet: dumps, baselines, a student per alpha, then all others."""
         self._parallel("dumps", [self._dumped(self._out / name, *source) for name, source in self._dumps.items()])
-        self._parallel("baselines", [self._trained(BASELINE, seed, self._given.data, []) for seed in self.seeds])
-        works = []
-        for seed in self.seeds:
-            works += [
-                self._trained(name, seed, self._dumps[dump][0], ["--dump", self._out / dump, *options])
-                for name, (dump, options) in self._students.items()
-            ]
-            works.append(self._trained_again(seed))
-        self._parallel("students", works)
+        baselines = [self._trained(BASELINE, seed, self._given.data, []) for seed in self.seeds]
+        self._parallel("baselines", baselines)
+        first = self.seeds[0]
+        self._parallel("values of alpha", [self._distilled(name, first) for name in self._alphas])
+        self.distilled = min(self._alphas, key=lambda name: _best_on_dev(self.path(name, first))["loss"])
+        needing = [name for name in self._others if name in (BORN_AGAIN, MIXTURE)]
+        taught = sorted({seed for name in needing for seed in self._seeds(name)})
+        dumps = [
+            self._dumped(self._dump_of_baseline(s), self._given.data, [self.path(BASELINE, s)], []) for s in taught
+        ]
+        self._parallel("dumps of baselines", dumps)
+        names = [self.distilled, *self._others]
+        students = [(name, seed) for seed in self.seeds for name in names if seed in self._seeds(name)]
+        self._parallel("students", [self._distilled(name, seed) for name, seed in students])
 
     def figures(self) -> dict[str, list[dict[str, float]]]:
-        """Return the figures of every student by its name, one dict per seed."""
-        return {name: [self._figures(self.path(name, seed)) for seed in self.seeds] for name in self.configurations}
+        """Return the figures of every student by its name, one dict per seed, in the order of the seeds."""
+        names = [BASELINE, *self._alphas, *self._others]
+        return {name: [self._figures(self.path(name, seed)) for seed in self._seeds(name)] for name in names}
+
+    def _seeds(self, name: str) -> list[int]:
+        """Return the seeds with which a student is trained."""
+        is_first_only = name in self._first_seed_only or (name in self._alphas and name != self.distilled)
+        return self.seeds[:1] if is_first_only else self.seeds
+
+    def _dump_of_baseline(self, seed: int) -> Path:
+        return self._out / f"{BORN_AGAIN}-dump-seed{seed}"
+
+    def _distilled(self, name: str, seed: int) -> Callable[[], None]:
+        """Return a function that trains and evaluates a student that learns from dumps."""
+        dumps = [self._out / (name if name in self._dumps else "dump")]
+        if name == BORN_AGAIN:
+            dumps = [self._dump_of_baseline(seed)]
+        elif name == MIXTURE:
+            dumps.append(self._dump_of_baseline(seed))
+        options: list[object] = [part for dump in dumps for part in ("--dump", dump)]
+        options += ["--alpha", self._alphas[name if name in self._alphas else self.distilled]]
+        if name == SHUFFLED:
+            options += ["--targets", "shuffled"]
+        return self._trained(name, seed, self._dumps[name][0] if name in self._dumps else self._given.data, options)
 
     def _parallel(self, what: str, works: list[Callable[[], None]]) -> None:
         with ThreadPoolExecutor(self._given.jobs) as pool, Progress(what, total=len(works), unit=what) as progress:
@@ -168,20 +200,8 @@ class Study:
         ]
         return [["evaluate", *some, "--device", "cpu"] for some in arguments]
 
-    def _trained_again(self, seed: int) -> Callable[[], None]:
-        dump = self._out / f"{BORN_AGAIN}-dump-seed{seed}"
-        dumping = self._dumped(dump, self._given.data, [self.path(BASELINE, seed)], [])
-        training = self._trained(BORN_AGAIN, seed, self._given.data, ["--dump", dump, *self._born_again])
-
-        def work() -> None:
-            dumping()
-            training()
-
-        return work
-
     def _figures(self, run: Path) -> dict[str, float]:
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        best = min((row for row in rows if row["split"] == "dev"), key=lambda row: row["loss"])
+        best = _best_on_dev(run)
         figures = {"best_dev_perplexity": math.exp(best["loss"]), "best_step": best["step"]}
         results, lines = load_results(run), {_line(evaluation) for evaluation in self._evaluations(run)}
         (perplexity,) = (result for result in results.perplexities if result.command in lines)
@@ -197,13 +217,13 @@ class Study:
 def difference(figure: str, runs: list[dict[str, float]], others: list[dict[str, float]]) -> tuple[float, ...]:
     """Return the mean over seeds of ``runs`` minus ``others``, and both ends of its 95 % interval.
 
-    If the figure is a perplexity, all three values are in percent.
+    Seeds that one side lacks are left out. If one seed is left, there is no interval, and the mean is returned alone.
+    If the figure is a perplexity, all values are in percent.
     """
     is_perplexity = figure in PERPLEXITIES
-    pairs = [(run[figure], other[figure]) for run, other in zip(runs, others, strict=True)]
+    pairs = [(run[figure], other[figure]) for run, other in zip(runs, others, strict=False)]
     found = mean_over_seeds([math.log(a / b) if is_perplexity else a - b for a, b in pairs])
-    assert found.interval is not None
-    ends = (found.mean, found.interval.low, found.interval.high)
+    ends = (found.mean, *((found.interval.low, found.interval.high) if found.interval else ()))
     return tuple(100 * math.expm1(end) if is_perplexity else end for end in ends)
 
 
@@ -214,8 +234,8 @@ def report(study: Study, given: argparse.Namespace) -> None:
 
     def shown(figure: str, ends: tuple[float, ...]) -> str:
         scale, unit = (1, "%") if figure in PERPLEXITIES else (100, "")
-        mean, low, high = (scale * end for end in ends)
-        return f"{mean:+.1f}{unit} ({low:+.1f} to {high:+.1f})"
+        mean, *interval = (f"{scale * end:+.1f}" for end in ends)
+        return f"{mean}{unit}" + (f" ({' to '.join(interval)})" if interval else "")
 
     rows = []
     for name, of_name in runs.items():
@@ -223,12 +243,13 @@ def report(study: Study, given: argparse.Namespace) -> None:
         for figure in names:
             scale = 1 if figure in PERPLEXITIES else 100
             values = mean_over_seeds([scale * run[figure] for run in of_name])
-            row.append(f"{values.mean:.2f} ± {values.standard_deviation:.2f}")
+            row.append(f"{values.mean:.2f}" + (f" ± {values.standard_deviation:.2f}" if values.interval else ""))
             row.append("" if name == BASELINE else shown(figure, difference(figure, of_name, runs[BASELINE])))
         rows.append(tuple(row))
     print("; ".join(f"{name} {value}" for name, value in machine().items()))
     print(table(rows, header=["", *(part for figure in names for part in (figure, "minus baseline, 95 %"))]))
-    minus = {control: {f: difference(f, runs[study.distilled], runs[control]) for f in names} for control in CONTROLS}
+    controls = [control for control in CONTROLS if control in runs]
+    minus = {control: {f: difference(f, runs[study.distilled], runs[control]) for f in names} for control in controls}
     rows = [(f"{study.distilled} minus {c}", *(shown(f, ends) for f, ends in of.items())) for c, of in minus.items()]
     print(table(rows, header=["", *names]))
     if given.json:
@@ -244,6 +265,12 @@ def report(study: Study, given: argparse.Namespace) -> None:
 
 def _command(arguments: list[object]) -> None:
     run_python([ROOT / "cli.py", *arguments])
+
+
+def _best_on_dev(run: Path) -> dict[str, float]:
+    """Return the row of metrics.jsonl of the evaluation with the lowest loss on dev."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return min((row for row in rows if row["split"] == "dev"), key=lambda row: row["loss"])
 
 
 def _line(arguments: list[object]) -> str:

@@ -210,14 +210,14 @@ awk -v jobs="$JOBS" -v sentences="$sentences" -v words="$words" -v gold="$positi
   }
   BEGIN {
     all = gold + (gold_words ? words * gold / gold_words : 0)
-    students = alphas + 4 + (folds > 0) + (beam != "")
+    students = 5 * seeds + alphas + (folds > 0) + (beam != "") # alphas - 1 that are not chosen, and a mixture
     printf "%d words of text, %d trees; %d processes at a time\n", words, trees, jobs
     line("parser", trees * parser_epochs, "trees", parser, 1)
     line("parse", sentences, "sentences", parse, jobs)
     teachers = gold * gold_epochs + all * silver_epochs * (2 + (folds > 0) * (folds - 1))
     line("teachers", teachers, "positions", teacher, jobs)
     line("dumps given the trees", all * (2 + seeds + (folds > 0)), "positions", dump, jobs)
-    line(students * seeds " students", all * student_epochs * students * seeds, "positions", student, jobs)
+    line(students " students", all * student_epochs * students, "positions", student, jobs)
     printf "%-28s %53.2f hours\n", "all, without the measures", total
     if (beam != "") print "A dump by beam search is not in the plan. When the teachers are trained, run dump-teacher --condition beam --plan."
   }' || fail "there is no plan; see $log/plan-*.log"
@@ -279,24 +279,28 @@ echo "the teacher to dump is $best"
 students() { "$python" -m benchmarks.distillation --jobs "$JOBS" "$@"; }
 study=(--data "$OUT/data/silver" --teacher "$OUT/teachers/$best" --pairs "$PAIRS" --suites "$SUITES"
   --split dev --out "$OUT/students" --json "$OUT/students.json" --alphas "$ALPHAS" --seeds "$SEEDS"
-  --right "$OUT/data/right,$OUT/teachers/right")
-[[ -z $BEAM ]] || study+=(--beam "$BEAM")
+  --right "$OUT/data/right,$OUT/teachers/right" --mixture)
+once_only=mixture # these students are trained with the first seed only
+[[ -z $BEAM ]] || study+=(--beam "$BEAM") once_only+=,given-the-tree
 if ((FOLDS > 0)); then
   runs=()
   for ((fold = 1; fold <= FOLDS; fold++)); do
     train_teacher "fold$fold" silver "$SILVER_EPOCHS" --leave-out "$fold"
     runs+=("$OUT/teachers/fold$fold")
   done
-  study+=(--folds "$(IFS=,; echo "${runs[*]}")")
+  study+=(--folds "$(IFS=,; echo "${runs[*]}")") once_only+=,folds
 fi
+study+=(--first-seed-only "$once_only")
 once students students "${study[@]}" -- "${student[@]}"
 cat "$OUT/logs/students.log"
+distilled=$(figure "$OUT/students.json" distilled) # such as "alpha 0.5"
+distilled=${distilled// /}
 
 # ---- 8. More measures: perplexity by source, surprisal against the teacher, curves over the words seen; the report.
 
 awk 'NF <= 60 && number++ % 20 == 0' "$OUT/trees/dev-silver.txt" >"$OUT/surprisal.txt"
 [[ -s $OUT/surprisal.txt ]] || fail "$OUT/trees/dev-silver.txt has no sentence of at most 60 words"
-for run in "teachers/$best" "students/baseline-seed${seeds[0]}" "students/alpha${alphas[0]}-seed${seeds[0]}"; do
+for run in "teachers/$best" "students/baseline-seed${seeds[0]}" "students/$distilled-seed${seeds[0]}"; do
   once "surprisal-${run##*/}" cli evaluate surprisal "$OUT/$run" "$OUT/surprisal.txt" --out "$OUT/surprisal-${run##*/}.tsv" \
     --device cpu
   # Pearson's correlation of the surprisals of all words and sentence ends with those of the teacher.
@@ -308,7 +312,7 @@ for run in "teachers/$best" "students/baseline-seed${seeds[0]}" "students/alpha$
       printf "surprisal of %d words and sentence ends: correlation with the teacher %.3f, %s\n", n, r, run
     }'
 done
-for name in baseline "alpha${alphas[0]}"; do
+for name in baseline "$distilled"; do
   for seed in "${seeds[@]}"; do
     run=$OUT/students/$name-seed$seed
     for folder in "$run"/checkpoints/words_*; do

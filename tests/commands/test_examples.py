@@ -189,6 +189,7 @@ def pretending(folder: Path) -> Path:
         f"""
 [[ $1 != -c ]] || exec {sys.executable} "$@"
 [[ -z ${{STOP_AT:-}} || " $* " != *" $STOP_AT "* ]] || exit 7
+[[ "$*" != *benchmarks.distillation* ]] || echo '{{"distilled": "alpha 0.7"}}' >"{folder}/study/students.json"
 while [[ $# -gt 0 && $1 != cli.py ]]; do shift; done
 input=${{3:-}} text= out=
 while (($#)); do
@@ -227,8 +228,9 @@ def study_of(tmp_path: Path) -> dict[str, object]:
 def test_the_study_starts_commands_that_exist_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     plan, _ = ended("study.sh", PLAN="1", **study)
-    # Two seeds of: baseline, two alphas, shuffled, born-again, right-branching, folds, given the tree.
-    assert "16 students" in plan
+    # Two seeds of: baseline, distilled, shuffled, born-again, right-branching. One of: the other alpha, mixture, folds,
+    # given the tree.
+    assert "14 students" in plan
     _, err = ended("study.sh", status=1, STOP_AT="evaluate", **study)
     assert err.endswith("study: mixture-gold failed; run the same command again to go on\n")
     out, _ = ended("study.sh", **study | {"JOBS": "3"})
@@ -243,6 +245,8 @@ def test_the_study_starts_commands_that_exist_and_goes_on_where_it_stopped(tmp_p
     assert {command[0] for command in commands} >= {"clean-text", "parse", "build-dataset", "train-teacher", "compare"}
     (distillation,) = (call for call in made if "benchmarks.distillation" in call)
     assert distillation[distillation.index("--folds") + 1].count("teachers/fold") == 2
+    assert distillation[distillation.index("--first-seed-only") + 1] == "mixture,given-the-tree,folds"
+    assert any(command[2].endswith("students/alpha0.7-seed1") for command in commands if command[1] == "surprisal")
     evaluations = Counter(" ".join(command) for command in commands if command[0] not in ("inspect", "evaluate"))
     assert set(evaluations.values()) == {1}, "only the command that failed ran twice"
     assert (tmp_path / "study/surprisal.txt").read_text() == "A line of books 1.\n", "of 2 dev sentences"
