@@ -177,10 +177,19 @@ sample_parser() {
   cli train-parser "$OUT/plan/few.mrg" --dev "$OUT/plan/few.mrg" --out "$OUT/plan/parser.pt" --num-epochs 1 "$@" 2>&1 >/dev/null |
     tee >(cat >&2) | tr '\r' '\n' | sed -nE 's|.* ([0-9.,]+) sentences/s, took.*|\1|p' | tail -n 1 | tr -d , | grep .
 }
+# Print the number of positions of text: the tokens of each line, and its <eos>. `count_positions TOKENIZER FILE...`.
+count_positions() {
+  "$python" -c 'import itertools, sys, tokenizers
+tokenizer = tokenizers.Tokenizer.from_file(sys.argv[1])
+lines = (line.strip() for path in sys.argv[2:] for line in open(path, encoding="utf-8"))
+batches = iter(lambda: list(itertools.islice(lines, 10000)), [])
+print(sum(len(line.ids) + 1 for batch in batches for line in tokenizer.encode_batch(batch)))' "$@"
+}
 planned() { cli "$@" --plan --plan-processes 1 --json; }
 trees=$(cat "${gold_train[@]/%/.mrg}" | wc -l)
 gold=(--data "$OUT/data/gold" --out "$OUT/plan/nothing") # a plan writes nothing
 once inspect-gold cli inspect "$OUT/data/gold" --json
+once plan-positions count_positions "$OUT/tokenizer.json" "${texts[@]/%/.txt}"
 once plan-parser sample_parser "${parser[@]}"
 once plan-parse planned parse "${texts[@]/%/.txt}" --model "$OUT/plan/parser.pt" --out "$OUT/plan/trees"
 once plan-teacher planned train-teacher "${gold[@]}" "${teacher[@]}"
@@ -190,9 +199,9 @@ once plan-step cli train-teacher --data "$OUT/data/gold" --out "$OUT/plan/step" 
 once plan-dump planned dump-teacher --data "$OUT/data/gold" --teacher "$OUT/plan/step" --device cpu
 
 log=$OUT/logs
-read -r positions gold_words <<<"$(figure "$log/inspect-gold.log" splits.train.num_positions splits.train.num_words)"
+positions=$(figure "$log/inspect-gold.log" splits.train.num_positions)
 read -r sentences words parse_rate <<<"$(figure "$log/plan-parse.log" num_sentences num_words sentences_per_s)"
-awk -v jobs="$JOBS" -v sentences="$sentences" -v words="$words" -v gold="$positions" -v gold_words="$gold_words" \
+awk -v jobs="$JOBS" -v sentences="$sentences" -v words="$words" -v gold="$positions" -v text="$(<"$log/plan-positions.log")" \
   -v trees="$trees" -v folds="$FOLDS" -v gold_epochs="$GOLD_EPOCHS" -v silver_epochs="$SILVER_EPOCHS" \
   -v student_epochs="$STUDENT_EPOCHS" -v seeds=${#seeds[@]} -v alphas=${#alphas[@]} -v beam="$BEAM" \
   -v parser="$(<"$log/plan-parser.log")" -v parse="$parse_rate" \
@@ -209,7 +218,7 @@ awk -v jobs="$JOBS" -v sentences="$sentences" -v words="$words" -v gold="$positi
     printf "%-28s %12.0f %-10s %9.1f per second %9.2f hours\n", name, amount, unit, rate, hours
   }
   BEGIN {
-    all = gold + (gold_words ? words * gold / gold_words : 0)
+    all = gold + text
     students = 5 * seeds + alphas + (folds > 0) + (beam != "") # alphas - 1 that are not chosen, and a mixture
     printf "%d words of text, %d trees; %d processes at a time\n", words, trees, jobs
     line("parser", trees * parser_epochs, "trees", parser, 1)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import string
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 import cli
 from student.student_config import StudentTrainConfig
@@ -204,7 +207,8 @@ case $out in
   */text/*) cp "$input" "$out.txt" ;;
   */trees/*) cp "$input" "$out.mrg"; cp "${{text:-$input}}" "$out.txt" ;;
   *.tsv) printf 'word\\tsurprisal_bits\\na\\t%d\\nb\\t2\\nc\\t4\\n' "${{#out}}" >"$out" ;;
-  */students | */report.html | */data/* | */tokenizer.json | */plan/trees | */plan/nothing) ;;
+  */tokenizer.json) cp "{folder}/characters.json" "$out" ;;
+  */students | */report.html | */data/* | */plan/trees | */plan/nothing) ;;
   */parser.pt) echo "train-parser: 3/3, 2,000.5 sentences/s, took 0:00:01" >&2 ;;
   ?*) mkdir -p "$out/checkpoints/words_5"
     echo '{{"split": "train", "positions_per_s": 10.0, "data_wait_s": 0.1}}' >"$out/metrics.jsonl" ;;
@@ -216,6 +220,8 @@ def study_of(tmp_path: Path) -> dict[str, object]:
     """Write texts and trees; return the variables of a study of them in which programs only pretend."""
     for name in ("books", "plays"):
         (tmp_path / f"{name}.txt").write_text("".join(f"A line of {name} {n}.\n\n" for n in range(30)))
+    vocabulary = {letter: number for number, letter in enumerate(string.printable)}
+    Tokenizer(BPE(vocabulary, [])).save(str(tmp_path / "characters.json"))
     (tmp_path / "trees").mkdir()
     for stem, suffix in ((stem, suffix) for stem in ("bank-train", "bank-dev") for suffix in ("mrg", "txt", "docs")):
         (tmp_path / "trees" / f"{stem}.{suffix}").write_text(f"{suffix}\n" * 20)
@@ -271,4 +277,4 @@ def test_a_plan_without_all_rates_fails(tmp_path: Path, command: str, step: str)
     ended("study.sh", PLAN="1", **study)
     (tmp_path / "study/logs/plan-teacher.log").write_text('{"positions_per_s": {"1": 0}}')
     _, err = ended("study.sh", status=1, PLAN="1", **study)
-    assert "study: teachers: 945 positions, rate 0, expected numbers above 0" in err
+    assert "study: teachers: 1416 positions, rate 0, expected numbers above 0" in err
