@@ -324,7 +324,7 @@ def train_teacher(data: Place, out: Path, values: Values) -> None:
     If the command is killed, or stopped by SIGTERM, run it again: training continues from the last checkpoint.
 
     \b
-    Example: python cli.py train-teacher --data dataset --out runs/teacher --num-epochs 6
+    Example: python cli.py train-teacher --data dataset --out runs/teacher
     """
     from teacher.train_teacher import plan_teacher
     from teacher.train_teacher import train_teacher as run

@@ -32,9 +32,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import ROOT, interleaved, parser, report
+from benchmarks.common import ROOT, interleaved, parser, report, use_one_thread
 from pipeline.corpus.dataset.dataset_store import load_dataset
-from pipeline.runtime.distributed import use_threads
 from storage.ragged import Ragged
 from teacher.beam import BeamSearch
 from teacher.rnng import Rnng
@@ -60,7 +59,7 @@ def main() -> None:
         "--search", nargs=3, metavar=("OUT", "BEAM", "WORD_BEAM"), help="used by --before: search once, write to OUT"
     )
     chosen = options.parse_args()
-    use_threads(1)
+    use_one_thread()
     num_sentences, rounds = (32, 1) if chosen.quick else (256, 3)
     if chosen.data is not None:
         model, _ = load_teacher(chosen.teacher, torch.device("cpu"))

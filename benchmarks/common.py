@@ -29,6 +29,14 @@ def parser(description: str) -> argparse.ArgumentParser:
     return options
 
 
+def use_one_thread() -> None:
+    """Let torch compute in one thread, and treat subnormal numbers as 0, as in commands (`subnormals_as_zero`)."""
+    import torch
+
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(1)
+
+
 def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Call each function of ``runs`` once per round. For each name in ``runs``, return the seconds of every call.
 

@@ -27,12 +27,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.common import parser, report
+from benchmarks.common import parser, report, use_one_thread
 from pipeline.corpus.dataset.dataset_store import Split, load_dataset
 from pipeline.corpus.dataset.oracle import actions_to_tree
 from pipeline.corpus.trees.bracket_scores import score_parses
 from pipeline.dumping.next_token import LOGIT_ROWS, append_eos
-from pipeline.runtime.distributed import use_threads
 from pipeline.runtime.progress import Progress
 from teacher.beam import BeamTeacher
 from teacher.levels import TreeBatch
@@ -51,7 +50,7 @@ def main() -> None:
     options.add_argument("--split", default="dev")
     options.add_argument("--beams", default="10/5,20/10,50/10,100/20", help="beam sizes: BEAM/WORD_BEAM,...")
     given = options.parse_args()
-    use_threads(1)
+    use_one_thread()
     model, _ = load_teacher(given.teacher, torch.device("cpu"))
     split = load_dataset(given.data).split(given.split)
     rows = np.arange(0, split.num_sentences, max(1, split.num_sentences // 64) if given.quick else 1)

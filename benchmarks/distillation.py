@@ -24,10 +24,11 @@ right-branching     only with --right: with the dump of a teacher that was train
 mixture             only with --mixture: with two dumps, the teacher's and the baseline's. The target is their mean.
 
 All students below ``alpha A`` have the chosen alpha. They are trained with all seeds, except for those that
---first-seed-only names.
+--first-seed-only names. The choice favours the distilled students a little: it is made for them, and on dev.
 
-Runs, dumps and results that exist are not made again, so the same command continues an interrupted study. Each process
-has one thread, and JOBS processes run at a time.
+Runs, dumps and results that exist are not made again, so the same command continues an interrupted study. If another
+value of --alphas is added, the chosen alpha may change. Then give another --out, or remove the students with the old
+one. Each process has one thread, and JOBS processes run at a time.
 
 Each student's best checkpoint is evaluated: perplexity per token on SPLIT, accuracy on the minimal pairs and, with
 --suites, on SyntaxGym. Each figure has a mean and a standard deviation over the seeds. Two students are compared seed

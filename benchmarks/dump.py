@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import interleaved, parser, ratio, report
+from benchmarks.common import interleaved, parser, ratio, report, use_one_thread
 from pipeline.corpus.dataset.build import build_dataset
 from pipeline.corpus.dataset.build_config import BuildConfig
 from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
@@ -33,7 +33,7 @@ from pipeline.corpus.dataset.tokenizer import train_tokenizer
 from pipeline.corpus.sample.sample_corpus import write_sample_corpus
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_loop import DumpJob, compute_shard, dump, shard_batches
-from pipeline.runtime.distributed import World, use_threads
+from pipeline.runtime.distributed import World
 from teacher.rnng import Rnng
 from teacher.teacher_config import TeacherConfig
 from teacher.train_teacher import load_teacher
@@ -49,7 +49,7 @@ def main() -> None:
     given = options.parse_args()
     if (given.data is None) != (given.teacher is None):
         options.error("give both --data and --teacher, or neither")
-    use_threads(1)
+    use_one_thread()
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder), given, rounds=3 if given.quick else 7)
     report(figures, given)

@@ -23,12 +23,11 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmarks.common import interleaved, parser, ratio, report
+from benchmarks.common import interleaved, parser, ratio, report, use_one_thread
 from pipeline.corpus.dataset.tokenizer import Tokenizer, train_tokenizer
 from pipeline.corpus.sample.sample_corpus import write_sample_corpus
 from pipeline.evaluation.minimal_pairs import MinimalPair, evaluate_minimal_pairs, read_minimal_pairs
 from pipeline.evaluation.scorer import NextTokenScorer
-from pipeline.runtime.distributed import use_threads
 from student.model import Student
 from student.student_commands import batch_tokens
 from student.student_config import StudentConfig
@@ -44,7 +43,7 @@ def main() -> None:
     given = options.parse_args()
     if (given.pairs is None) != (given.tokenizer is None):
         options.error("give both --pairs and --tokenizer, or neither")
-    use_threads(1)
+    use_one_thread()
     with inputs(given.pairs, given.tokenizer) as (pairs, tokenizer):
         step = max(1, len(pairs) // (300 if given.quick else 3_000))
         report(measure(pairs[::step], tokenizer, rounds=3 if given.quick else 5), given)

@@ -24,9 +24,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import parser, report
+from benchmarks.common import parser, report, use_one_thread
 from benchmarks.gpu import BOS_ID, EOS_ID, NUM_LABELS, VOCAB_SIZE, K, _student_batch, random_sentences
-from pipeline.runtime.distributed import use_threads
 from pipeline.training import chunked_vocabulary
 from storage.ragged import Ragged
 from student.flops import training_flops
@@ -105,7 +104,7 @@ def student_step(config: StudentConfig, lengths: np.ndarray) -> tuple[Callable[[
 def main() -> None:
     """Count, predict and print."""
     given = parser(__doc__).parse_args()
-    use_threads(1)
+    use_one_thread()
     chunked_vocabulary.CHUNK_ROWS = chunked_vocabulary.CHUNK_ROWS_GPU
     figures: dict[str, float] = {}
     sizes = TeacherConfig(embed_dim=650, hidden_dim=650)

@@ -20,13 +20,12 @@ from pathlib import Path
 import spacy
 import torch
 
-from benchmarks.common import interleaved, parser, ratio, report
+from benchmarks.common import interleaved, parser, ratio, report, use_one_thread
 from pipeline.corpus.sample.sample_corpus import write_sample_corpus
 from pipeline.corpus.text.text_files import read_texts
 from pipeline.parsing.parse_config import ParseConfig, ParserConfig
 from pipeline.parsing.sentence_parser import SentenceParser
 from pipeline.parsing.train_parser import train_parser
-from pipeline.runtime.distributed import use_threads
 
 NUM_WORDS = 9
 
@@ -37,7 +36,7 @@ def main() -> None:
     options.add_argument("--model", type=Path, help="a model of train-parser")
     options.add_argument("--text", type=Path, help="text with one sentence per line")
     given = options.parse_args()
-    use_threads(1)
+    use_one_thread()
     with inputs(given.model, given.text) as (model, text):
         sentences = nine_words(text, 256 if given.quick else 1024)
         packed_config = ParseConfig(model=str(model))

@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import interleaved, parser, ratio, report
+from benchmarks.common import interleaved, parser, ratio, report, use_one_thread
 from benchmarks.dump import temporary_dataset
 from pipeline.corpus.dataset.dataset_store import Split
-from pipeline.runtime.distributed import World, use_threads
+from pipeline.runtime.distributed import World
 from pipeline.training.batching import BatchPlan
 from student.model import Student
 from student.rows import Rows, StudentInputs
@@ -43,7 +43,7 @@ def main() -> None:
     options.add_argument("--data", type=Path, help="a dataset")
     options.add_argument("--device", default="cpu")
     given = options.parse_args()
-    use_threads(1)
+    use_one_thread()
     with temporary_dataset(given.data, num_sentences=2000) as dataset:
         figures = measure(dataset.split("train"), given)
     report(figures, given)

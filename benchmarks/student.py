@@ -32,13 +32,13 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmarks.common import interleaved, parser, ratio, report, run_python, train
+from benchmarks.common import interleaved, parser, ratio, report, run_python, train, use_one_thread
 from benchmarks.dump import sample_dataset, untrained_teacher
 from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
 from pipeline.dumping.dump_config import DumpConfig
 from pipeline.dumping.dump_loop import DumpJob
 from pipeline.dumping.dump_loop import dump as write_dump
-from pipeline.runtime.distributed import World, use_threads
+from pipeline.runtime.distributed import World
 from pipeline.training.batching import BatchPlan
 from pipeline.training.training_loop import adamw
 from storage.dump.reader import DumpReader
@@ -64,7 +64,7 @@ def main() -> None:
     options.add_argument("--dump", type=Path, help="a dump of the dataset's train split at temperatures 1 and 2")
     options.add_argument("--memory", type=int, nargs=2, help=argparse.SUPPRESS)
     given = options.parse_args()
-    use_threads(1)
+    use_one_thread()
     if given.memory:
         print(step_memory(*given.memory))
         return

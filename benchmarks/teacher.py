@@ -32,11 +32,10 @@ import numpy as np
 import torch
 
 from benchmarks import beam as beam_search
-from benchmarks.common import interleaved, parser, report, train
+from benchmarks.common import interleaved, parser, report, train, use_one_thread
 from benchmarks.dump import sample_dataset
 from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
 from pipeline.dumping.next_token import LOGIT_ROWS
-from pipeline.runtime.distributed import use_threads
 from pipeline.runtime.train_config import TrainConfig
 from pipeline.training.batching import plan_epoch
 from teacher.levels import Schedule, TreeBatch
@@ -54,7 +53,7 @@ def main() -> None:
     options.add_argument("--data", type=Path, help="a dataset")
     options.add_argument("--teacher", type=Path, help="a teacher of this dataset, for beam search")
     given = options.parse_args()
-    use_threads(1)
+    use_one_thread()
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder), given)
     report(figures, given)

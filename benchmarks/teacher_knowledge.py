@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import ROOT, parser, report, run_python
+from benchmarks.common import ROOT, parser, report, run_python, use_one_thread
 from pipeline.corpus.dataset.dataset_store import Dataset, load_dataset
 from pipeline.corpus.sample.grammar import english_grammar
 from pipeline.corpus.sample.inside import Inside
@@ -34,7 +34,6 @@ from pipeline.corpus.sample.lexicon import AGREEMENT_NOUNS, other_number
 from pipeline.corpus.sample.pairs import REFLEXIVE_GENDER, REFLEXIVE_NUMBER
 from pipeline.corpus.sample.pcfg import label_of, text_of_words
 from pipeline.dumping.next_token import append_eos, log_probs_of
-from pipeline.runtime.distributed import use_threads
 from teacher.rnng import Rnng
 from teacher.train_teacher import load_teacher
 
@@ -231,7 +230,7 @@ def main() -> None:
     options.add_argument("--corpus", type=Path, required=True)
     options.add_argument("--tokenizer", type=Path, required=True)
     chosen: argparse.Namespace = options.parse_args()
-    use_threads(1)
+    use_one_thread()
     trees, figures = Trees(seed=5), {}
     names, good, bad = pairs(trees, 30 if chosen.quick else 150)
     features, classes, phrases = noun_phrases(trees, 150 if chosen.quick else 900)

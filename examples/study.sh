@@ -38,15 +38,15 @@ SHARE=${SHARE:-1} TREE_SHARE=${TREE_SHARE:-${SHARE:-1}} JOBS=${JOBS:-2} python=$
 if awk "BEGIN { exit !($SHARE > 0 && $SHARE <= 0.2) }"; then
   : "${VOCABULARY:=4000}" "${SEEDS:=1,2}" "${ALPHAS:=0.5}" "${FOLDS:=0}" "${BEAM:=}"
   : "${PARSER:=--warmup-steps 20}" "${PARSER_EPOCHS:=6}"
-  : "${TEACHER:=--embed-dim 64 --hidden-dim 64 --num-layers 1 --batch-tokens 1024 --warmup-steps 50}"
+  : "${TEACHER:=--embed-dim 64 --hidden-dim 64 --num-layers 1 --lr 0.01 --warmup-steps 50}"
   : "${STUDENT:=--embed-dim 64 --num-blocks 2 --num-heads 2 --batch-tokens 1024 --warmup-steps 50}"
   : "${GOLD_EPOCHS:=6}" "${SILVER_EPOCHS:=1}" "${STUDENT_EPOCHS:=2}" "${MIXTURE_SENTENCES:=200}"
 else
   : "${VOCABULARY:=10000}" "${SEEDS:=1,2,3}" "${ALPHAS:=0.3,0.5,0.7}" "${FOLDS:=3}" "${BEAM:=}"
   : "${PARSER:=}" "${PARSER_EPOCHS:=8}"
-  : "${TEACHER:=--batch-tokens 2048 --dropout 0.2}"
+  : "${TEACHER:=}"
   : "${STUDENT:=--embed-dim 192 --num-blocks 4 --num-heads 4}"
-  : "${GOLD_EPOCHS:=8}" "${SILVER_EPOCHS:=2}" "${STUDENT_EPOCHS:=6}" "${MIXTURE_SENTENCES:=1000}"
+  : "${GOLD_EPOCHS:=7}" "${SILVER_EPOCHS:=2}" "${STUDENT_EPOCHS:=6}" "${MIXTURE_SENTENCES:=1000}"
 fi
 MAX_TOKENS=${MAX_TOKENS:-256} # sentences with more tokens are left out of all datasets
 DEV_WORDS=${DEV_WORDS:-5000}  # words of dev from each source of raw text; no model trains on these documents
@@ -287,7 +287,7 @@ echo "the teacher to dump is $best"
 
 students() { "$python" -m benchmarks.distillation --jobs "$JOBS" "$@"; }
 study=(--data "$OUT/data/silver" --teacher "$OUT/teachers/$best" --pairs "$PAIRS" --suites "$SUITES"
-  --split dev --out "$OUT/students" --json "$OUT/students.json" --alphas "$ALPHAS" --seeds "$SEEDS"
+  --split dev --out "$OUT/students" --json "$OUT/results.json" --alphas "$ALPHAS" --seeds "$SEEDS"
   --right "$OUT/data/right,$OUT/teachers/right" --mixture)
 once_only=mixture # these students are trained with the first seed only
 [[ -z $BEAM ]] || study+=(--beam "$BEAM") once_only+=,given-the-tree
@@ -302,7 +302,7 @@ fi
 study+=(--first-seed-only "$once_only")
 once students students "${study[@]}" -- "${student[@]}"
 cat "$OUT/logs/students.log"
-distilled=$(figure "$OUT/students.json" distilled) # such as "alpha 0.5"
+distilled=$(figure "$OUT/results.json" distilled) # such as "alpha 0.5"
 distilled=${distilled// /}
 
 # ---- 8. More measures: perplexity by source, surprisal against the teacher, curves over the words seen; the report.
@@ -334,7 +334,9 @@ for name in baseline "$distilled"; do
     done
   done
 done
-once compare cli compare "$OUT"/students/*-seed*
-once report cli report "$OUT"/teachers/* "$OUT"/students/*-seed* --data "$OUT/data/silver" --out "$OUT/report.html"
+runs=("$OUT"/students/*/run.json) # the folder also has dumps
+runs=("${runs[@]%/run.json}")
+once compare cli compare "${runs[@]}"
+once report cli report "$OUT"/teachers/* "${runs[@]}" --data "$OUT/data/silver" --out "$OUT/report.html"
 cat "$OUT/logs/compare.log"
 echo "study: done. $OUT/report.html has all figures, $OUT/seconds.tsv the seconds of each step"

@@ -5,8 +5,8 @@ This module imports no torch, so that ``--help`` is quick.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
 
 from pipeline.runtime.options import flag, refuse, too_small
 from pipeline.runtime.train_config import TrainConfig
@@ -61,16 +61,24 @@ class TeacherConfig:
 class TeacherTrainConfig(TrainConfig):
     """The options of ``train-teacher``'s training."""
 
-    num_epochs: int = 20
-    """Passes over the training split."""
+    num_epochs: int = 0
+    """Passes over the training split. 0: as many as suit its size (docs/decisions/0017): 20 up to 80,000 positions
+    (tokens and <eos>), and for more 20 sqrt(80,000 / positions), for example 7 for 700,000; at least 1."""
     batch_tokens: int = 1024
     """Maximum number of positions (tokens and <eos>) per batch, over all processes. A small corpus needs small
     batches."""
-    lr: float = 1e-2
-    """Peak learning rate of AdamW (docs/decisions/0004)."""
+    lr: float = 5e-3
+    """Peak learning rate of AdamW (docs/decisions/0017)."""
     leave_out: int = 0
     """Do not train on the sentences of this fold. With build-dataset --folds N there are folds 1 to N. 0: train
     on all training sentences."""
+
+    LEAST_EPOCHS: ClassVar[int] = 0
+
+    def for_positions(self, num_positions: int) -> Self:
+        """Return these options with the number of epochs for a training split of this size."""
+        epochs = min(20, max(1, round(20 * math.sqrt(80_000 / max(1, num_positions)))))
+        return replace(self, num_epochs=self.num_epochs or epochs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

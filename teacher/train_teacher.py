@@ -120,18 +120,18 @@ def train_teacher(
         ConfigError: If ``training.leave_out`` is not a fold of the dataset.
         InputError: If a sentence does not fit into memory.
     """
-    with _prepared(data, config, training) as (world, device, model, dataset):
-        task = TeacherTask(model, dataset, training, world, leave_out=training.leave_out)
+    with _prepared(data, config, training) as (world, device, model, dataset, complete):
+        task = TeacherTask(model, dataset, complete, world, leave_out=complete.leave_out)
         run = RunDescription(
             kind="teacher",
-            configuration=options.to_json(config, training),
+            configuration=options.to_json(config, complete),
             model=asdict(_described(dataset)),
             fingerprints=dataset.fingerprints,
             tokenizer=dataset.tokenizer_path,
             trained_on=to_json(renamed(dataset.trained_on, "teacher")),
         )
         with training_run(out, run, resume=resume, device=device, world=world):
-            return train(task, training, run=out, world=world)
+            return train(task, complete, run=out, world=world)
 
 
 def plan_teacher(
@@ -144,20 +144,23 @@ def plan_teacher(
             dataset.
         InputError: If a sentence does not fit into memory.
     """
-    with _prepared(data, config, training) as (world, device, model, dataset):
+    with _prepared(data, config, training) as (world, device, model, dataset, complete):
         world.refuse_several("train-teacher --plan")
 
         def task_for(world: World) -> TeacherTask:
-            return TeacherTask(model, dataset, training, world, leave_out=training.leave_out)
+            return TeacherTask(model, dataset, complete, world, leave_out=complete.leave_out)
 
-        return plan_training(task_for, training, run=out, device=device, processes=processes)
+        return plan_training(task_for, complete, run=out, device=device, processes=processes)
 
 
 @contextlib.contextmanager
 def _prepared(
     data: Place, config: TeacherConfig, training: TeacherTrainConfig
-) -> Iterator[tuple[World, torch.device, Rnng, Dataset]]:
-    """Join the other processes, read the dataset, check that everything fits into memory, and make a new teacher."""
+) -> Iterator[tuple[World, torch.device, Rnng, Dataset, TeacherTrainConfig]]:
+    """Join the other processes, read the dataset, check that everything fits into memory, and make a new teacher.
+
+    The last value is ``training`` with the number of epochs, even if ``training`` leaves it open.
+    """
     with joined(training.device, threads=training.threads, deterministic=training.deterministic) as (world, device):
         dataset = load_dataset(data)
         torch.manual_seed(training.seed)
@@ -165,7 +168,9 @@ def _prepared(
         for name in ("train", "dev"):
             check_longest(dataset.split(name), config, available_bytes=available_bytes(device))
         check_fits(config.least_weights(vocab_size=described.vocab_size, num_labels=len(described.labels)), device)
-        yield world, device, _build(config, described).to(device), dataset
+        train, _ = without_fold(dataset, training.leave_out)
+        complete = training.for_positions(train.num_positions)
+        yield world, device, _build(config, described).to(device), dataset, complete
 
 
 def _described(dataset: Dataset) -> TeacherModel:

@@ -44,7 +44,7 @@ from pipeline.parsing.parse_config import ParseConfig
 from pipeline.parsing.sentence_parser import SentenceParser, fingerprint, versions
 from pipeline.parsing.text_input import gather, input_files
 from pipeline.parsing.text_shards import TextShard, TextShards
-from pipeline.runtime.distributed import World, device_model, joined, use_threads, worker_devices
+from pipeline.runtime.distributed import World, device_model, joined, worker_devices
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.workers import WorkerError, start_pool
 from storage.errors import ConfigError, InputError, RunError, StoreError
@@ -209,7 +209,8 @@ _worker: _ShardParser
 
 def _start_worker(number: int, store: TextShards, config: ParseConfig, devices: Sequence[torch.device]) -> None:
     global _worker  # noqa: PLW0603  each worker process has one parser
-    use_threads(1)
+    torch.set_flush_denormal(True)  # see `subnormals_as_zero`
+    torch.set_num_threads(1)
     _worker = _ShardParser(store, config, devices[number])
 
 

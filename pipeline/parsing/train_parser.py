@@ -28,11 +28,10 @@ from pipeline.corpus.trees.trees import MalformedTreeError, Tree, format_tree, n
 from pipeline.parsing.parse_config import PARSER_POSITIONS, ParserConfig
 from pipeline.parsing.parser_state import STATE_SUFFIX, ParserState
 from pipeline.parsing.sentence_parser import check_scores, read_words, to_phrases
-from pipeline.runtime.distributed import use_threads
+from pipeline.runtime.distributed import subnormals_as_zero
 from pipeline.runtime.options import to_json
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.train_config import lr_factor
-from pipeline.runtime.workers import usable_cores
 from storage.errors import InputError, RunError, StoreError
 from storage.files import beside, is_there, make_directory, write_atomically
 from storage.fingerprints import Json, sha256_file
@@ -70,6 +69,7 @@ class Example:
         return found
 
 
+@subnormals_as_zero()
 def train_parser(
     trees: Sequence[Path], dev: Sequence[Path], out: Path, config: ParserConfig, *, on_error: OnError = "stop"
 ) -> dict[str, Json]:
@@ -113,7 +113,6 @@ def train_parser(
                 "parser takes that many words and phrases (for training, see --max-words)"
             )
     make_directory(out.absolute().parent)
-    use_threads(usable_cores())
     torch.manual_seed(config.seed)
     parser = new_parser(examples, config)
     parser.forward = check_scores(parser.forward)

@@ -240,6 +240,8 @@ class World:
 def joined(device: str, *, threads: int, deterministic: bool = False) -> Iterator[tuple[World, torch.device]]:
     """Connect to the processes that torchrun started, if any, and disconnect at the end of the ``with`` block.
 
+    Inside the block, the CPU computes as `subnormals_as_zero` describes.
+
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads of this process; 0 divides the machine's cores among its processes.
@@ -249,8 +251,24 @@ def joined(device: str, *, threads: int, deterministic: bool = False) -> Iterato
         ConfigError: If GPUs are to be used and this machine has fewer GPUs than processes, or if ``deterministic`` is
             true and torch cannot be deterministic here; see `_deterministic`.
     """
-    with _deterministic() if deterministic else contextlib.nullcontext(), _connected(device, threads) as here:
+    algorithms = _deterministic() if deterministic else contextlib.nullcontext()
+    with subnormals_as_zero(), algorithms, _connected(device, threads) as here:
         yield here
+
+
+@contextlib.contextmanager
+def subnormals_as_zero() -> Iterator[None]:
+    """Make the CPU treat subnormal numbers, such as a float32 below 1.2e-38, as 0 inside the ``with`` block.
+
+    CPUs compute many times more slowly with subnormal numbers than with others, and gradients that pass through closed
+    gates become so small (docs/decisions/0016). The mode holds for this thread and for threads that it starts, also for
+    numpy and Python's own floats. A CPU without this mode computes as before.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @contextlib.contextmanager
@@ -383,22 +401,11 @@ def _chosen_device(device: str, world: World, threads: int) -> torch.device:
         raise ConfigError(
             f"--threads is {threads}, expected 0 to {MAX_THREADS}. With 0, the processes of a machine share its cores"
         )
-    use_threads(threads or max(1, usable_cores() // world.local_size))
+    torch.set_num_threads(threads or max(1, usable_cores() // world.local_size))
     chosen = worker_devices(device, world.local_size)[world.local_rank]
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     return chosen
-
-
-def use_threads(threads: int) -> None:
-    """Let torch use this number of CPU threads, and let the CPU treat subnormal numbers as 0.
-
-    A float32 below 1.2e-38 is subnormal, and CPUs compute with subnormal numbers many times more slowly. Gradients that
-    pass through closed gates become so small. Call this before the first computation: a thread takes over the setting
-    of the thread that starts it (docs/decisions/0016).
-    """
-    torch.set_flush_denormal(True)  # has no effect on a CPU without this mode
-    torch.set_num_threads(threads)
 
 
 def _agreed_round(world: World, shared: Store) -> str:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from pipeline.runtime.options import refuse, too_small
 from pipeline.runtime.plan_config import PlanConfig
@@ -88,8 +88,12 @@ class TrainConfig:
     deterministic: bool = False
     """On a GPU, use only deterministic algorithms, which are slower. On CPUs all algorithms are deterministic."""
 
+    LEAST_EPOCHS: ClassVar[int] = 1
+    """The smallest value of ``num_epochs``."""
+
     def __post_init__(self) -> None:
-        problems = too_small(self, 1, "num_epochs", "batch_tokens", "accumulate_batches", "log_every")
+        problems = too_small(self, self.LEAST_EPOCHS, "num_epochs")
+        problems += too_small(self, 1, "batch_tokens", "accumulate_batches", "log_every")
         problems += too_small(self, 0, "max_steps", "batch_sentences", "shuffle_window", "warmup_steps", "eval_every")
         problems += too_small(self, 0, "patience", "checkpoint_every", "seed", "threads")
         problems += [

@@ -192,7 +192,11 @@ def pretending(folder: Path) -> Path:
         f"""
 [[ $1 != -c ]] || exec {sys.executable} "$@"
 [[ -z ${{STOP_AT:-}} || " $* " != *" $STOP_AT "* ]] || exit 7
-[[ "$*" != *benchmarks.distillation* ]] || echo '{{"distilled": "alpha 0.7"}}' >"{folder}/study/students.json"
+if [[ "$*" == *benchmarks.distillation* ]]; then
+  echo '{{"distilled": "alpha 0.7"}}' >"{folder}/study/results.json"
+  mkdir -p "{folder}"/study/students/{{alpha0.7-seed1,born-again-dump-seed1}}
+  touch "{folder}/study/students/alpha0.7-seed1/run.json" "{folder}/study/students/born-again-dump-seed1.history.jsonl"
+fi
 while [[ $# -gt 0 && $1 != cli.py ]]; do shift; done
 input=${{3:-}} text= out=
 while (($#)); do
@@ -211,7 +215,8 @@ case $out in
   */students | */report.html | */data/* | */plan/trees | */plan/nothing) ;;
   */parser.pt) echo "train-parser: 3/3, 2,000.5 sentences/s, took 0:00:01" >&2 ;;
   ?*) mkdir -p "$out/checkpoints/words_5"
-    echo '{{"split": "train", "positions_per_s": 10.0, "data_wait_s": 0.1}}' >"$out/metrics.jsonl" ;;
+    echo '{{"split": "train", "positions_per_s": 10.0, "data_wait_s": 0.1}}' >"$out/metrics.jsonl"
+    touch "$out/run.json" ;;
 esac""",
     )
 
@@ -253,6 +258,8 @@ def test_the_study_starts_commands_that_exist_and_goes_on_where_it_stopped(tmp_p
     assert distillation[distillation.index("--folds") + 1].count("teachers/fold") == 2
     assert distillation[distillation.index("--first-seed-only") + 1] == "mixture,given-the-tree,folds"
     assert any(command[2].endswith("students/alpha0.7-seed1") for command in commands if command[1] == "surprisal")
+    (compared,) = (command[1:] for command in commands if command[0] == "compare")
+    assert [Path(run).name for run in compared] == ["alpha0.7-seed1", "baseline-seed1"]
     evaluations = Counter(" ".join(command) for command in commands if command[0] not in ("inspect", "evaluate"))
     assert set(evaluations.values()) == {1}, "only the command that failed ran twice"
     assert (tmp_path / "study/surprisal.txt").read_text() == "A line of books 1.\n", "of 2 dev sentences"
