@@ -63,6 +63,9 @@ fail() {
   exit 1
 }
 
+((GOLD_EPOCHS > 0 && SILVER_EPOCHS > 0)) ||
+  fail "GOLD_EPOCHS is $GOLD_EPOCHS and SILVER_EPOCHS is $SILVER_EPOCHS, expected numbers above 0, for the plan"
+
 # Run a command once: `once NAME COMMAND...`. Its output goes to OUT/logs/NAME.log. When it has succeeded, OUT/done/NAME
 # records the command. COMMAND may be a function below. Such a function must get all options that change its result as
 # arguments, because `once` compares only arguments. `set -e` has no effect inside the function.

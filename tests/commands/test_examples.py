@@ -274,6 +274,8 @@ def test_a_study_with_other_options_is_refused(tmp_path: Path) -> None:
     for variable, step in changes.items():
         _, err = ended("study.sh", status=1, **study | {variable: "0.1"})
         assert f"{step} was made with other options" in err
+    _, err = ended("study.sh", status=1, **study | {"GOLD_EPOCHS": "0"})
+    assert err == "study: GOLD_EPOCHS is 0 and SILVER_EPOCHS is 1, expected numbers above 0, for the plan\n"
 
 
 @pytest.mark.parametrize(("command", "step"), [("train-teacher", "plan-teacher"), ("train-parser", "plan-parser")])
