@@ -119,7 +119,11 @@ class _Size:
 
 
 def _step_seconds(training: Training, device: torch.device, budget_s: float) -> float:
-    """Take some steps; return the mean seconds per step. The first step touches new memory, and is not counted."""
+    """Take some steps; return the median of their seconds.
+
+    The first step is not counted, because it touches new memory. Among the next steps, some can take several times as
+    long as usual, if their batches have a new shape. In a long training such steps are rare, so the mean would mislead.
+    """
     seconds: list[float] = []
     begin = mark = time.perf_counter()
     with ReadAhead(training.plan.batches(after_step=0)) as stream:
@@ -134,7 +138,7 @@ def _step_seconds(training: Training, device: torch.device, budget_s: float) -> 
             mark = now
             if len(seconds) > NUM_STEPS or (len(seconds) > LEAST_STEPS and now - begin > budget_s):
                 break
-    return statistics.mean(seconds[1:] or seconds)
+    return statistics.median(seconds[1:] or seconds)
 
 
 def _take_largest_step(training: Training, task: Task) -> None:

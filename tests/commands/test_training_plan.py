@@ -1,6 +1,8 @@
 """Test that --plan predicts what a training writes, and writes nothing itself."""
 
+from itertools import accumulate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,3 +77,16 @@ def test_hours_count_steps_evaluations_and_checkpoints(small_world: Path, tmp_pa
     assert evaluation_s / 2 / 0.5 == pytest.approx(round(evaluation_s))  # two evaluations of whole positions
     expected_s = 10 * 2.0 + evaluation_s + plan["written_bytes"] / 1000
     assert plan["hours_by_processes"]["1"] * 3600 == pytest.approx(expected_s)
+
+
+def test_a_few_slow_steps_do_not_change_the_hours(small_world: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """A step with a batch of a new shape can take four times as long as usual."""
+    clock = accumulate([0.0, 90.0, 2.0, 2.0, 9.0, 2.0])  # the time before the first step and after each step
+    monkeypatch.setattr(training_plan, "NUM_STEPS", 4)
+    monkeypatch.setattr(training_plan, "MEASURE_S", 1000.0)
+    monkeypatch.setattr(training_plan, "_evaluation_seconds", lambda _: 1e-9)
+    monkeypatch.setattr(training_plan, "write_rate", lambda _: 1e12)
+    monkeypatch.setattr(training_plan, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    training = TeacherTrainConfig(max_steps=1800, threads=1, device="cpu")
+    plan = plan_teacher(small_world / "dataset", tmp_path / "run", TEACHER, training, (1,))
+    assert plan["hours_by_processes"]["1"] == pytest.approx(1.0)
