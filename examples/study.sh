@@ -268,7 +268,7 @@ train_teacher right right "$SILVER_EPOCHS"
 
 once inspect-silver cli inspect "$OUT/data/silver" --json
 words=$(figure "$log/inspect-silver.log" splits.train.num_words)
-curve=$(awk "BEGIN { all = $words * $STUDENT_EPOCHS; for (i = 16; i >= 2; i /= 2) printf \"%s%d\", i < 16 ? \",\" : \"\", all / i }")
+curve=$(awk -v all="$((words * STUDENT_EPOCHS))" 'BEGIN { printf "%d,%d,%d,%d,%d", all / 16, all / 8, all / 4, all / 2, all * 0.7 }')
 student+=(--word-checkpoints "$curve")
 # benchmarks.distillation also asks for this run, and will find it finished.
 once baseline cli train-student --data "$OUT/data/silver" --out "$OUT/students/baseline-seed${seeds[0]}" --seed "${seeds[0]}" \
@@ -327,9 +327,9 @@ done
 for name in baseline "$distilled"; do
   for seed in "${seeds[@]}"; do
     run=$OUT/students/$name-seed$seed
-    for folder in "$run"/checkpoints/words_*; do
-      [[ -e $folder ]] || continue
-      point=${folder##*/} step=curve-$name-seed$seed-${folder##*/}
+    mapfile -t points < <(cd "$run/checkpoints" && printf '%s\n' words_* | sort -V)
+    for point in "${points[@]}"; do
+      step=curve-$name-seed$seed-$point
       once "$step-perplexity" cli evaluate perplexity "$run" --data "$OUT/data/silver" --checkpoint "$point" --device cpu --json
       once "$step-pairs" cli evaluate minimal-pairs "$run" "$PAIRS" --checkpoint "$point" --device cpu --json
       echo "${point#words_} words, $name, seed $seed: perplexity $(figure "$log/$step-perplexity.log" unconditional.per_token)," \
