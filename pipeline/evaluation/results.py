@@ -31,7 +31,8 @@ from pipeline.evaluation.mixture import MixtureFigures
 from pipeline.evaluation.perplexity import DISTRIBUTIONS, PerplexityFigure
 from pipeline.evaluation.surprisal import SurprisalFigure
 from pipeline.evaluation.syntaxgym import SyntaxGymFigures
-from pipeline.runtime.run_directory import checkpoint_path, command_line, results_folder, versions
+from pipeline.runtime.run_directory import Which, checkpoint_path, command_line, results_folder, versions
+from pipeline.runtime.train_config import num_words_of, words_name
 from pipeline.training.model_files import EXPORTED, ModelFiles
 from storage.errors import InputError, RunError
 from storage.files import write_atomically, written_whole
@@ -294,9 +295,10 @@ class Skipped(NamedTuple):
     kind: str
     is_outdated: bool
     """True if the result was skipped because of its weights: they are not the weights that ``load_results`` looks for.
-    A result that was skipped because of its checkpoint or its kind is not outdated."""
+    A result that was skipped because of its checkpoint or its kind, or a result of a word checkpoint, is not outdated.
+    """
     note: str
-    """The file and why it was skipped. If ``is_outdated``, also the command that evaluates again."""
+    """The file and why it was skipped. If that is because of its weights, also the command that evaluates again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -304,6 +306,8 @@ class RunResults:
     """The results of one checkpoint, by kind and in the order of the file names."""
 
     run: Path
+    at_words: dict[int, "RunResults"] = field(default_factory=dict)
+    """With the results of the best checkpoint: those of each word checkpoint, by its number of words."""
     perplexities: list[PerplexityResult] = field(default_factory=list)
     pairs: list[PairResult] = field(default_factory=list)
     suites: list[SuiteResult] = field(default_factory=list)
@@ -315,32 +319,38 @@ class RunResults:
 
 
 def load_results(run: Path, *, weights_sha256: str | None = None) -> RunResults:
-    """Return the results of the weights that are now a run's best checkpoint.
+    """Return the results of the weights that are now a run's best checkpoint, and of its word checkpoints.
 
-    A result counts if it was recorded for the checkpoint ``best`` and the sha256 of its weights is the sha256 of the
-    checkpoint file. If a copy of a run has no checkpoints, every result for ``best`` counts.
+    A result counts if the sha256 of its weights is the sha256 of the file of its checkpoint. In a copy of a run without
+    this file, every result of the checkpoint counts.
 
     If ``weights_sha256`` is given, return the results of the weights with this sha256 instead, whatever checkpoint they
     were recorded for.
 
     Raises:
-        InputError: If a result of the checkpoint is damaged.
-        RunError: If the checkpoint exists but cannot be read.
+        InputError: If a result of these checkpoints is damaged.
+        RunError: If a checkpoint exists but cannot be read.
     """
-    results, loaded = read_results(run), RunResults(run=run)
-    weights = weights_sha256 or (_best_weights_sha256(run) if results else None)
-    for name, result in results.items():
-        file = f"results/{name}.json"
-        found, is_outdated = result.fingerprints.get("weights"), False
-        if weights_sha256 is None and (which := result.settings.get("checkpoint")) != "best":
-            reason = f"of checkpoint {which}, and only results of the best checkpoint are shown"
-        elif is_outdated := weights is not None and found != weights:
-            reason = f"of weights {str(found)[:8]}, but the best weights are {str(weights)[:8]} now; evaluate again: "
-            reason += result.command
+    loaded, now = RunResults(run=run), dict[str, str | None]()  # now: the sha256 of the weights of each checkpoint
+    if weights_sha256:
+        now["best"] = weights_sha256
+    for name, result in read_results(run).items():
+        file, which = f"results/{name}.json", "best" if weights_sha256 else str(result.settings.get("checkpoint"))
+        found, num_words, is_outdated = result.fingerprints.get("weights"), num_words_of(which), False
+        is_shown = which in {"best", words_name(num_words)}
+        if is_shown and which not in now:
+            now[which] = _weights_sha256(run, which)
+        if not is_shown:
+            reason = f"of checkpoint {which}, and only results of the best checkpoint and of word checkpoints are shown"
+        elif now[which] is not None and found != now[which]:
+            is_outdated = which == "best"
+            reason = f"of weights {str(found)[:8]}, but the {which} weights are {str(now[which])[:8]} now; "
+            reason += f"evaluate again: {result.command}"
         elif result.kind not in DATA:
             reason = f"of kind {result.kind!r}, expected one of {', '.join(DATA)}; this result is not shown"
         else:
-            _load(loaded, run / file, result)
+            of_checkpoint = loaded.at_words.setdefault(num_words, RunResults(run=run)) if num_words else loaded
+            _load(of_checkpoint, run / file, result)
             continue
         loaded.skipped.append(Skipped(result.kind, is_outdated=is_outdated, note=f"{file} is {reason}"))
     return loaded
@@ -436,9 +446,9 @@ def _convention(path: Path, result: Result) -> str:
     return "; ".join([*parts, ", ".join(scored_by)] if scored_by else parts)
 
 
-def _best_weights_sha256(run: Path) -> str | None:
-    """Return the sha256 of a run's best checkpoint; None in a copy of a run without checkpoints."""
-    path = checkpoint_path(run, "best")
+def _weights_sha256(run: Path, which: Which) -> str | None:
+    """Return the sha256 of a checkpoint of a run; None in a copy of a run without this checkpoint."""
+    path = checkpoint_path(run, which)
     if not path.is_file():
         return None
     try:

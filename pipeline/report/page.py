@@ -34,6 +34,7 @@ from pipeline.report.run_tables import figures_section, runs_section, settings_s
 from pipeline.report.surprisal_section import surprisals_section
 from pipeline.report.table_text import Form, render_tables
 from pipeline.report.tables import Cell, plural
+from pipeline.report.words_section import words_section
 from storage.errors import RnngDistillError, RunError
 from storage.files import make_directory, write_atomically
 from storage.locations import Place
@@ -124,9 +125,11 @@ def _sections(
     reported: ReportedRuns, datasets: Descriptions, found: Comparisons | None, answer: Answer
 ) -> list[Section]:
     dumps, mixtures = dumps_of(reported), mixtures_section(reported)
+    by_words = words_section(reported, answer.baseline)
     return [
         answer_section(reported, answer),
         curves_section(reported),
+        *([by_words] if by_words is not None else []),
         *([comparisons_section(found)] if found is not None else []),
         figures_section(reported),
         pairs_section(reported),

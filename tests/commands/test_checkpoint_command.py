@@ -87,7 +87,12 @@ def test_each_checkpoint_of_a_student_has_its_own_results(small_world, student, 
     [shown] = read_runs([student])
     assert shown.perplexities["dev"]["unconditional"].nats == nats["best"]
     assert len(shown.results.pairs) == 1
-    assert sum("of checkpoint words_" in missing for missing in shown.missing) == 6
+    at_words = shown.results.at_words
+    assert {words: found.perplexities[0].figures["unconditional"].nats for words, found in at_words.items()} == {
+        words: nats[f"words_{words // 1000}k"] for words in (1000, 2000)
+    }
+    assert [len(found.pairs) for found in at_words.values()] == [1, 1]
+    assert not any("checkpoint" in missing for missing in shown.missing)
 
 
 def test_each_checkpoint_of_a_teacher_has_its_own_results(small_world, pairs, tmp_path):

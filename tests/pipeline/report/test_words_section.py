@@ -1,0 +1,83 @@
+"""The section on word checkpoints shows their figures, and says when a group is as good as the baseline at its end."""
+
+import json
+import math
+from pathlib import Path
+
+from pipeline.evaluation.compare.run_records import read_runs
+from pipeline.report.page import render_report
+from pipeline.report.page_blocks import Items, Plot
+from pipeline.report.reported_runs import ReportedRuns
+from pipeline.report.words_section import words_section
+from tests.evaluated_runs import add_pairs, add_sentences, from_dump, write_run
+from tests.pipeline.report.html_page import texts
+
+
+def made_up(path: Path, perplexities: dict[str, float], *, seed: int, alpha: float | None = None) -> Path:
+    """Write a run with perplexities, whose best checkpoint has seen 4,000 words. Without ``alpha`` it has no dump."""
+    run = write_run(path, seed=seed, **({} if alpha is None else from_dump("f", "1" * 64) | {"alpha": alpha}))
+    rows = [{"split": "dev", "step": step, "words": step * 10, "loss": 9.0 - step / 100} for step in (200, 400)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0] | {"step": 500}]))
+    for which, perplexity in perplexities.items():
+        settings = {"checkpoint": which, "batch_tokens": 8}
+        add_sentences(run, [[-math.log(perplexity)] * 3], name=f"dev-{which}", settings=settings)
+    return run
+
+
+def four_runs(folder: Path) -> list[Path]:
+    return [
+        made_up(folder / "baseline-seed1", {"words_1k": 90, "words_2k": 50, "best": 20}, seed=1),
+        made_up(folder / "baseline-seed2", {"words_1k": 80, "words_2k": 52, "best": 22}, seed=2),
+        made_up(folder / "distilled-seed1", {"words_1k": 40, "words_2k": 20.4, "best": 15}, seed=1, alpha=0.5),
+        made_up(folder / "distilled-seed2", {"words_1k": 41, "words_2k": 21.4, "best": 16}, seed=2, alpha=0.5),
+    ]
+
+
+def test_a_group_is_as_good_as_the_baseline_from_the_first_point_at_which_its_mean_is(tmp_path: Path) -> None:
+    runs = four_runs(tmp_path)
+    made_up(tmp_path / "worse-seed1", {"words_1k": 99, "best": 30}, seed=1, alpha=0.1)
+    section = words_section(ReportedRuns(read_runs([*runs, tmp_path / "worse-seed1"])), "baseline")
+    assert section is not None
+    items, plot = section.blocks
+    assert isinstance(items, Items)
+    assert isinstance(plot, Plot)
+    begin = "perplexity on dev: "
+    assert items.texts == [
+        f"{begin}distilled is as good as baseline at its end, 21.00, after 50\u00a0% of the words (2,000 of 4,000).",
+        f"{begin}worse does not become as good as baseline at its end, 21.00.",
+    ]
+    assert texts(plot.data.rows)[:3] == [
+        ["baseline-seed1", "1,000", "90.00"],
+        ["baseline-seed1", "2,000", "50.00"],
+        ["baseline-seed1", "4,000", "20.00"],
+    ]
+    assert len(plot.sources) == 14
+    assert ">2 k<" in plot.svg
+
+
+def test_accuracies_are_better_if_they_are_higher(tmp_path: Path) -> None:
+    runs = four_runs(tmp_path)
+    for run, outcomes in zip(runs, ([1, 0], [1, 0], [1, 1], [1, 1]), strict=True):
+        add_pairs(run, {"a": outcomes})
+        name = run / "results/minimal-pairs-made-up.json"
+        result = json.loads(name.read_text())
+        (run / "results/at-1k.json").write_text(
+            json.dumps(result | {"settings": result["settings"] | {"checkpoint": "words_1k"}})
+        )
+    section = words_section(ReportedRuns(read_runs(runs)), "baseline")
+    assert section is not None
+    (items,) = (block for block in section.blocks if isinstance(block, Items))
+    assert items.texts[1].startswith(
+        "minimal-pair accuracy on made-up: distilled is as good as baseline at its end, 50.0,"
+    )
+    assert items.texts[1].endswith("after 25\u00a0% of the words (1,000 of 4,000).")
+
+
+def test_the_page_has_the_section_only_if_word_checkpoints_were_evaluated(tmp_path: Path) -> None:
+    page = render_report(read_runs(four_runs(tmp_path / "with")))
+    assert "Results by words of training" in page
+    assert "distilled is as good as baseline at its end" in page
+    assert "words_1k" not in page  # no note says that a result is not shown
+    without = [made_up(tmp_path / "without" / name, {"best": 20}, seed=1) for name in ("a", "b")]
+    assert words_section(ReportedRuns(read_runs(without[:1])), "") is None
+    assert "Results by words of training" not in render_report(read_runs(without[:1]))
