@@ -43,8 +43,9 @@ class _Measure(NamedTuple):
     unit: str
     """Unit of the figures: ``%``, ``per token`` or ``per word``."""
 
+    @property
     def form(self) -> str:
-        """Return the format of a figure."""
+        """Format of a figure."""
         return ".1f" if self.unit == "%" else ",.2f"
 
     def reaches(self, figure: float, other: float) -> bool:
@@ -146,7 +147,12 @@ def _figures(results: RunResults, unit: str) -> dict[_Measure, tuple[float, str]
 
 def _titles(measures: Sequence[_Measure]) -> dict[_Measure, str]:
     """Return a title for each measure. It names the data's sha256 and the convention if two would be alike."""
-    short = {measure: f"{_NAMES[measure.kind]} on {measure.subject}" for measure in measures}
+    short = {
+        measure: f"{measure.subject} perplexity"
+        if measure.kind == PERPLEXITY
+        else f"{_NAMES[measure.kind]} on {measure.subject}"
+        for measure in measures
+    }
     repeated = {title for title in short.values() if list(short.values()).count(title) > 1}
     return {
         measure: f"{title} ({measure.fingerprint[:8]}, {measure.convention})" if title in repeated else title
@@ -163,7 +169,7 @@ def _compared(measure: _Measure, curves: Sequence[_Curve], baseline: str) -> lis
     if baseline not in means:
         return []
     *_, end = means.pop(baseline)
-    as_good = f"as good as {baseline} at its end, {end.figure:{measure.form()}}"
+    as_good = f"as good as {baseline} at its end, {end.figure:{measure.form}}"
     sentences = []
     for name, points in means.items():
         first = next((point for point in points if measure.reaches(point.figure, end.figure)), None)
@@ -184,7 +190,7 @@ def _mean(curves: Sequence[_Curve]) -> list[_Point]:
 
 
 def _plot(reported: ReportedRuns, name: str, title: str, measure: _Measure, curves: Sequence[_Curve]) -> Plot:
-    form = measure.form()
+    form = measure.form
     return Plot(
         topic="By words of training",
         title=title,

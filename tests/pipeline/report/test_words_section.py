@@ -41,7 +41,7 @@ def test_a_group_is_as_good_as_the_baseline_from_the_first_point_at_which_its_me
     items, plot = section.blocks
     assert isinstance(items, Items)
     assert isinstance(plot, Plot)
-    begin = "perplexity on dev: "
+    begin = "dev perplexity: "
     assert items.texts == [
         f"{begin}distilled is as good as baseline at its end, 21.00, after 50\u00a0% of the words (2,000 of 4,000).",
         f"{begin}worse does not become as good as baseline at its end, 21.00.",
