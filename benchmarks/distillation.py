@@ -137,6 +137,7 @@ class Study:
         self._parallel("dumps of baselines", dumps)
         names = [self.distilled, *self._others]
         students = [(name, seed) for seed in self.seeds for name in names if seed in self._seeds(name)]
+        students.remove((self.distilled, first))  # it has been trained
         self._parallel("students", [self._distilled(name, seed) for name, seed in students])
 
     def figures(self) -> dict[str, list[dict[str, float]]]:
@@ -180,6 +181,7 @@ class Study:
         training = ["train-student", "--data", data, "--out", run, "--seed", seed, "--threads", 1, "--device", "cpu"]
 
         def work() -> None:
+            print(f"{run.name}: begins", file=sys.stderr, flush=True)
             _command([*training, *options, *self._options])
             results = load_results(run)
             made = {perplexity.command for perplexity in results.perplexities}
@@ -187,7 +189,8 @@ class Study:
             for evaluation in self._evaluations(run):
                 if _line(evaluation) not in made:
                     _command(evaluation)
-            print(f"{run.name}: {self._figures(run)}", flush=True)
+            figures = ", ".join(f"{name} {value:.5g}" for name, value in self._figures(run).items())
+            print(f"{run.name}: {figures}", flush=True)
 
         return work
 
@@ -231,7 +234,13 @@ def difference(figure: str, runs: list[dict[str, float]], others: list[dict[str,
 def report(study: Study, given: argparse.Namespace) -> None:
     """Print the tables; with ``--json``, also write the figures to that file and the metrics of all runs next to it."""
     runs = study.figures()
-    names = [name for name in runs[BASELINE][0] if name != "best_step"]
+    headers = {
+        "best_dev_perplexity": "dev perplexity", "perplexity": f"{given.split} perplexity",
+        "pairs_accuracy": "minimal pairs, %", "suites_accuracy": "SyntaxGym, %",
+    }  # fmt: skip
+    if given.split == "dev":
+        del headers["best_dev_perplexity"]
+    names = [name for name in headers if name in runs[BASELINE][0]]
 
     def shown(figure: str, ends: tuple[float, ...]) -> str:
         scale, unit = (1, "%") if figure in PERPLEXITIES else (100, "")
@@ -240,7 +249,9 @@ def report(study: Study, given: argparse.Namespace) -> None:
 
     rows = []
     for name, of_name in runs.items():
-        row: list[object] = [name]
+        row: list[object] = [f"{name}, distilled" if name == study.distilled else name]
+        if len(of_name) < len(study.seeds):
+            row[0] = f"{name}, seed {study.seeds[0]} only"
         for figure in names:
             scale = 1 if figure in PERPLEXITIES else 100
             values = mean_over_seeds([scale * run[figure] for run in of_name])
@@ -248,11 +259,12 @@ def report(study: Study, given: argparse.Namespace) -> None:
             row.append("" if name == BASELINE else shown(figure, difference(figure, of_name, runs[BASELINE])))
         rows.append(tuple(row))
     print("; ".join(f"{name} {value}" for name, value in machine().items()))
-    print(table(rows, header=["", *(part for figure in names for part in (figure, "minus baseline, 95 %"))]))
+    print(table(rows, header=["", *(part for figure in names for part in (headers[figure], "minus baseline, 95 %"))]))
+    print("The difference of a student from the baseline is the mean over the seeds of this student.")
     controls = [control for control in CONTROLS if control in runs]
     minus = {control: {f: difference(f, runs[study.distilled], runs[control]) for f in names} for control in controls}
     rows = [(f"{study.distilled} minus {c}", *(shown(f, ends) for f, ends in of.items())) for c, of in minus.items()]
-    print(table(rows, header=["", *names]))
+    print(table(rows, header=["", *(headers[figure] for figure in names)]))
     if given.json:
         about = {"name": given.name, "options": " ".join(given.student), "seeds": given.seeds, **machine()}
         given.json.parent.mkdir(parents=True, exist_ok=True)

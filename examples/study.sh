@@ -5,7 +5,8 @@
 #
 # The script first prepares the data and times each long step on a small sample. It prints a plan, the hours of each step,
 # and then does the steps. If it is interrupted, run the same command again: finished steps are skipped, and the step that
-# was stopped continues. What a step prints goes to OUT/logs. docs/study.md explains every step and what it prints.
+# was stopped continues. The figures of each step go to OUT/logs, its progress, warnings and errors to the terminal.
+# docs/study.md explains every step and what it prints.
 #
 # The variables, with defaults in brackets:
 #
@@ -16,9 +17,10 @@
 #   SUITES   a folder of SyntaxGym suites
 #   OUT      the folder to write
 #   SHARE    the share of the text and of the trees to use [1]. If it is at most 0.2, small models are trained
+#   BEAM     beam and word beam of the dump for the distilled students [10,5]. Empty: a dump given the trees
 #   PLAN=1   stop after printing the plan
 #   JOBS     number of processes that run at a time [2]
-#   PYTHON   the interpreter [python]
+#   PYTHON   the interpreter [python], with the packages that "make env" installs into .venv
 #
 # The script needs bash 4.4 or later. JOBS and PYTHON may change when the script is run again. To change anything else,
 # give another OUT. The sizes of models and trainings are in the variables below. To change a size, set its variable.
@@ -27,22 +29,26 @@ if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
   echo "study: this is bash $BASH_VERSION, expected 4.4 or later; install a newer bash and start: bash examples/study.sh" >&2
   exit 1
 fi
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
 : "${TEXTS:?is not set: name the folder of raw text, TEXTS=raw}"
 : "${TREES:?is not set: name the folder of treebanks, TREES=trees}"
 : "${PAIRS:?is not set: name the folder of minimal pairs, PAIRS=blimp}"
 : "${SUITES:?is not set: name the folder of SyntaxGym suites, SUITES=syntaxgym}"
 : "${OUT:?is not set: name the folder to write, OUT=study}"
-SHARE=${SHARE:-1} TREE_SHARE=${TREE_SHARE:-${SHARE:-1}} JOBS=${JOBS:-2} python=${PYTHON:-python}
+for name in TEXTS TREES PAIRS SUITES OUT; do
+  [[ ${!name} == /* ]] || printf -v "$name" '%s/%s' "$PWD" "${!name}"
+done
+python=${PYTHON:-python}
+[[ $python != */* || $python == /* ]] || python=$PWD/$python
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+SHARE=${SHARE:-1} TREE_SHARE=${TREE_SHARE:-${SHARE:-1}} JOBS=${JOBS:-2} BEAM=${BEAM-10,5}
 if awk "BEGIN { exit !($SHARE > 0 && $SHARE <= 0.2) }"; then
-  : "${VOCABULARY:=4000}" "${SEEDS:=1,2}" "${ALPHAS:=0.5}" "${FOLDS:=0}" "${BEAM:=}"
+  : "${VOCABULARY:=4000}" "${SEEDS:=1,2}" "${ALPHAS:=0.5}" "${FOLDS:=0}"
   : "${PARSER:=--warmup-steps 20}" "${PARSER_EPOCHS:=6}"
   : "${TEACHER:=--embed-dim 64 --hidden-dim 64 --num-layers 1 --lr 0.01 --warmup-steps 50}"
   : "${STUDENT:=--embed-dim 64 --num-blocks 2 --num-heads 2 --batch-tokens 1024 --warmup-steps 50}"
   : "${GOLD_EPOCHS:=6}" "${SILVER_EPOCHS:=1}" "${STUDENT_EPOCHS:=2}" "${MIXTURE_SENTENCES:=200}"
 else
-  : "${VOCABULARY:=10000}" "${SEEDS:=1,2,3}" "${ALPHAS:=0.3,0.5,0.7}" "${FOLDS:=3}" "${BEAM:=}"
+  : "${VOCABULARY:=10000}" "${SEEDS:=1,2,3}" "${ALPHAS:=0.3,0.5,0.7}" "${FOLDS:=3}"
   : "${PARSER:=}" "${PARSER_EPOCHS:=8}"
   : "${TEACHER:=}"
   : "${STUDENT:=--embed-dim 192 --num-blocks 4 --num-heads 4}"
@@ -63,6 +69,9 @@ fail() {
   exit 1
 }
 
+"$python" -c 'import importlib.util, sys
+sys.exit(not all(map(importlib.util.find_spec, ("torch", "zarr", "tokenizers", "msgspec", "spacy", "benepar"))))' ||
+  fail "$python cannot import the packages of this project; run make env, then set PYTHON=.venv/bin/python"
 ((GOLD_EPOCHS > 0 && SILVER_EPOCHS > 0)) ||
   fail "GOLD_EPOCHS is $GOLD_EPOCHS and SILVER_EPOCHS is $SILVER_EPOCHS, expected numbers above 0, for the plan"
 
@@ -200,6 +209,8 @@ once plan-student planned train-student "${gold[@]}" "${student[@]}" --threads 1
 # The plan of a dump needs a teacher, so a teacher is trained for one step.
 once plan-step cli train-teacher --data "$OUT/data/gold" --out "$OUT/plan/step" "${teacher[@]}" --max-steps 1
 once plan-dump planned dump-teacher --data "$OUT/data/gold" --teacher "$OUT/plan/step" --device cpu
+search=(--condition beam --beam "${BEAM%,*}" --word-beam "${BEAM#*,}")
+[[ -z $BEAM ]] || once plan-beam planned dump-teacher --data "$OUT/data/gold" --teacher "$OUT/plan/step" --device cpu "${search[@]}"
 
 log=$OUT/logs
 positions=$(figure "$log/inspect-gold.log" splits.train.num_positions)
@@ -210,7 +221,9 @@ awk -v jobs="$JOBS" -v sentences="$sentences" -v words="$words" -v gold="$positi
   -v parser="$(<"$log/plan-parser.log")" -v parse="$parse_rate" \
   -v parser_epochs="$PARSER_EPOCHS" -v teacher="$(figure "$log/plan-teacher.log" positions_per_s.1)" \
   -v student="$(figure "$log/plan-student.log" positions_per_s.1)" \
-  -v dump="$(figure "$log/plan-dump.log" positions_per_s.one_process)" '
+  -v dump="$(figure "$log/plan-dump.log" positions_per_s.one_process)" \
+  -v bytes="$(figure "$log/plan-dump.log" bytes_per_position)" \
+  -v search="$([[ -z $BEAM ]] || figure "$log/plan-beam.log" positions_per_s.one_process)" '
   function line(name, amount, unit, rate, together) {
     if (!(rate + 0 > 0 && amount + 0 > 0)) {
       print "study: " name ": " amount " " unit ", rate " rate ", expected numbers above 0" >"/dev/stderr"
@@ -223,15 +236,17 @@ awk -v jobs="$JOBS" -v sentences="$sentences" -v words="$words" -v gold="$positi
   BEGIN {
     all = gold + text
     students = 5 * seeds + alphas + (folds > 0) + (beam != "") # alphas - 1 that are not chosen, and a mixture
-    printf "%d words of text, %d trees; %d processes at a time\n", words, trees, jobs
+    dumps = 2 + seeds + (folds > 0)
+    printf "%d words of text, %d trees; processes at a time: %d\n", words, trees, jobs
     line("parser", trees * parser_epochs, "trees", parser, 1)
     line("parse", sentences, "sentences", parse, jobs)
     teachers = gold * gold_epochs + all * silver_epochs * (2 + (folds > 0) * (folds - 1))
     line("teachers", teachers, "positions", teacher, jobs)
-    line("dumps given the trees", all * (2 + seeds + (folds > 0)), "positions", dump, jobs)
+    line("dumps given the trees", all * dumps, "positions", dump, jobs)
+    if (beam != "") line("dump by beam search", all, "positions", search, jobs)
     line(students " students", all * student_epochs * students, "positions", student, jobs)
     printf "%-28s %53.2f hours\n", "all, without the measures", total
-    if (beam != "") print "A dump by beam search is not in the plan. When the teachers are trained, run dump-teacher --condition beam --plan."
+    printf "%-28s %53.1f GB\n", "size of the dumps", all * (dumps + (beam != "")) * bytes / 1e9
   }' || fail "there is no plan; see $log/plan-*.log"
 [[ -z ${PLAN:-} ]] || exit 0
 
@@ -264,7 +279,6 @@ train_teacher() { # NAME DATA EPOCHS OPTIONS...
 }
 train_teacher gold gold "$GOLD_EPOCHS"
 train_teacher silver silver "$SILVER_EPOCHS"
-train_teacher right right "$SILVER_EPOCHS"
 
 once inspect-silver cli inspect "$OUT/data/silver" --json
 words=$(figure "$log/inspect-silver.log" splits.train.num_words)
@@ -273,18 +287,25 @@ student+=(--word-checkpoints "$curve")
 # benchmarks.distillation also asks for this run, and will find it finished.
 once baseline cli train-student --data "$OUT/data/silver" --out "$OUT/students/baseline-seed${seeds[0]}" --seed "${seeds[0]}" \
   --threads 1 --device cpu "${student[@]}"
-best="" best_gain=""
-for name in gold silver right; do
-  data=$OUT/data/silver
-  [[ $name != right ]] || data=$OUT/data/right
-  once "mixture-$name" cli evaluate mixture "$OUT/teachers/$name" "$OUT/students/baseline-seed${seeds[0]}" --data "$data" \
+measure_teacher() { # NAME DATA
+  once "perplexity-$1" cli evaluate perplexity "$OUT/teachers/$1" --data "$OUT/data/$2" --split dev --device cpu
+  once "mixture-$1" cli evaluate mixture "$OUT/teachers/$1" "$OUT/students/baseline-seed${seeds[0]}" --data "$OUT/data/$2" \
     --max-sentences "$MIXTURE_SENTENCES" --beam 10 --word-beam 5 --device cpu --json
-  gain=$(figure "$OUT/logs/mixture-$name.log" gain_nats)
-  echo "teacher $name: the mixture with the baseline gains $gain nats per position"
-  [[ $name != right ]] || continue
-  if [[ -z $best ]] || awk "BEGIN { exit !($gain > $best_gain) }"; then best=$name best_gain=$gain; fi
-done
+  echo "teacher $1: $(figure "$log/mixture-$1.log" conclusion)"
+}
+measure_teacher gold silver
+measure_teacher silver silver
+read -r best data epochs <<<"$(awk -v gold="$(figure "$log/mixture-gold.log" gain_nats)" \
+  -v silver="$(figure "$log/mixture-silver.log" gain_nats)" -v gold_epochs="$GOLD_EPOCHS" -v silver_epochs="$SILVER_EPOCHS" \
+  'BEGIN { if (gold >= silver) print "gold right-gold", gold_epochs; else print "silver right", silver_epochs }')"
 echo "the teacher to dump is $best"
+# The teacher of right-branching trees reads as many sentences as the teacher to dump.
+if [[ $best == gold ]]; then
+  choose gold
+  once data-right-gold cli build-dataset "${stems[@]}" --trees right --out "$OUT/data/right-gold"
+fi
+train_teacher right "$data" "$epochs"
+measure_teacher right right
 
 # ---- 7. Students: all controls and seeds, with perplexity, minimal pairs and SyntaxGym.
 
@@ -315,6 +336,7 @@ awk 'NF <= 60 && number++ % 20 == 0' "$OUT/trees/dev-silver.txt" >"$OUT/surprisa
 for run in "teachers/$best" "students/baseline-seed${seeds[0]}" "students/$distilled-seed${seeds[0]}"; do
   once "surprisal-${run##*/}" cli evaluate surprisal "$OUT/$run" "$OUT/surprisal.txt" --out "$OUT/surprisal-${run##*/}.tsv" \
     --device cpu
+  [[ $run != teachers/* ]] || continue
   # Pearson's correlation of the surprisals of all words and sentence ends with those of the teacher.
   paste "$OUT/surprisal-$best.tsv" "$OUT/surprisal-${run##*/}.tsv" | awk -F '\t' -v run="$run" '
     NR == 1 { for (i = 1; i <= NF; i++) if ($i == "surprisal_bits") column[++found] = i; next }
@@ -327,13 +349,16 @@ done
 for name in baseline "$distilled"; do
   for seed in "${seeds[@]}"; do
     run=$OUT/students/$name-seed$seed
+    once "by-source-$name-seed$seed" cli evaluate perplexity "$run" --data "$OUT/data/silver" --split dev --device cpu
+    echo "$name, seed $seed: perplexity on dev, by source"
+    awk '/, by source/ { shown = 1; next } /^[^ ]/ { shown = 0 } shown' "$log/by-source-$name-seed$seed.log"
     mapfile -t points < <(cd "$run/checkpoints" && printf '%s\n' words_* | sort -V)
     for point in "${points[@]}"; do
       step=curve-$name-seed$seed-$point
       once "$step-perplexity" cli evaluate perplexity "$run" --data "$OUT/data/silver" --checkpoint "$point" --device cpu --json
       once "$step-pairs" cli evaluate minimal-pairs "$run" "$PAIRS" --checkpoint "$point" --device cpu --json
-      echo "${point#words_} words, $name, seed $seed: perplexity $(figure "$log/$step-perplexity.log" unconditional.per_token)," \
-        "minimal pairs $(figure "$log/$step-pairs.log" accuracy_macro)"
+      printf '%s words, %s, seed %s: perplexity %.2f, minimal pairs %.4f\n' "${point#words_}" "$name" "$seed" \
+        "$(figure "$log/$step-perplexity.log" unconditional.per_token)" "$(figure "$log/$step-pairs.log" accuracy_macro)"
     done
   done
 done
@@ -342,4 +367,4 @@ runs=("${runs[@]%/run.json}")
 once compare cli compare "${runs[@]}"
 once report cli report "$OUT"/teachers/* "${runs[@]}" --data "$OUT/data/silver" --out "$OUT/report.html"
 cat "$OUT/logs/compare.log"
-echo "study: done. $OUT/report.html has all figures, $OUT/seconds.tsv the seconds of each step"
+echo "study: done. $OUT/report.html shows the runs, $OUT/seconds.tsv has the seconds of the last start of each step"

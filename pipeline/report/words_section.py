@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Final, NamedTuple
 
+import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import NullFormatter
 
 from pipeline.evaluation.compare.run_records import RunRecord, value
 from pipeline.evaluation.perplexity import OF_STUDENTS
@@ -161,15 +162,20 @@ def _titles(measures: Sequence[_Measure]) -> dict[_Measure, str]:
 
 
 def _compared(measure: _Measure, curves: Sequence[_Curve], baseline: str) -> list[str]:
-    """Say for each group after how many words it is as good as the baseline is at its end."""
+    """Say for each group after how many words it is as good as the baseline is at its end.
+
+    This says nothing if the baseline itself does not need all its words, because its figure hardly rises.
+    """
     groups: dict[str, list[_Curve]] = {}
     for curve in curves:
         groups.setdefault(curve.group, []).append(curve)
     means = {name: _mean(of_group) for name, of_group in groups.items() if all(curve.best for curve in of_group)}
     if baseline not in means:
         return []
-    *_, end = means.pop(baseline)
+    *before, end = means.pop(baseline)
     as_good = f"as good as {baseline} at its end, {end.figure:{measure.form}}"
+    if any(measure.reaches(point.figure, end.figure) for point in before):
+        return [f"{baseline} was already as good before its end. So these curves do not show who needs fewer words."]
     sentences = []
     for name, points in means.items():
         first = next((point for point in points if measure.reaches(point.figure, end.figure)), None)
@@ -221,8 +227,10 @@ def _drawing(name: str, title: str, measure: _Measure, curves: Sequence[_Curve])
         axes.xaxis.set_minor_formatter(NullFormatter())
         if measure.kind == PERPLEXITY:
             axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 7, 8)))
-            axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+            figures = [point.figure for curve in curves for point in curve.points]
+            # Two digits, so that the ticks are close to both ends of the curves, however near they are to each other.
+            axes.set_yticks(sorted({float(f"{tick:.2g}") for tick in np.geomspace(min(figures), max(figures), 7)}))
+            axes.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.grid(visible=True)
         for curve in curves:

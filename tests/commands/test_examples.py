@@ -5,6 +5,7 @@ In most tests a program that only notes its arguments replaces Python. One test 
 
 import json
 import os
+import re
 import shutil
 import signal
 import string
@@ -175,7 +176,8 @@ def test_a_stopped_job_on_several_nodes_is_requeued_after_it_has_ended(tmp_path:
 
 
 PRETENDED = {
-    "gain_nats": 0.25, "accuracy_macro": 0.5, "unconditional": {"per_token": 2.0},
+    "gain_nats": 0.25, "conclusion": "The mixture gains.", "bytes_per_position": 1e8,
+    "accuracy_macro": 0.5, "unconditional": {"per_token": 2.0},
     "splits": {"train": {"num_positions": 60, "num_words": 40}}, "num_sentences": 8, "num_words": 90,
     "sentences_per_s": 50.0, "positions_per_s": {"1": 10.0, "one_process": 10.0},
 }  # fmt: skip
@@ -242,13 +244,17 @@ def test_the_study_starts_commands_that_exist_and_goes_on_where_it_stopped(tmp_p
     # Two seeds of: baseline, distilled, shuffled, born-again, right-branching. One of: the other alpha, mixture, folds,
     # given the tree.
     assert "14 students" in plan
+    # Dumps: by beam search, given the trees, right-branching, folds, and one of each baseline; of 352 positions each.
+    assert re.search(r"dump by beam search +352 positions", plan)
+    assert re.search(r"size of the dumps +211\.2 GB", plan)
     _, err = ended("study.sh", status=1, STOP_AT="evaluate", **study)
-    assert err.endswith("study: mixture-gold failed; run the same command again to go on\n")
+    assert err.endswith("study: perplexity-gold failed; run the same command again to go on\n")
     out, _ = ended("study.sh", **study | {"JOBS": "3"})
-    assert "; 3 processes at a time" in out
+    assert "; processes at a time: 3" in out
+    assert "teacher gold: The mixture gains." in out
     assert "the teacher to dump is gold" in out
-    assert "surprisal of 3 words and sentence ends: correlation with the teacher 1.000, teachers/gold" in out
-    assert "5 words, baseline, seed 1: perplexity 2.0, minimal pairs 0.5" in out
+    assert "surprisal of 3 words and sentence ends: correlation with the teacher 1.000, students/baseline-seed1" in out
+    assert "5 words, baseline, seed 1: perplexity 2.00, minimal pairs 0.5000" in out
     made = calls(tmp_path)
     commands = [call[call.index("cli.py") + 1 :] for call in made if "cli.py" in call]
     for command in commands:
@@ -256,6 +262,9 @@ def test_the_study_starts_commands_that_exist_and_goes_on_where_it_stopped(tmp_p
     assert {command[0] for command in commands} >= {"clean-text", "parse", "build-dataset", "train-teacher", "compare"}
     (distillation,) = (call for call in made if "benchmarks.distillation" in call)
     assert distillation[distillation.index("--folds") + 1].count("teachers/fold") == 2
+    assert distillation[distillation.index("--pairs") + 1] == str(Path.cwd() / "pairs"), (
+        "relative to where it was started"
+    )
     assert distillation[distillation.index("--first-seed-only") + 1] == "mixture,given-the-tree,folds"
     assert any(command[2].endswith("students/alpha0.7-seed1") for command in commands if command[1] == "surprisal")
     (compared,) = (command[1:] for command in commands if command[0] == "compare")
@@ -274,6 +283,8 @@ def test_a_study_with_other_options_is_refused(tmp_path: Path) -> None:
     for variable, step in changes.items():
         _, err = ended("study.sh", status=1, **study | {variable: "0.1"})
         assert f"{step} was made with other options" in err
+    _, err = ended("study.sh", status=1, **study | {"PYTHON": program(tmp_path / "bare/python", "exit 1")})
+    assert err.endswith("cannot import the packages of this project; run make env, then set PYTHON=.venv/bin/python\n")
     _, err = ended("study.sh", status=1, **study | {"GOLD_EPOCHS": "0"})
     assert err == "study: GOLD_EPOCHS is 0 and SILVER_EPOCHS is 1, expected numbers above 0, for the plan\n"
 
