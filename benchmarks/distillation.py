@@ -20,7 +20,8 @@ given-the-tree      only with --beam: with a second dump of the teacher, made wi
 folds               only with --folds: with a dump of several teachers. Each teacher left one fold out of its training
                     and gives the distributions for the sentences of this fold.
 right-branching     only with --right: with the dump of a teacher that was trained on right-branching trees. The student
-                    is trained on the dataset of this teacher.
+                    is trained on the dataset named with this teacher, and the dump is made given its trees. They tell
+                    only where a sentence ends.
 mixture             only with --mixture: with two dumps, the teacher's and the baseline's. The target is their mean.
 
 All students below ``alpha A`` have the chosen alpha. They are trained with all seeds, except for those that
@@ -260,7 +261,7 @@ def report(study: Study, given: argparse.Namespace) -> None:
         rows.append(tuple(row))
     print("; ".join(f"{name} {value}" for name, value in machine().items()))
     print(table(rows, header=["", *(part for figure in names for part in (headers[figure], "minus baseline, 95 %"))]))
-    print("The difference of a student from the baseline is the mean over the seeds of this student.")
+    print("A student with one seed is compared with the baseline of this seed.")
     controls = [control for control in CONTROLS if control in runs]
     minus = {control: {f: difference(f, runs[study.distilled], runs[control]) for f in names} for control in controls}
     rows = [(f"{study.distilled} minus {c}", *(shown(f, ends) for f, ends in of.items())) for c, of in minus.items()]

@@ -72,6 +72,8 @@ fail() {
 "$python" -c 'import importlib.util, sys
 sys.exit(not all(map(importlib.util.find_spec, ("torch", "zarr", "tokenizers", "msgspec", "spacy", "benepar"))))' ||
   fail "$python cannot import the packages of this project; run make env, then set PYTHON=.venv/bin/python"
+[[ -z $BEAM || $BEAM =~ ^[1-9][0-9]*,[1-9][0-9]*$ ]] || fail "BEAM is $BEAM, expected beam and word beam, such as 10,5, or nothing"
+[[ $OUT != *,* ]] || fail "OUT is $OUT, expected a path without a comma"
 ((GOLD_EPOCHS > 0 && SILVER_EPOCHS > 0)) ||
   fail "GOLD_EPOCHS is $GOLD_EPOCHS and SILVER_EPOCHS is $SILVER_EPOCHS, expected numbers above 0, for the plan"
 
@@ -240,10 +242,11 @@ awk -v jobs="$JOBS" -v sentences="$sentences" -v words="$words" -v gold="$positi
     printf "%d words of text, %d trees; processes at a time: %d\n", words, trees, jobs
     line("parser", trees * parser_epochs, "trees", parser, 1)
     line("parse", sentences, "sentences", parse, jobs)
-    teachers = gold * gold_epochs + all * silver_epochs * (2 + (folds > 0) * (folds - 1))
+    right = gold * gold_epochs > all * silver_epochs ? gold * gold_epochs : all * silver_epochs # at most
+    teachers = gold * gold_epochs + right + all * silver_epochs * (1 + (folds > 0) * (folds - 1))
     line("teachers", teachers, "positions", teacher, jobs)
-    line("dumps given the trees", all * dumps, "positions", dump, jobs)
     if (beam != "") line("dump by beam search", all, "positions", search, jobs)
+    line("dumps without a search", all * dumps, "positions", dump, jobs)
     line(students " students", all * student_epochs * students, "positions", student, jobs)
     printf "%-28s %53.2f hours\n", "all, without the measures", total
     printf "%-28s %53.1f GB\n", "size of the dumps", all * (dumps + (beam != "")) * bytes / 1e9
@@ -253,8 +256,9 @@ awk -v jobs="$JOBS" -v sentences="$sentences" -v words="$words" -v gold="$positi
 # ---- 4. Silver trees: a parser that is trained on the gold trees parses the text.
 
 parse_text() { cli parse "$@" --workers "$JOBS"; } # JOBS may change, so `once` must not see it
-once parser cli train-parser "${gold_train[@]/%/.mrg}" --dev "${gold_dev[0]}.mrg" \
-  $(for stem in "${gold_dev[@]:1}"; do printf ' --dev %s.mrg' "$stem"; done) --out "$OUT/parser.pt" \
+devs=()
+for stem in "${gold_dev[@]}"; do devs+=(--dev "$stem.mrg"); done
+once parser cli train-parser "${gold_train[@]/%/.mrg}" "${devs[@]}" --out "$OUT/parser.pt" \
   --num-epochs "$PARSER_EPOCHS" "${parser[@]}"
 for part in train dev; do
   texts=("${sources[@]/#/$OUT/text/$part-}")
@@ -291,13 +295,14 @@ measure_teacher() { # NAME DATA
   once "perplexity-$1" cli evaluate perplexity "$OUT/teachers/$1" --data "$OUT/data/$2" --split dev --device cpu
   once "mixture-$1" cli evaluate mixture "$OUT/teachers/$1" "$OUT/students/baseline-seed${seeds[0]}" --data "$OUT/data/$2" \
     --max-sentences "$MIXTURE_SENTENCES" --beam 10 --word-beam 5 --device cpu --json
-  echo "teacher $1: $(figure "$log/mixture-$1.log" conclusion)"
+  conclusion=$(figure "$log/mixture-$1.log" conclusion)
+  echo "teacher $1: $conclusion"
 }
 measure_teacher gold silver
 measure_teacher silver silver
-read -r best data epochs <<<"$(awk -v gold="$(figure "$log/mixture-gold.log" gain_nats)" \
-  -v silver="$(figure "$log/mixture-silver.log" gain_nats)" -v gold_epochs="$GOLD_EPOCHS" -v silver_epochs="$SILVER_EPOCHS" \
-  'BEGIN { if (gold >= silver) print "gold right-gold", gold_epochs; else print "silver right", silver_epochs }')"
+gold_gain=$(figure "$log/mixture-gold.log" gain_nats) silver_gain=$(figure "$log/mixture-silver.log" gain_nats)
+best=silver data=right epochs=$SILVER_EPOCHS
+if awk "BEGIN { exit !($gold_gain >= $silver_gain) }"; then best=gold data=right-gold epochs=$GOLD_EPOCHS; fi
 echo "the teacher to dump is $best"
 # The teacher of right-branching trees reads as many sentences as the teacher to dump.
 if [[ $best == gold ]]; then
@@ -324,6 +329,9 @@ if ((FOLDS > 0)); then
   study+=(--folds "$(IFS=,; echo "${runs[*]}")") once_only+=,folds
 fi
 study+=(--first-seed-only "$once_only")
+# benchmarks.distillation makes all dumps, and finds this one finished. It takes longest, so JOBS processes make it.
+[[ -z $BEAM ]] || once dump parallel dump-teacher --data "$OUT/data/silver" --teacher "$OUT/teachers/$best" \
+  --out "$OUT/students/dump" --device cpu "${search[@]}"
 once students students "${study[@]}" -- "${student[@]}"
 cat "$OUT/logs/students.log"
 distilled=$(figure "$OUT/results.json" distilled) # such as "alpha 0.5"
@@ -350,15 +358,19 @@ for name in baseline "$distilled"; do
   for seed in "${seeds[@]}"; do
     run=$OUT/students/$name-seed$seed
     once "by-source-$name-seed$seed" cli evaluate perplexity "$run" --data "$OUT/data/silver" --split dev --device cpu
-    echo "$name, seed $seed: perplexity on dev, by source"
-    awk '/, by source/ { shown = 1; next } /^[^ ]/ { shown = 0 } shown' "$log/by-source-$name-seed$seed.log"
-    mapfile -t points < <(cd "$run/checkpoints" && printf '%s\n' words_* | sort -V)
-    for point in "${points[@]}"; do
+    echo "$name, seed $seed: perplexity on dev"
+    awk '/^[^ ]/ { shown = /, by source/ } shown' "$log/by-source-$name-seed$seed.log"
+    for words in ${curve//,/ }; do
+      point=words_$words # words_2500k and words_3M are the names of round numbers
+      ((words % 1000)) || point=words_$((words / 1000))k
+      ((words % 1000000)) || point=words_$((words / 1000000))M
+      [[ -e $run/checkpoints/$point ]] || continue
       step=curve-$name-seed$seed-$point
       once "$step-perplexity" cli evaluate perplexity "$run" --data "$OUT/data/silver" --checkpoint "$point" --device cpu --json
       once "$step-pairs" cli evaluate minimal-pairs "$run" "$PAIRS" --checkpoint "$point" --device cpu --json
-      printf '%s words, %s, seed %s: perplexity %.2f, minimal pairs %.4f\n' "${point#words_}" "$name" "$seed" \
-        "$(figure "$log/$step-perplexity.log" unconditional.per_token)" "$(figure "$log/$step-pairs.log" accuracy_macro)"
+      perplexity=$(figure "$log/$step-perplexity.log" unconditional.per_token)
+      accuracy=$(figure "$log/$step-pairs.log" accuracy_macro)
+      LC_ALL=C printf '%d words, %s, seed %d: perplexity %.2f, minimal pairs %.4f\n' "$words" "$name" "$seed" "$perplexity" "$accuracy"
     done
   done
 done

@@ -7,8 +7,8 @@ so that MODEL can be uploaded to the hub without them:
     NAME.json     the result: figures (what was measured), settings, fingerprints, versions and the command line
     NAME.jsonl    the item rows: one JSON line per sentence, pair or item, for tests between models
 
-The function ``record`` writes the two files, and ``load_results`` reads the results of a run's best checkpoint. Item
-rows are read one by one, because a split may have millions of sentences.
+The function ``record`` writes the two files, and ``load_results`` reads the results of a run's best checkpoint and of
+its word checkpoints. Item rows are read one by one, because a split may have millions of sentences.
 
 Results may come from strangers. So values are checked before they are used, averages are computed again from the
 counts, and errors name the file and the line. Only the figures of parses and of BabyLM's tasks are not checked.
@@ -56,6 +56,8 @@ DATA: Final = {
 }  # fmt: skip
 """For each kind of evaluation, the key of ``Result.fingerprints`` under which the sha256 of its data is recorded. The
 file name has the first digits of this sha256."""
+_AT_WORDS: Final = (PERPLEXITY, MINIMAL_PAIRS, SYNTAXGYM)
+"""The kinds of results that are loaded for word checkpoints too."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BEFORE_SENTENCE: Final = {"none": "no space", "space": "a space"}
 """What precedes a sentence, by the setting ``prefix`` of minimal pairs."""
@@ -337,11 +339,12 @@ def load_results(run: Path, *, weights_sha256: str | None = None) -> RunResults:
     for name, result in read_results(run).items():
         file, which = f"results/{name}.json", "best" if weights_sha256 else str(result.settings.get("checkpoint"))
         found, num_words, is_outdated = result.fingerprints.get("weights"), num_words_of(which), False
-        is_shown = which in {"best", words_name(num_words)}
+        is_shown = which == "best" or (num_words > 0 and which == words_name(num_words) and result.kind in _AT_WORDS)
         if is_shown and which not in now:
             now[which] = _weights_sha256(run, which)
         if not is_shown:
-            reason = f"of checkpoint {which}, and only results of the best checkpoint and of word checkpoints are shown"
+            reason = f"of checkpoint {which}, and only results of the best checkpoint are shown"
+            reason += ", and perplexities, minimal pairs and SyntaxGym of word checkpoints"
         elif now[which] is not None and found != now[which]:
             is_outdated = which == "best"
             reason = f"of weights {str(found)[:8]}, but the {which} weights are {str(now[which])[:8]} now; "

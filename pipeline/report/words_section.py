@@ -1,11 +1,12 @@
 """Draw the results of word checkpoints: perplexity and accuracy of students against the words of training.
 
 The last point of each curve is the best checkpoint. Each other seed group is compared with the baseline: after how many
-words is it as good as the baseline at its end?
+words is it as good as the baseline at its best checkpoint?
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from statistics import mean
 from typing import Final, NamedTuple
 
@@ -25,8 +26,7 @@ from pipeline.report.tables import Number, Table
 _NAMES: Final = {PERPLEXITY: "perplexity", MINIMAL_PAIRS: "minimal-pair accuracy", SYNTAXGYM: "SyntaxGym accuracy"}
 _EXPLANATION: Final = (
     "Each point is a checkpoint: first the word checkpoints, last the best checkpoint. At a word checkpoint, the "
-    "learning rate may still have been high. So a training that ends there can be better than this point. The axes of "
-    "words and of perplexities are logarithmic."
+    "learning rate may still have been high. So a training that ends there can be better than this point. "
 )
 
 
@@ -70,7 +70,7 @@ class _Curve:
     group: str
     """Name of the run's seed group."""
     at_words: dict[int, _Point] = field(default_factory=dict)
-    """The points of the word checkpoints, by number of words, ascending."""
+    """The points of the word checkpoints before the best checkpoint, by number of words, ascending."""
     best: list[_Point] = field(default_factory=list)
     """The point of the best checkpoint; empty if it is not known."""
     commands: list[str] = field(default_factory=list)
@@ -119,10 +119,14 @@ def _curves(reported: ReportedRuns, run: RunRecord, unit: str) -> dict[_Measure,
             curve.commands.append(command)
     evaluated = [(loss, at) for row in run.dev if (loss := value(row, "loss")) and (at := value(row, "words"))]
     if evaluated:
+        words_of_best = min(evaluated)[1]
         for measure, (figure, command) in _figures(run.results, unit).items():
             if measure in found:
-                found[measure].best.append(_Point(min(evaluated)[1], figure))
-                found[measure].commands.append(command)
+                curve = found[measure]
+                curve.best.append(_Point(words_of_best, figure))
+                curve.commands.append(command)
+                for words in [words for words in curve.at_words if words >= words_of_best]:
+                    del curve.at_words[words]
     return found
 
 
@@ -162,47 +166,53 @@ def _titles(measures: Sequence[_Measure]) -> dict[_Measure, str]:
 
 
 def _compared(measure: _Measure, curves: Sequence[_Curve], baseline: str) -> list[str]:
-    """Say for each group after how many words it is as good as the baseline is at its end.
+    """Say for each group from which point on all its runs are as good as all runs of the baseline at their best.
 
-    This says nothing if the baseline itself does not need all its words, because its figure hardly rises.
+    This says nothing if a run of the baseline does not need all its words, because its figure hardly improves.
     """
     groups: dict[str, list[_Curve]] = {}
     for curve in curves:
         groups.setdefault(curve.group, []).append(curve)
-    means = {name: _mean(of_group) for name, of_group in groups.items() if all(curve.best for curve in of_group)}
-    if baseline not in means:
+    groups = {name: of_group for name, of_group in groups.items() if all(curve.best for curve in of_group)}
+    if baseline not in groups:
         return []
-    *before, end = means.pop(baseline)
-    as_good = f"as good as {baseline} at its end, {end.figure:{measure.form}}"
-    if any(measure.reaches(point.figure, end.figure) for point in before):
-        return [f"{baseline} was already as good before its end. So these curves do not show who needs fewer words."]
+    of_baseline = groups.pop(baseline)
+    ends = [curve.best[0] for curve in of_baseline]
+    figures = sorted((end.figure for end in ends), reverse=measure.unit == "%")
+    before = [point for curve in of_baseline for point in curve.at_words.values()]
+    if any(measure.reaches(point.figure, figures[-1]) for point in before):
+        return [
+            f"{baseline} was as good before its best checkpoint. So these curves do not show who needs fewer words."
+        ]
     sentences = []
-    for name, points in means.items():
-        first = next((point for point in points if measure.reaches(point.figure, end.figure)), None)
-        if first is None:
-            sentences.append(f"{name} does not become {as_good}.")
+    for name, of_group in groups.items():
+        common = [words for words in of_group[0].at_words if all(words in curve.at_words for curve in of_group)]
+        stages = [[curve.at_words[words] for curve in of_group] for words in common]
+        stages.append([curve.best[0] for curve in of_group])
+        as_good = list(
+            takewhile(lambda stage: all(measure.reaches(each.figure, figures[0]) for each in stage), reversed(stages))
+        )
+        best = f"as good as {baseline} at its best checkpoint ({figures[0]:{measure.form}})"
+        if as_good:
+            words, total = max(each.words for each in as_good[-1]), mean(end.words for end in ends)
+            share = f"{100 * words / total:.0f}\u00a0% of the words"
+            sentences.append(f"{name} is {best} after {share} ({words:,.0f} of {total:,.0f}), and stays so.")
         else:
-            share = f"{100 * first.words / end.words:.0f}\u00a0% of the words"
-            sentences.append(f"{name} is {as_good}, after {share} ({first.words:,.0f} of {end.words:,.0f}).")
+            sentences.append(f"{name} does not become {best}.")
+    if len(curves) > len(groups) + 1:
+        sentences.append("Here a group is as good if its worst run is as good as the best run of the other group.")
     return sentences
-
-
-def _mean(curves: Sequence[_Curve]) -> list[_Point]:
-    """Return the mean of curves that end with a best checkpoint, at the words that all of them have."""
-    common = [words for words in curves[0].at_words if all(words in curve.at_words for curve in curves)]
-    together = [[curve.at_words[words] for curve in curves] for words in common]
-    together.append([curve.best[0] for curve in curves])
-    return [_Point(*(mean(values) for values in zip(*points, strict=True))) for points in together]
 
 
 def _plot(reported: ReportedRuns, name: str, title: str, measure: _Measure, curves: Sequence[_Curve]) -> Plot:
     form = measure.form
+    axes = "Both axes are logarithmic." if measure.kind == PERPLEXITY else "The axis of words is logarithmic."
     return Plot(
         topic="By words of training",
         title=title,
         svg=_drawing(name, title, measure, curves),
-        key=reported.key([(curve.run, f"{curve.points[-1].figure:{form}}") for curve in curves], unit=" at the end"),
-        caption=f"{_EXPLANATION} From results of {reported.names([curve.run for curve in curves])}.",
+        key=reported.key([(curve.run, "".join(f"{end.figure:{form}}" for end in curve.best)) for curve in curves]),
+        caption=f"{_EXPLANATION}{axes} From results of {reported.names([curve.run for curve in curves])}.",
         sources=[command for curve in curves for command in curve.commands],
         data=Table(
             header=["run", "words of training", f"{_NAMES[measure.kind]}, {measure.unit}"],
@@ -217,17 +227,18 @@ def _plot(reported: ReportedRuns, name: str, title: str, measure: _Measure, curv
 
 def _drawing(name: str, title: str, measure: _Measure, curves: Sequence[_Curve]) -> Markup:
     """Return a drawing of figures against words of training, on a logarithmic axis."""
-    ticks: set[float] = {words for curve in curves for words in curve.at_words}
-    ticks.add(max(curve.points[-1].words for curve in curves))
+    points = [point for curve in curves for point in curve.points]
+    words = sorted({point.words for point in points})
 
     def draw(width: int) -> Figure:
         figure, axes = new_figure(width, 400 if width == WIDE else 330, left=48, right=14, top=26, bottom=46)
         axes.set_xscale("log")
-        axes.set_xticks(sorted(ticks), [_short(words) for words in sorted(ticks)])
+        ticks = _ticks(words, most=width // 60)
+        axes.set_xticks(ticks, [_short(tick) for tick in ticks])
         axes.xaxis.set_minor_formatter(NullFormatter())
         if measure.kind == PERPLEXITY:
             axes.set_yscale("log")
-            figures = [point.figure for curve in curves for point in curve.points]
+            figures = [point.figure for point in points]
             # Two digits, so that the ticks are close to both ends of the curves, however near they are to each other.
             axes.set_yticks(sorted({float(f"{tick:.2g}") for tick in np.geomspace(min(figures), max(figures), 7)}))
             axes.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
@@ -242,6 +253,19 @@ def _drawing(name: str, title: str, measure: _Measure, curves: Sequence[_Curve])
         return figure
 
     return drawn(name, f"{title}, against words of training", draw)
+
+
+def _ticks(words: Sequence[float], *, most: int) -> list[float]:
+    """Return some of the ascending numbers of words: the last one, and others that are not too close to each other.
+
+    Their least distance is such that at most ``most`` would fit next to each other on a logarithmic axis.
+    """
+    factor = (words[-1] / words[0]) ** (1 / most)
+    ticks = [words[-1]]
+    for each in reversed(words):
+        if each * factor <= ticks[-1] and each < ticks[-1]:
+            ticks.append(each)
+    return ticks[::-1]
 
 
 def _short(words: float) -> str:

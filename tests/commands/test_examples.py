@@ -200,12 +200,16 @@ if [[ "$*" == *benchmarks.distillation* ]]; then
   touch "{folder}/study/students/alpha0.7-seed1/run.json" "{folder}/study/students/born-again-dump-seed1.history.jsonl"
 fi
 while [[ $# -gt 0 && $1 != cli.py ]]; do shift; done
-input=${{3:-}} text= out=
+if [[ $* == *"evaluate perplexity"* && $* != *--json* ]]; then
+  printf 'by none\\n  no  1\\nx, by source: y\\n  books  12\\nz\\n  no  2\\n'
+fi
+input=${{3:-}} text= out= gain=0.25
+[[ $* != *teachers/silver* ]] || gain=${{SILVER_GAIN:-0.25}}
 while (($#)); do
   case $1 in
     --text) text=$2 ;;
     --out) out=$2 ;;
-    --json) echo '{json.dumps(PRETENDED)}' ;;
+    --json) echo '{json.dumps(PRETENDED)}' | sed "s/\\"gain_nats\\": 0.25/\\"gain_nats\\": $gain/" ;;
   esac
   shift
 done
@@ -214,7 +218,7 @@ case $out in
   */trees/*) cp "$input" "$out.mrg"; cp "${{text:-$input}}" "$out.txt" ;;
   *.tsv) printf 'word\\tsurprisal_bits\\na\\t%d\\nb\\t2\\nc\\t4\\n' "${{#out}}" >"$out" ;;
   */tokenizer.json) cp "{folder}/characters.json" "$out" ;;
-  */students | */report.html | */data/* | */plan/trees | */plan/nothing) ;;
+  */students | */students/dump | */report.html | */data/* | */plan/trees | */plan/nothing) ;;
   */parser.pt) echo "train-parser: 3/3, 2,000.5 sentences/s, took 0:00:01" >&2 ;;
   ?*) mkdir -p "$out/checkpoints/words_5"
     echo '{{"split": "train", "positions_per_s": 10.0, "data_wait_s": 0.1}}' >"$out/metrics.jsonl"
@@ -267,6 +271,12 @@ def test_the_study_starts_commands_that_exist_and_goes_on_where_it_stopped(tmp_p
     )
     assert distillation[distillation.index("--first-seed-only") + 1] == "mixture,given-the-tree,folds"
     assert any(command[2].endswith("students/alpha0.7-seed1") for command in commands if command[1] == "surprisal")
+    assert "baseline, seed 1: perplexity on dev\nx, by source: y\n  books  12\n5 words, baseline, seed 1" in out
+    (right,) = (
+        " ".join(call) for call in made if "train-teacher" in call and f"{tmp_path}/study/teachers/right" in call
+    )
+    assert "/data/right-gold --out" in right
+    assert "--num-epochs 6 " in right
     (compared,) = (command[1:] for command in commands if command[0] == "compare")
     assert [Path(run).name for run in compared] == ["alpha0.7-seed1", "baseline-seed1"]
     evaluations = Counter(" ".join(command) for command in commands if command[0] not in ("inspect", "evaluate"))
@@ -274,6 +284,20 @@ def test_the_study_starts_commands_that_exist_and_goes_on_where_it_stopped(tmp_p
     assert (tmp_path / "study/surprisal.txt").read_text() == "A line of books 1.\n", "of 2 dev sentences"
     ended("study.sh", **study)
     assert not any("cli.py" in call or "-m" in call for call in calls(tmp_path)[len(made) :])
+
+
+def test_a_study_of_the_silver_teacher_without_beam_search_and_folds(tmp_path: Path) -> None:
+    out = f"{os.path.relpath(tmp_path)}/study"
+    printed, _ = ended("study.sh", **study_of(tmp_path) | {"SILVER_GAIN": "0.5", "BEAM": "", "FOLDS": "0", "OUT": out})
+    assert "the teacher to dump is silver" in printed
+    made = [" ".join(call) for call in calls(tmp_path)]
+    assert not any("--condition beam" in call for call in made)
+    (right,) = (call for call in made if "train-teacher" in call and "/teachers/right" in call)
+    assert "/data/right --out" in right
+    assert "--num-epochs 1 " in right
+    (distillation,) = (call for call in made if "benchmarks.distillation" in call)
+    assert f"--teacher {Path.cwd()}/{out}/teachers/silver" in distillation
+    assert "--folds" not in distillation
 
 
 def test_a_study_with_other_options_is_refused(tmp_path: Path) -> None:
@@ -285,6 +309,8 @@ def test_a_study_with_other_options_is_refused(tmp_path: Path) -> None:
         assert f"{step} was made with other options" in err
     _, err = ended("study.sh", status=1, **study | {"PYTHON": program(tmp_path / "bare/python", "exit 1")})
     assert err.endswith("cannot import the packages of this project; run make env, then set PYTHON=.venv/bin/python\n")
+    _, err = ended("study.sh", status=1, **study | {"BEAM": "10"})
+    assert err == "study: BEAM is 10, expected beam and word beam, such as 10,5, or nothing\n"
     _, err = ended("study.sh", status=1, **study | {"GOLD_EPOCHS": "0"})
     assert err == "study: GOLD_EPOCHS is 0 and SILVER_EPOCHS is 1, expected numbers above 0, for the plan\n"
 
@@ -297,4 +323,4 @@ def test_a_plan_without_all_rates_fails(tmp_path: Path, command: str, step: str)
     ended("study.sh", PLAN="1", **study)
     (tmp_path / "study/logs/plan-teacher.log").write_text('{"positions_per_s": {"1": 0}}')
     _, err = ended("study.sh", status=1, PLAN="1", **study)
-    assert "study: teachers: 1416 positions, rate 0, expected numbers above 0" in err
+    assert "study: teachers: 1424 positions, rate 0, expected numbers above 0" in err

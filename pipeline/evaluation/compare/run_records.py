@@ -32,7 +32,7 @@ class RunRecord(RunInfo):
     dev: Sequence[Row]
     """Rows of ``metrics.jsonl`` for dev, in order."""
     results: RunResults
-    """The results of the best checkpoint."""
+    """The results of the best checkpoint; ``at_words`` has those of word checkpoints."""
     perplexities: Mapping[str, Mapping[str, PerplexityFigure]]
     """Perplexities by title of the split, then by distribution. Splits with different texts have different titles."""
     splits: Mapping[str, PerplexityResult]
@@ -152,6 +152,8 @@ def _record(
 
     if not perplexities:
         missing.append("no perplexity: run evaluate perplexity")
+    if results.at_words and described.kind == "teacher":
+        missing.append("results of word checkpoints are shown for students only")
     if not results.pairs and described.kind == "student":
         missing.append("no minimal pairs: run evaluate minimal-pairs")
     events = read_history(path) if (path / HISTORY).is_file() else []

@@ -125,7 +125,7 @@ def test_results_of_other_weights_are_skipped_with_the_command_to_run_again(eval
 def test_results_of_word_checkpoints_are_kept_apart_and_checked(evaluated: Path) -> None:
     best = next((evaluated / "results").glob("perplexity*.json"))
     result = json.loads(best.read_text())
-    for name in ("words_1k", "words_2M", "last", "words_01"):
+    for name in ("words_1k", "words_2M", "last", "words_01", "words_0M"):
         changed = result | {
             "settings": {"checkpoint": name},
             "fingerprints": result["fingerprints"] | {"weights": name},
@@ -138,7 +138,7 @@ def test_results_of_word_checkpoints_are_kept_apart_and_checked(evaluated: Path)
     assert len(results.perplexities) == 1
     assert {words: len(found.perplexities) for words, found in results.at_words.items()} == {1000: 1}
     notes = {skipped.note.partition(" is ")[0]: skipped.note for skipped in results.skipped}
-    assert notes.keys() == {f"results/{name}.json" for name in ("last", "words_01", "words_2M")}
+    assert notes.keys() == {f"results/{name}.json" for name in ("last", "words_01", "words_0M", "words_2M")}
     assert "of weights words_2M, but the words_2M weights are" in notes["results/words_2M.json"]
     assert not any(skipped.is_outdated for skipped in results.skipped)  # this is for the best checkpoint
 

@@ -1,4 +1,4 @@
-"""The section on word checkpoints shows their figures, and says when a group is as good as the baseline at its end."""
+"""The section on word checkpoints shows their figures, and says when a group is as good as the baseline at its best."""
 
 import json
 import math
@@ -30,23 +30,30 @@ def four_runs(folder: Path) -> list[Path]:
     return [
         made_up(folder / "baseline-seed1", {"words_1k": 90, "words_2k": 50, "best": 20}, seed=1),
         made_up(folder / "baseline-seed2", {"words_1k": 80, "words_2k": 52, "best": 22}, seed=2),
-        made_up(folder / "distilled-seed1", {"words_1k": 40, "words_2k": 20.4, "best": 15}, seed=1, alpha=0.5),
-        made_up(folder / "distilled-seed2", {"words_1k": 41, "words_2k": 21.4, "best": 16}, seed=2, alpha=0.5),
+        made_up(folder / "distilled-seed1", {"words_1k": 40, "words_2k": 19.0, "best": 15}, seed=1, alpha=0.5),
+        made_up(folder / "distilled-seed2", {"words_1k": 41, "words_2k": 19.5, "best": 16}, seed=2, alpha=0.5),
     ]
 
 
-def test_a_group_is_as_good_as_the_baseline_from_the_first_point_at_which_its_mean_is(tmp_path: Path) -> None:
-    runs = four_runs(tmp_path)
-    made_up(tmp_path / "worse-seed1", {"words_1k": 99, "best": 30}, seed=1, alpha=0.1)
-    section = words_section(ReportedRuns(read_runs([*runs, tmp_path / "worse-seed1"])), "baseline")
+def section_of(runs: list[Path]) -> tuple[list[str], list[Plot]]:
+    """Return the sentences and the plots of the section."""
+    section = words_section(ReportedRuns(read_runs(runs)), "baseline")
     assert section is not None
-    items, plot = section.blocks
-    assert isinstance(items, Items)
-    assert isinstance(plot, Plot)
-    begin = "dev perplexity: "
-    assert items.texts == [
-        f"{begin}distilled is as good as baseline at its end, 21.00, after 50\u00a0% of the words (2,000 of 4,000).",
-        f"{begin}worse does not become as good as baseline at its end, 21.00.",
+    texts = [
+        text.replace("\u00a0", " ") for block in section.blocks if isinstance(block, Items) for text in block.texts
+    ]
+    return texts, [block for block in section.blocks if isinstance(block, Plot)]
+
+
+def test_a_group_is_as_good_as_the_baseline_once_its_worst_run_is_as_good_as_the_best_run(tmp_path: Path) -> None:
+    runs = four_runs(tmp_path)
+    worse = made_up(tmp_path / "worse-seed1", {"words_1k": 19, "best": 20.5}, seed=1, alpha=0.1)
+    sentences, (plot,) = section_of([*runs, worse])
+    begin, as_good = "dev perplexity: ", "as good as baseline at its best checkpoint (20.00)"
+    assert sentences == [
+        f"{begin}distilled is {as_good} after 50 % of the words (2,000 of 4,000), and stays so.",
+        f"{begin}worse does not become {as_good}.",
+        f"{begin}Here a group is as good if its worst run is as good as the best run of the other group.",
     ]
     assert texts(plot.data.rows)[:3] == [
         ["baseline-seed1", "1,000", "90.00"],
@@ -55,6 +62,17 @@ def test_a_group_is_as_good_as_the_baseline_from_the_first_point_at_which_its_me
     ]
     assert len(plot.sources) == 14
     assert ">2 k<" in plot.svg
+
+
+def test_checkpoints_after_the_best_one_are_left_out(tmp_path: Path) -> None:
+    runs = [
+        made_up(tmp_path / "baseline-seed1", {"words_1k": 90, "words_5k": 10, "best": 20}, seed=1),
+        made_up(tmp_path / "distilled-seed1", {"words_1k": 60, "words_5k": 10, "best": 19}, seed=1, alpha=0.5),
+    ]
+    sentences, (plot,) = section_of(runs)
+    assert len(sentences) == 1
+    assert sentences[0].endswith("(20.00) after 100 % of the words (4,000 of 4,000), and stays so.")
+    assert [row[1] for row in texts(plot.data.rows)] == ["1,000", "4,000"] * 2
 
 
 @pytest.mark.parametrize("at_1k", [[1, 0], [0, 0]], ids=["a flat baseline", "a rising baseline"])
@@ -68,21 +86,28 @@ def test_accuracies_are_better_if_they_are_higher(tmp_path: Path, at_1k: list[in
             changed = result | {"settings": result["settings"] | {"checkpoint": which}}
             written.with_name(f"at-{which}.json").write_text(json.dumps(changed))
             written.unlink()
-    section = words_section(ReportedRuns(read_runs(runs)), "baseline")
-    assert section is not None
-    (items,) = (block for block in section.blocks if isinstance(block, Items))
-    begin = "minimal-pair accuracy on made-up: "
+    sentences, _ = section_of(runs)
     if at_1k == [1, 0]:
-        expected = "baseline was already as good before its end. So these curves do not show who needs fewer words."
+        expected = "baseline was as good before its best checkpoint. So these curves do not show who needs fewer words."
     else:
-        expected = "distilled is as good as baseline at its end, 50.0, after 25\u00a0% of the words (1,000 of 4,000)."
-    assert items.texts[1] == begin + expected
+        expected = "distilled is as good as baseline at its best checkpoint (50.0) after 25 % of the words "
+        expected += "(1,000 of 4,000), and stays so."
+    assert f"minimal-pair accuracy on made-up: {expected}" in sentences
+
+
+def test_words_are_written_only_where_there_is_room(tmp_path: Path) -> None:
+    words = {f"words_{number}k": 100 - number for number in range(1, 4)} | {"words_3900": 70, "best": 20}
+    _, (plot,) = section_of([made_up(tmp_path / "baseline-seed1", words, seed=1)])
+    narrow = plot.svg.split("</svg>")[1]
+    assert ">4 k<" in narrow
+    assert ">3.9 k<" not in narrow
+    assert plot.key[0][1] == "baseline-seed1: 20.00"
 
 
 def test_the_page_has_the_section_only_if_word_checkpoints_were_evaluated(tmp_path: Path) -> None:
     page = render_report(read_runs(four_runs(tmp_path / "with")))
     assert "Results by words of training" in page
-    assert "distilled is as good as baseline at its end" in page
+    assert "distilled is as good as baseline at its best checkpoint" in page
     assert "words_1k" not in page  # no note says that a result is not shown
     without = [made_up(tmp_path / "without" / name, {"best": 20}, seed=1) for name in ("a", "b")]
     assert words_section(ReportedRuns(read_runs(without[:1])), "") is None
