@@ -92,6 +92,16 @@ def test_algorithms_are_deterministic_only_during_training(monkeypatch):
         joined("cpu", threads=1, deterministic=True).__enter__()
 
 
+@pytest.mark.parametrize("given", [None, "7"])
+def test_onednn_keeps_few_compiled_operations_unless_the_user_says_otherwise(monkeypatch, given):
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, given or "")
+    if given is None:
+        monkeypatch.delenv(name)
+    with joined("cpu", threads=1):
+        assert os.environ[name] == (given or "32")
+
+
 def test_subnormal_numbers_are_zero_while_a_command_computes_also_in_new_threads():
     subnormal = torch.full((8,), 1e-39)
     assert (subnormal * 0.5).count_nonzero() == 8
