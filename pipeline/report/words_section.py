@@ -4,6 +4,7 @@ The last point of each curve is the best checkpoint. Each other seed group is co
 words is it as good as the baseline at its best checkpoint?
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -238,7 +239,8 @@ def _drawing(name: str, title: str, measure: _Measure, curves: Sequence[_Curve])
         axes.xaxis.set_minor_formatter(NullFormatter())
         if measure.kind == PERPLEXITY:
             axes.set_yscale("log")
-            figures = [point.figure for point in points]
+            # A perplexity can be infinite; it is not drawn.
+            figures = [point.figure for point in points if math.isfinite(point.figure)] or [1.0]
             # Two digits, so that the ticks are close to both ends of the curves, however near they are to each other.
             axes.set_yticks(sorted({float(f"{tick:.2g}") for tick in np.geomspace(min(figures), max(figures), 7)}))
             axes.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")

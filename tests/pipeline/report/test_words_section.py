@@ -104,6 +104,19 @@ def test_words_are_written_only_where_there_is_room(tmp_path: Path) -> None:
     assert plot.key[0][1] == "baseline-seed1: 20.00"
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("which", [["words_1k"], ["words_1k", "best"]], ids=["one", "all"])
+def test_an_infinite_perplexity_is_in_the_table_only(tmp_path: Path, which: list[str]) -> None:
+    run = made_up(tmp_path / "baseline-seed1", {"words_1k": 90, "best": 20}, seed=1)
+    for name in which:
+        path = run / f"results/perplexity-dev-{name}.json"
+        result = json.loads(path.read_text())
+        result["figures"][0]["nats"] = 1e6
+        path.write_text(json.dumps(result))
+    _, (plot,) = section_of([run])
+    assert [row[2] for row in texts(plot.data.rows)] == ["inf", "inf" if len(which) == 2 else "20.00"]
+
+
 def test_the_page_has_the_section_only_if_word_checkpoints_were_evaluated(tmp_path: Path) -> None:
     page = render_report(read_runs(four_runs(tmp_path / "with")))
     assert "Results by words of training" in page
